@@ -2,13 +2,13 @@ use tower_layer::Layer;
 
 use super::service::AnyError;
 
-/// Makes the error of the service inside a [`BoxedError`](crate::error::BoxedError).
+/// Wraps the error of the service inside in a [`BoxedError`](crate::error::BoxedError).
 ///
 /// # When to use it, and when not
 ///
 /// Around a service that fails with a [`BoxError`](crate::error::BoxError), which does not implement
-/// [`Error`](std::error::Error): the retry, fallback and breaker layers, and the [presets](crate::presets), ask for an
-/// error that does. Not where the error implements it: it then reaches the caller with its own type.
+/// [`Error`](std::error::Error): the retry, fallback and breaker layers, and the [presets](crate::presets), require an
+/// error that does. Not needed if the error implements it: it then reaches the caller with its own type.
 ///
 /// # Example
 ///
@@ -38,7 +38,7 @@ use super::service::AnyError;
 ///
 /// # Place in the stack
 ///
-/// Innermost: next to the service whose error it is.
+/// Innermost: directly around the service.
 ///
 /// # Cancel safety
 ///
@@ -46,19 +46,19 @@ use super::service::AnyError;
 ///
 /// # Errors
 ///
-/// Those of the service inside, as [`BoxedError`](crate::error::BoxedError); [`error::find`](crate::error::find) finds what
-/// they are.
+/// Those of the service inside, as [`BoxedError`](crate::error::BoxedError); [`error::find`](crate::error::find) finds
+/// the original error.
 ///
 /// # Cost
 ///
-/// A failed call: the box, where the error has none yet.
+/// One allocation per failed call, unless the error is already boxed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AnyErrorLayer {}
 
 // === impl AnyErrorLayer ===
 
 impl AnyErrorLayer {
-    /// A layer for services with any error.
+    /// Returns a layer for services with any error.
     #[must_use]
     pub const fn new() -> Self {
         Self {}

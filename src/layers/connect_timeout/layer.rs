@@ -7,18 +7,17 @@ use super::config::Config;
 use super::service::ConnectTimeout;
 use crate::event::{Observer, Observers};
 
-/// Gives up a connector that takes too long.
+/// Bounds the time in which a connector makes a connection.
 ///
-/// It goes around a *connector*, not around a client: only the connector knows connecting (name resolution, TCP, TLS,
-/// whatever is stacked below) from waiting for an answer. A connector sees no HTTP request and has no response to
-/// refuse with, so this is the one layer that fails with an error:
-/// [`ConnectElapsed`](crate::error::ConnectElapsed), which hyper-util and reqwest pass on as the source of theirs.
+/// It goes around a *connector*, not around a client: only the connector can tell connecting (name resolution, TCP, TLS)
+/// from waiting for an answer. A connector has no response to refuse with, so this layer fails with an error:
+/// [`ConnectElapsed`](crate::error::ConnectElapsed), which hyper-util and reqwest return as the source of theirs.
 ///
 /// # When to use it, and when not
 ///
-/// Always: without it, a host that drops packets costs the kernel's patience (about two minutes on Linux). The
-/// `connect_timeout` of hyper-util's `HttpConnector` bounds each address of a host for itself and not TLS; this layer
-/// bounds all of it.
+/// Always: without it, a host that drops packets holds a call until the kernel's timeout (about 2 minutes on Linux). The
+/// `connect_timeout` of hyper-util's `HttpConnector` applies to each address of a host, and not to TLS; this layer bounds
+/// all of it together.
 ///
 /// # Example
 ///
@@ -45,9 +44,9 @@ use crate::event::{Observer, Observers};
 ///
 /// # What happens when
 ///
-/// - *The limit is hit*: the connector's future is dropped, which closes its socket.
-/// - *The caller drops the future*: so is the connector's. (hyper-util's pool finishes a connection it began in the
-///   background, under this limit too.)
+/// - *The limit is reached*: the layer drops the connector's future, which closes its socket.
+/// - *The caller drops the future*: the layer drops the connector's. (hyper-util's pool may finish the connection in the
+///   background, within the same limit.)
 ///
 /// # Cancel safety
 ///
@@ -59,7 +58,7 @@ use crate::event::{Observer, Observers};
 ///
 /// # Cost
 ///
-/// One timer per connection that is not there at once; nothing per request.
+/// One timer per connection that is not ready at once; nothing per request.
 #[derive(Clone, Debug)]
 pub struct ConnectTimeoutLayer {
     config: Config,
@@ -68,8 +67,7 @@ pub struct ConnectTimeoutLayer {
 // === impl ConnectTimeoutLayer ===
 
 impl ConnectTimeoutLayer {
-    /// Allows `limit` for a connection. 5 s suits the internet: two lost SYNs are retried by then (RFC 6298: after 1 s
-    /// and 3 s).
+    /// Allows `limit` for a connection. 5 s suits the internet: TCP resends a lost SYN after 1 s and 3 s (RFC 6298).
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         Self { config: Config { enabled: true, limit, observers: Observers::default() } }
@@ -88,7 +86,7 @@ impl ConnectTimeoutLayer {
         self
     }
 
-    /// Tells `observer` of every connection that was given up.
+    /// Reports every connection that reached the limit to `observer`.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.config.observers = Observers::to(observer);

@@ -1,4 +1,4 @@
-//! How long a connection may take to come about: see [`ConnectTimeoutLayer`].
+//! The time limit of a connection: see [`ConnectTimeoutLayer`].
 
 mod config;
 mod future;

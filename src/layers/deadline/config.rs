@@ -11,7 +11,7 @@ pub(super) const NAME: &str = "deadline";
 pub(super) struct Config {
     pub(super) enabled: bool,
     pub(super) total: Duration,
-    /// `None`, not empty: sharing costs an atomic operation.
+    /// `None` instead of an empty list: sharing a list costs an atomic operation.
     pub(super) accept: Option<PerThread<[DeadlineHeader]>>,
     pub(super) propagate: Option<PerThread<[DeadlineHeader]>>,
     pub(super) reserve: Duration,
@@ -22,7 +22,7 @@ pub(super) struct Config {
 // === impl Config ===
 
 impl Config {
-    /// For a service that a layer with this configuration makes.
+    /// Returns a copy for a new service.
     pub(super) fn for_service(&self) -> Self {
         let of = |headers: &Option<PerThread<_>>| headers.as_ref().map(PerThread::for_service);
         Self { accept: of(&self.accept), propagate: of(&self.propagate), ..self.clone() }

@@ -9,19 +9,18 @@ use crate::event::{Observer, Observers};
 use crate::proto::deadline::DeadlineHeader;
 use crate::rt::per_thread::PerThread;
 
-/// Gives a call, *its body included*, one total budget, and passes on what is left of it.
+/// Bounds a call, *its body included*, by one total budget, and passes the remaining time on.
 ///
-/// The earliest of these wins, so that a caller may shorten the time and never extend it: this layer's total (or that
-/// of a [`TimeoutProfile`](crate::TimeoutProfile) in the request's extensions), a [`Deadline`](crate::Deadline) in the
-/// extensions, the [current](crate::Deadline::current) one of the task, and the headers that the layer was told to
-/// [accept](Self::accept). The result stands in the extensions of the request that goes on.
+/// The earliest of these deadlines applies, so a caller may shorten the time and never extend it: this layer's total (or
+/// that of a [`TimeoutProfile`](crate::TimeoutProfile) in the request's extensions), a [`Deadline`](crate::Deadline) in
+/// the extensions, the [current](crate::Deadline::current) one of the task, and the headers that the layer
+/// [accepts](Self::accept). The layer puts the result into the extensions of the request.
 ///
 /// # When to use it, and when not
 ///
-/// On a server, to keep the promise that was made to its caller; in a client, to pass the rest of that promise on.
-/// Alone it says nothing about the upstream: a stream that is healthy after 180 s is ended all the same. What tells
-/// slow from dead are [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) and
-/// [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer).
+/// On a server, to answer its caller in time; in a client, to pass the remaining time on. The layer cannot tell a slow
+/// upstream from a dead one: it ends a healthy stream too. For that use
+/// [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) and [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer).
 ///
 /// # Example
 ///
@@ -54,30 +53,32 @@ use crate::rt::per_thread::PerThread;
 /// # }
 /// ```
 ///
-/// From an axum handler to a client that is called inside it, nothing need be handed over: put one layer on the router
-/// and one around the client; the client's reads [`Deadline::current`](crate::Deadline::current), which also says
-/// where that does not reach.
+/// To pass the deadline from an axum handler to a client inside it, put one layer on the router and one around the
+/// client. The client's layer reads [`Deadline::current`](crate::Deadline::current), whose page lists where it is not
+/// set.
 ///
 /// # Place in the stack
 ///
-/// Outside everything that waits, repeats or falls back; only heartbeats go outside it.
+/// Outside all layers that wait, retry or fall back; only heartbeats go outside it.
 ///
 /// # What happens when
 ///
-/// - *Too little is left to begin*: refused with a 504 (for gRPC callers `DEADLINE_EXCEEDED`); the service inside is
-///   not called.
-/// - *The deadline passes before the head*: the same, and the inner future is dropped.
-/// - *It passes during the body*: the inner body is dropped, and the body fails with
-///   [`DeadlineExceeded`](crate::error::DeadlineExceeded). A frame that is ready after the deadline is not handed on,
-///   or a fast upstream with a slow reader would never end; the end of the body, its trailers and its errors are.
-/// - *The body is not polled*: then it cannot end. Bound the writes of the socket as well, with a [`WriteTimeout`](crate::WriteTimeout).
-/// - *The caller drops the future or the body*: so is what is inside. Nothing is left behind.
-/// - *An accepted header is malformed, or longer than any clock can count*: it is ignored, with an event.
-/// - *Empty bodies* (HEAD, 204, 304) *and upgrades*: the call has a deadline, what is upgraded has none.
+/// - *Too little time is left to start*: the layer refuses with a 504 (for gRPC callers `DEADLINE_EXCEEDED`) and does not
+///   call the service inside.
+/// - *The deadline passes before the head*: the same, and the layer drops the inner future.
+/// - *It passes during the body*: the layer drops the inner body, and the body fails with
+///   [`DeadlineExceeded`](crate::error::DeadlineExceeded). The layer does not forward a frame that is ready after the
+///   deadline, or a fast upstream with a slow reader would never end. It does forward the end of the body, its trailers
+///   and its errors.
+/// - *The body is not polled*: it cannot end. Bound the writes of the socket too, with a
+///   [`WriteTimeout`](crate::WriteTimeout).
+/// - *The caller drops the future or the body*: the layer drops the inner one.
+/// - *An accepted header is malformed, or too long for a clock*: the layer ignores it, with an event.
+/// - *Empty bodies* (HEAD, 204, 304) *and upgrades*: the call has a deadline, the upgraded connection has none.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future drops the call. Polling the body and going away loses nothing.
+/// Dropping the future drops the call. Dropping a poll of the body loses nothing.
 ///
 /// # Errors
 ///
@@ -86,8 +87,8 @@ use crate::rt::per_thread::PerThread;
 ///
 /// # Cost
 ///
-/// Per call one reading of the clock and one entry in the request's extensions; a timer when the call has to wait, or
-/// its body is not empty. Figures: `benches/README.md`.
+/// Per call one clock read and one entry in the request's extensions; a timer if the call has to wait, or its body is not
+/// empty. Figures: `benches/README.md`.
 #[derive(Clone, Debug)]
 pub struct DeadlineLayer {
     config: Config,
@@ -96,7 +97,7 @@ pub struct DeadlineLayer {
 // === impl DeadlineLayer ===
 
 impl DeadlineLayer {
-    /// Allows `total` for a call and its body. [`Duration::MAX`]: no limit of its own, only those it is told of.
+    /// Allows `total` for a call and its body. [`Duration::MAX`]: no limit of its own.
     #[must_use]
     pub fn new(total: Duration) -> Self {
         Self {
@@ -129,38 +130,38 @@ impl DeadlineLayer {
         self
     }
 
-    /// Takes what the caller says it has left. Off unless asked for: it is a decision of trust. May be given more than
-    /// once; the shortest counts.
+    /// Accepts a deadline from this header of the caller. Default: none, since the layer then trusts the caller. May be
+    /// called more than once; the earliest deadline applies.
     #[must_use]
     pub fn accept(mut self, header: DeadlineHeader) -> Self {
         self.config.accept = Some(with(self.config.accepted(), header));
         self
     }
 
-    /// Writes what is left, less the [reserve](Self::reserve), on the request that goes on, in place of what stood
-    /// there. Retries and fallbacks inside write what is left by then. May be given more than once.
+    /// Writes the remaining time, less the [reserve](Self::reserve), into this header of the request, and replaces its
+    /// value. Retries and fallbacks inside write the time that remains for them. May be called more than once.
     #[must_use]
     pub fn propagate(mut self, header: DeadlineHeader) -> Self {
         self.config.propagate = Some(with(self.config.propagated(), header));
         self
     }
 
-    /// Keeps this much of the time for the way back and for what is to be done with the answer. Default: none.
+    /// Keeps this much of the time for the way back and for processing the answer. Default: none.
     #[must_use]
     pub fn reserve(mut self, reserve: Duration) -> Self {
         self.config.reserve = reserve;
         self
     }
 
-    /// With less than this left after the reserve, the call is refused at once. Default: it is refused when nothing is
-    /// left, or less than a propagated header can say.
+    /// Refuses a call at once with less than `minimum` left after the reserve. Default: refuses when no time is left, or
+    /// less than a propagated header can express.
     #[must_use]
     pub fn minimum(mut self, minimum: Duration) -> Self {
         self.config.minimum = minimum;
         self
     }
 
-    /// Tells `observer` of refusals, ended bodies and ignored headers.
+    /// Reports refusals, ended bodies and ignored headers to `observer`.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.config.observers = Observers::to(observer);

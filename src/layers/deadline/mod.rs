@@ -1,4 +1,4 @@
-//! One budget for a call and its body, which travels with it: see [`DeadlineLayer`].
+//! One time budget for a call and its body: see [`DeadlineLayer`].
 
 mod body;
 mod config;

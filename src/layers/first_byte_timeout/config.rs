@@ -9,13 +9,13 @@ pub(super) const NAME: &str = "first-byte-timeout";
 pub(super) struct Config {
     pub(super) enabled: bool,
     pub(super) limit: Duration,
-    /// For answers that are no streams. `None`: `limit` too.
+    /// The limit for answers that do not stream. `None`: `limit`.
     pub(super) answer: Option<Duration>,
     pub(super) until: FirstByteEvent,
     pub(super) observers: Observers,
 }
 
-/// What ends the wait.
+/// The event that ends the wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FirstByteEvent {
@@ -24,8 +24,8 @@ pub enum FirstByteEvent {
     /// The first data of its body.
     #[default]
     Data,
-    /// The first whole Server-Sent Event of any kind, with data or without: a comment is none. At most 64 KiB are withheld
-    /// for it; then what there is counts. JSON is judged by its first byte that is no white space, which some providers send
-    /// while they think. A response that is neither, or is compressed, is judged by [`Data`](Self::Data).
+    /// The first complete Server-Sent Event, with data or without; a comment does not count. The layer withholds at most
+    /// 64 KiB for it; then the data counts. In JSON the first byte that is not white space counts: some providers send
+    /// white space while they think. Other or compressed responses count as with [`Data`](Self::Data).
     SseEvent,
 }

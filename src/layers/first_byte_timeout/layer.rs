@@ -7,17 +7,17 @@ use super::config::{Config, FirstByteEvent};
 use super::service::FirstByteTimeout;
 use crate::event::{Observer, Observers};
 
-/// Refuses, with a 504, to wait any longer for an upstream's first data.
+/// Refuses with a 504 when the upstream's first data takes too long.
 ///
-/// The time runs from the moment the upstream took the last of the request body (a slow upload is not its fault) to
-/// the first *data* of the response, not merely its head: many servers send `200` at once and then think. Until then
-/// the response is withheld, so that a late first byte is still a status, which retries and fallbacks can act on, and
-/// a body that fails before its first data becomes a 502.
+/// The time runs from the moment when the upstream took the last of the request body (a slow upload is not its fault) to
+/// the first *data* of the response, not only its head: many servers send `200` at once and then think. The layer
+/// withholds the response until then. A late first byte is therefore still a status, which retries and fallbacks can act
+/// on, and a body that fails before its first data becomes a 502.
 ///
 /// # When to use it, and when not
 ///
-/// Around upstreams that can be silent for long and then stream. It bounds the wait before the stream, never the
-/// stream: that is [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer). For one bound on everything use
+/// Around upstreams that can be silent for long and then stream. The layer bounds the wait before the stream; for the
+/// stream itself use [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer), for one bound on everything
 /// [`DeadlineLayer`](crate::DeadlineLayer).
 ///
 /// # Example
@@ -53,23 +53,23 @@ use crate::event::{Observer, Observers};
 ///
 /// # Place in the stack
 ///
-/// Innermost, per attempt: inside retries, and inside `IdleBodyTimeoutLayer`, which begins where this one ends.
+/// Innermost, per attempt: inside retries, and inside `IdleBodyTimeoutLayer`, which starts where this layer ends.
 ///
 /// # What happens when
 ///
-/// - *The limit is hit*: the inner future or body is dropped, which closes or resets the upstream's stream; the answer
-///   is a 504 that carries a [`Rejection`](crate::Rejection) (for gRPC callers `DEADLINE_EXCEEDED`).
+/// - *The limit is reached*: the layer drops the inner future or body, which closes or resets the upstream's stream. The
+///   answer is a 504 that carries a [`Rejection`](crate::Rejection) (for gRPC callers `DEADLINE_EXCEEDED`).
 /// - *The body fails before its first data*: a 502, [`BodyFailed`](crate::RejectionKind::BodyFailed).
-/// - *The caller drops the future*: so is what is inside. Nothing is left behind.
-/// - *HEAD, CONNECT, 101, 204, 205, 304, or a body that is empty*: handed on at the head. Upgrades work.
-/// - *A status from 400 on*: handed on at the head too, since it can be acted on as it is, with the `Retry-After` it has.
-/// - *Trailers before any data*: handed on; there will be no data.
-/// - *The request carries a [`TimeoutProfile`](crate::TimeoutProfile)*: its `first_byte` counts, not the layer's limit. Its
-///   `answer` counts where the layer has a limit for [answers](Self::answer), as the presets for models have; a layer made
-///   by hand has none unless it is told, and holds every answer to its one limit.
-/// - *The upstream stops reading the upload*: the time runs since it last read. While the upload itself has nothing to
-///   give, no time runs; a head that is there by then is handed on, since it may be what the sender waits for (a stream
-///   that goes both ways).
+/// - *The caller drops the future*: the layer drops the inner one.
+/// - *HEAD, CONNECT, 101, 204, 205, 304, or an empty body*: the layer forwards the response at the head. Upgrades work.
+/// - *A status from 400 on*: the same; retries and fallbacks can act on it, with its `Retry-After`.
+/// - *Trailers before any data*: the layer forwards the response; no data will follow.
+/// - *The request carries a [`TimeoutProfile`](crate::TimeoutProfile)*: its `first_byte` replaces the layer's limit. Its
+///   `answer` replaces the layer's limit for [answers](Self::answer) if there is one, as in the presets for models. A
+///   layer built by hand has none by default, and applies its one limit to every answer.
+/// - *The upstream stops reading the upload*: the time runs from its last read. While the caller's upload has no data
+///   ready, no time runs, and the layer forwards a head that arrives then: the sender may be waiting for it (a stream in
+///   both directions).
 ///
 /// # Cancel safety
 ///
@@ -81,8 +81,8 @@ use crate::event::{Observer, Observers};
 ///
 /// # Cost
 ///
-/// A request with a body: one allocation and two readings of the clock; one without: one reading. A timer only if the
-/// call has to wait. After the first byte, a frame costs two comparisons. Figures: `benches/README.md`.
+/// A request with a body: one allocation and two clock reads; without a body: one clock read. A timer only if the call
+/// has to wait. After the first byte, a frame costs two comparisons. Figures: `benches/README.md`.
 #[derive(Clone, Debug)]
 pub struct FirstByteTimeoutLayer {
     config: Config,
@@ -91,7 +91,7 @@ pub struct FirstByteTimeoutLayer {
 // === impl FirstByteTimeoutLayer ===
 
 impl FirstByteTimeoutLayer {
-    /// Waits for at most `limit`. 20 s suits chat, 90 s models that think.
+    /// Waits at most `limit`. 20 s suits chat, 90 s models that think.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         let (until, observers) = (FirstByteEvent::default(), Observers::default());
@@ -115,14 +115,14 @@ impl FirstByteTimeoutLayer {
         self
     }
 
-    /// Waits for at most `limit` for the first data of answers that are no streams, which come whole when the model has
+    /// Waits at most `limit` for the first data of answers that do not stream: they arrive whole when the model has
     /// finished. Default: as long as for a stream.
     ///
     /// A request asks for a stream if it carries [`ExpectsEventStream`](crate::ExpectsEventStream), if its `Accept` names
-    /// `text/event-stream`, or if its path ends in `:streamGenerateContent` or `:streamRawPredict`. Most clients of models
-    /// say it in the body alone: set this where a layer outside reads that, as [`InspectRequestLayer::llm`] does, or streams
-    /// have this limit too. Should an answer be a `text/event-stream` though nothing had asked for it, its first event must
-    /// come within the layer's own limit of its head.
+    /// `text/event-stream`, or if its path ends in `:streamGenerateContent` or `:streamRawPredict`. Most clients of
+    /// models ask for it only in the body: set this limit only if a layer outside reads the body, as
+    /// [`InspectRequestLayer::llm`] does, or streams get this limit too. If an answer is a `text/event-stream` though the
+    /// request did not ask for one, its first event must come within the layer's own limit after its head.
     ///
     /// [`InspectRequestLayer::llm`]: crate::InspectRequestLayer::llm
     #[must_use]
@@ -131,14 +131,14 @@ impl FirstByteTimeoutLayer {
         self
     }
 
-    /// What ends the wait. Default: [`FirstByteEvent::Data`].
+    /// Sets the event that ends the wait. Default: [`FirstByteEvent::Data`].
     #[must_use]
     pub fn until(mut self, until: FirstByteEvent) -> Self {
         self.config.until = until;
         self
     }
 
-    /// Tells `observer` of every refusal.
+    /// Reports every refusal to `observer`.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.config.observers = Observers::to(observer);

@@ -4,14 +4,14 @@ use super::service::GrpcStatus;
 
 /// Ends a gRPC stream that reaches a time limit of this crate with a status.
 ///
-/// A limit that is reached before the head is a refusal, which gRPC callers get as a status already. Once messages have
-/// been sent, a body can only fail, and that resets the stream: the caller reads `INTERNAL` or `UNKNOWN`. Instead of the
-/// error, this layer writes the trailers that a gRPC server would have written: `DEADLINE_EXCEEDED` for a
-/// [`DeadlineLayer`](crate::DeadlineLayer), `UNAVAILABLE` for an [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer).
+/// A limit that is reached before the head is a refusal, which gRPC callers already get as a status. After the first
+/// message a body can only fail, which resets the stream: the caller reads `INTERNAL` or `UNKNOWN`. Instead of the error,
+/// this layer writes the trailers of a gRPC server: `DEADLINE_EXCEEDED` for a [`DeadlineLayer`](crate::DeadlineLayer),
+/// `UNAVAILABLE` for an [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer).
 ///
 /// # When to use it, and when not
 ///
-/// On a gRPC server or proxy, and around a gRPC client, wherever one of those two layers is used. The preset
+/// On a gRPC server or proxy, and around a gRPC client, with either of those layers. The preset
 /// [`grpc_client`](crate::presets::grpc_client) has it. Not for gRPC-Web, which sends its trailers inside the body.
 ///
 /// # Example
@@ -50,11 +50,11 @@ use super::service::GrpcStatus;
 ///
 /// # What happens when
 ///
-/// - *The body fails for another reason* (the upstream's stream was reset): the error passes unchanged. gRPC clients map the
-///   code of a reset to a status, which says more than one made up here.
+/// - *The body fails for another reason* (the upstream reset the stream): the error passes unchanged. gRPC clients map
+///   the code of a reset to a more exact status.
 /// - *The response is not gRPC* (a proxy's HTML page), *or is gRPC-Web*: it passes untouched.
-/// - *The stream is ended in the middle of a message*: a client reports the incomplete message, or the status. It does not
-///   take the stream for whole.
+/// - *The stream ends in the middle of a message*: a client reports the incomplete message, or the status. It does not
+///   take the stream for complete.
 /// - *The caller drops the future or the body*: the layer drops the inner one.
 ///
 /// # Cancel safety
@@ -76,13 +76,13 @@ pub struct GrpcStatusLayer {
 // === impl GrpcStatusLayer ===
 
 impl GrpcStatusLayer {
-    /// A layer that ends streams that reach a time limit with a status.
+    /// Returns a layer that ends streams with a status when they reach a time limit.
     #[must_use]
     pub const fn new() -> Self {
         Self { enabled: true }
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub const fn disabled() -> Self {
         Self { enabled: false }

@@ -13,15 +13,14 @@ pub(super) struct Config {
     pub(super) observers: Observers,
 }
 
-/// What counts as a sign of life.
+/// The activity that resets the timer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IdleActivity {
     /// Any frame.
     #[default]
     Bytes,
-    /// Any part of a Server-Sent Event. Comments and blank lines are not, so that an upstream's own keep-alive cannot
-    /// hide that it is stuck. A response that is no `text/event-stream`, or is compressed, is judged by
-    /// [`Bytes`](Self::Bytes).
+    /// Any part of a Server-Sent Event. Comments and blank lines do not count, so the upstream's keep-alive cannot hide
+    /// that it is stuck. Other or compressed responses count as with [`Bytes`](Self::Bytes).
     SseEvents,
 }

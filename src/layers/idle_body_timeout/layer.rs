@@ -7,17 +7,17 @@ use super::config::{Config, IdleActivity};
 use super::service::IdleBodyTimeout;
 use crate::event::{Observer, Observers};
 
-/// Ends a response body that has been silent for too long.
+/// Ends a response body that is silent for too long.
 ///
-/// Silence is time in which the consumer *waits for the upstream*: from the head to the first frame, and between
-/// frames. Time in which the consumer does not read does not count, so a slow reader never causes a timeout and never loses a frame
-/// that is there.
+/// Silence is time in which the consumer *waits for the upstream*: from the head to the first frame, and between frames.
+/// Time in which the consumer does not read does not count, so a slow reader never causes a timeout and never loses a
+/// ready frame.
 ///
 /// # When to use it, and when not
 ///
-/// For answers that stream: a stream may run for an hour and be healthy, and be dead after 15 s of nothing. For the
-/// time until the first data use [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer), which can still answer with
-/// a status; for the whole call use [`DeadlineLayer`](crate::DeadlineLayer).
+/// For answers that stream: a healthy stream may run for an hour, and a dead one shows after 15 s of silence. For the
+/// time until the first data use [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer), which can still answer with a
+/// status; for the whole call use [`DeadlineLayer`](crate::DeadlineLayer).
 ///
 /// # Example
 ///
@@ -55,20 +55,20 @@ use crate::event::{Observer, Observers};
 ///
 /// # Place in the stack
 ///
-/// Per attempt, so inside retries; outside `FirstByteTimeoutLayer`, so that it begins where that one ends.
+/// Per attempt: inside retries, and outside `FirstByteTimeoutLayer`, so it starts where that layer ends.
 ///
 /// # What happens when
 ///
-/// - *The limit is hit*: the inner body is dropped at once, which closes or resets the upstream's stream; the body
-///   fails with [`IdleBodyElapsed`](crate::error::IdleBodyElapsed), and then is at its end.
-/// - *The caller drops the future or the body*: so is what is inside. Nothing is left behind.
-/// - *The answer has no body* (HEAD, 204, 304) *or is an upgrade*: nothing to watch; it passes.
-/// - *Trailers*: are a sign of life like any frame, and are passed on.
-/// - *The request carries a [`TimeoutProfile`](crate::TimeoutProfile)*: its `idle` counts, not the layer's.
+/// - *The limit is reached*: the layer drops the inner body at once, which closes or resets the upstream's stream. The
+///   body fails with [`IdleBodyElapsed`](crate::error::IdleBodyElapsed), and is then at its end.
+/// - *The caller drops the future or the body*: the layer drops the inner one.
+/// - *The answer has no body* (HEAD, 204, 304) *or is an upgrade*: it passes untouched.
+/// - *Trailers*: reset the timer like any frame, and pass.
+/// - *The request carries a [`TimeoutProfile`](crate::TimeoutProfile)*: its `idle` replaces the layer's limit.
 ///
 /// # Cancel safety
 ///
-/// Polling the body and going away loses nothing: no frame is held.
+/// Dropping a poll of the body loses nothing: the layer holds no frame.
 ///
 /// # Errors
 ///
@@ -77,8 +77,8 @@ use crate::event::{Observer, Observers};
 ///
 /// # Cost
 ///
-/// A frame that is ready: no clock, no timer, no allocation. A frame that must be waited for: one reading of the clock.
-/// The first wait of a body allocates its timer, which moves only when it fires. Figures: `benches/README.md`.
+/// A frame that is ready: no clock, no timer, no allocation. A frame that must be waited for: one clock read. The first
+/// wait of a body allocates its timer, which moves only when it fires. Figures: `benches/README.md`.
 #[derive(Clone, Debug)]
 pub struct IdleBodyTimeoutLayer {
     config: Config,
@@ -111,14 +111,14 @@ impl IdleBodyTimeoutLayer {
         self
     }
 
-    /// What counts as a sign of life. Default: [`IdleActivity::Bytes`].
+    /// Sets the activity that resets the timer. Default: [`IdleActivity::Bytes`].
     #[must_use]
     pub fn activity(mut self, activity: IdleActivity) -> Self {
         self.config.activity = activity;
         self
     }
 
-    /// Tells `observer` of every body that was ended.
+    /// Reports every ended body to `observer`.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.config.observers = Observers::to(observer);

@@ -22,7 +22,7 @@ pub(super) struct Config {
     pub(super) enabled: bool,
     pub(super) inspect: Inspect,
     pub(super) filter: Filter,
-    /// Other requests are read first, too.
+    /// Other requests are read first too, without the closure.
     pub(super) read_all: bool,
     pub(super) max_body_bytes: usize,
     pub(super) memory: Memory,
@@ -33,12 +33,12 @@ pub(super) struct Config {
 // === impl Config ===
 
 impl Config {
-    /// Whether a request with this head is shown.
+    /// Whether the closure sees a request with this head.
     pub(super) fn shows(&self, head: &Parts) -> bool {
         self.enabled && (self.filter)(head)
     }
 
-    /// Whether it is read first, though it is not shown. What goes both ways would wait for its own answer.
+    /// Whether the layer reads the request without showing it. A call in both directions would wait for its own answer.
     pub(super) fn reads(&self, head: &Parts) -> bool {
         self.read_all
             && head.method != Method::CONNECT

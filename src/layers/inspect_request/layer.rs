@@ -14,18 +14,18 @@ use crate::event::{Observer, Observers};
 use crate::proto::media_type::is_json;
 use crate::rt::settings::Settings;
 
-/// Reads a request before it is sent, so that its head can be changed by what its body says.
+/// Reads a request's body before the request is sent, so that a closure can change the head by it.
 ///
-/// LLM APIs say in the body what it is that they are asked for: the model, and whether the answer is to stream. This layer
-/// shows the body to a closure, which may then put into the request's extensions what other layers look for there: a
-/// [`TimeoutProfile`](crate::TimeoutProfile), [`NoRetry`](crate::NoRetry),
-/// [`ExpectsEventStream`](crate::ExpectsEventStream); or change headers, or the URI. The body goes on as it came.
+/// Callers of LLM APIs name the model, and ask for a stream, in the body. This layer shows the body to a closure. The
+/// closure may put into the request's extensions what other layers read there ([`TimeoutProfile`](crate::TimeoutProfile),
+/// [`NoRetry`](crate::NoRetry), [`ExpectsEventStream`](crate::ExpectsEventStream)), or change headers, or the URI. The
+/// body passes unchanged.
 ///
 /// # When to use it, and when not
 ///
-/// Where a decision takes the body. For one by path or header [`TimeoutProfileLayer`](crate::TimeoutProfileLayer) does, and
-/// nothing is held up. A request that must stream as it is written (a long upload, a call that goes both ways) cannot be
-/// read first.
+/// Where a decision needs the body. For a decision by path or header use
+/// [`TimeoutProfileLayer`](crate::TimeoutProfileLayer), which delays nothing. A request that must stream while the caller
+/// writes it (a long upload, a call in both directions) cannot be read first.
 ///
 /// # Example
 ///
@@ -70,17 +70,16 @@ use crate::rt::settings::Settings;
 ///
 /// # Place in the stack
 ///
-/// Outside of the layers that it decides for, which for limits of time and heartbeats is outermost.
+/// Outside the layers that it decides for; for time limits and heartbeats that is outermost.
 ///
 /// # What happens when
 ///
-/// - *The body is longer than [`max_body_bytes`](Self::max_body_bytes)*, or *takes longer to come than the
-///   [`read_timeout`](Self::read_timeout)*: the request goes on as it is, what was read in front, with an event; the closure
-///   is not called.
-/// - *The body fails*: it goes on as one that fails, as the service inside would have seen it.
-/// - *The request is not [one to be read](Self::filter)*, by default no JSON: it goes on untouched.
-/// - *The caller drops the future*: so is what was read, or the call.
-/// - *Trailers, content-length, upgrades, responses*: pass.
+/// - *The body is longer than [`max_body_bytes`](Self::max_body_bytes)*, or *takes longer than the
+///   [`read_timeout`](Self::read_timeout)*: the layer forwards the request unchanged, starting with the part that was
+///   read, with an event. It does not call the closure.
+/// - *The body fails*: the layer forwards a body that fails in the same place.
+/// - *The [filter](Self::filter) excludes the request*, by default if it is not JSON: it passes untouched.
+/// - *The caller drops the future*: the layer drops the part that was read, or the call.
 ///
 /// # Cancel safety
 ///
@@ -92,9 +91,9 @@ use crate::rt::settings::Settings;
 ///
 /// # Cost
 ///
-/// None for a body that is in memory but the closure's. Any other is held until it is whole, at most `max_body_bytes`, and the
-/// service inside is asked for its readiness after that, so that no place in it (a permit of a concurrency limit) is held by a
-/// caller who is still sending. A body of one frame is not copied. A timer, where the body does not come at once.
+/// For a body in memory, only the closure. The layer buffers any other body, up to `max_body_bytes`, and polls the inner
+/// service for readiness afterwards, so a caller that is still sending holds no place in it (a permit of a concurrency
+/// limit). A body of one frame is not copied. A timer, if the body is not ready at once.
 #[derive(Clone, Debug)]
 pub struct InspectRequestLayer {
     config: Settings<Config>,
@@ -119,13 +118,13 @@ impl InspectRequestLayer {
         Self { config: Settings::new(config) }
     }
 
-    /// Marks requests whose answers will be streams with [`ExpectsEventStream`](crate::ExpectsEventStream): those that say
-    /// `"stream": true` (to Ollama, those that do not say `false`). Notes their [`Model`](crate::Model): the one that
-    /// [the path names](crate::Model::in_path), or else the body. Reads JSON that is posted, unless both are known already; a body
-    /// that is in memory is not copied, and no tree is made of it.
+    /// Marks requests whose answers will stream with [`ExpectsEventStream`](crate::ExpectsEventStream): those with
+    /// `"stream": true` (to Ollama, those without `false`). Notes their [`Model`](crate::Model) from the
+    /// [path](crate::Model::in_path), or else from the body. Reads the JSON of POST requests, unless both are already
+    /// known. A body in memory is neither copied nor parsed into a tree.
     ///
-    /// The presets for models have this layer. With it, [`FirstByteTimeoutLayer::answer`] and
-    /// [`SseHeartbeatLayer::before_headers`] know what is asked for, and each model has a circuit of its own.
+    /// The presets for models have this layer. It tells [`FirstByteTimeoutLayer::answer`] and
+    /// [`SseHeartbeatLayer::before_headers`] which requests stream, and gives each model its own circuit.
     ///
     /// [`FirstByteTimeoutLayer::answer`]: crate::FirstByteTimeoutLayer::answer
     /// [`SseHeartbeatLayer::before_headers`]: crate::SseHeartbeatLayer::before_headers
@@ -163,26 +162,26 @@ impl InspectRequestLayer {
         Self::new(|_, _| {}).enabled(false)
     }
 
-    /// Switches the layer on or off; its settings are kept. Default: on. With [`read_all`](Self::read_all) a layer that is off
-    /// still reads.
+    /// Switches the layer on or off; its settings are kept. Default: on. With [`read_all`](Self::read_all) a layer that
+    /// is off still reads the body.
     #[must_use]
     pub fn enabled(self, enabled: bool) -> Self {
         self.with(|config| config.enabled = enabled)
     }
 
-    /// Which requests are read. Default: those whose content type is JSON (`application/json`, or one with `+json`), and
-    /// which are not compressed.
+    /// Selects the requests to read. Default: those whose content type is JSON (`application/json`, or a type with
+    /// `+json`), and that are not compressed.
     #[must_use]
     pub fn filter(self, filter: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.with(|config| config.filter = Arc::new(filter))
     }
 
-    /// Whether other requests are read first, too, without being shown. Default: no.
+    /// Whether the layer reads other requests too, without showing them to the closure. Default: no.
     ///
-    /// A caller that sends its request slowly then holds nothing that others wait for, such as a place in a
-    /// [`QueueLayer`](crate::QueueLayer) inside. gRPC calls and upgrades, which may go both ways, are not read, nor is more than
-    /// [`max_body_bytes`](Self::max_body_bytes) or for longer than the [`read_timeout`](Self::read_timeout). Where that is all
-    /// that is wanted:
+    /// A caller that sends slowly then holds no place that others wait for, such as one in a
+    /// [`QueueLayer`](crate::QueueLayer) inside. The layer does not read gRPC calls and upgrades, which may go in both
+    /// directions, nor more than [`max_body_bytes`](Self::max_body_bytes), nor for longer than the
+    /// [`read_timeout`](Self::read_timeout). For this effect alone:
     ///
     /// ```
     /// use tower_buttress::InspectRequestLayer;
@@ -195,25 +194,25 @@ impl InspectRequestLayer {
         self.with(|config| config.read_all = read_all)
     }
 
-    /// The longest body that is read, in bytes. Default: 2 MiB, which is also what retries keep.
+    /// The longest body that is read, in bytes. Default: 2 MiB, the limit of retries too.
     #[must_use]
     pub fn max_body_bytes(self, limit: usize) -> Self {
         self.with(|config| config.max_body_bytes = limit)
     }
 
-    /// The memory in which the bodies of all calls are counted together. Default: 512 MiB of its own.
+    /// The memory that counts the bodies of all calls together. Default: 512 MiB of its own.
     #[must_use]
     pub fn memory(self, memory: Memory) -> Self {
         self.with(|config| config.memory = memory)
     }
 
-    /// How long a body may take to come. Default: 30 s. The limits of time of the layers inside begin afterwards.
+    /// How long a body may take to arrive. Default: 30 s. The time limits of the layers inside start afterwards.
     #[must_use]
     pub fn read_timeout(self, timeout: Duration) -> Self {
         self.with(|config| config.read_timeout = timeout)
     }
 
-    /// Tells `observer` of the requests that were not read to their end.
+    /// Reports requests that were not read to their end to `observer`.
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         self.with(|config| config.observers = Observers::to(observer))

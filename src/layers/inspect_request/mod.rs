@@ -1,4 +1,4 @@
-//! Decisions that take reading the request: see [`InspectRequestLayer`].
+//! Decisions that need the request's body: see [`InspectRequestLayer`].
 
 mod config;
 mod future;

@@ -7,12 +7,12 @@ use http::{HeaderName, Request};
 use crate::call::CallInfo;
 use crate::rt::clock;
 
-/// What is observed.
+/// The unit that the layer observes.
 #[derive(Clone, Debug)]
 pub(super) enum Config {
     /// Calls of a stack.
     Calls(Calls),
-    /// Attempts at the upstream of this name.
+    /// Attempts at the upstream with this name.
     Attempts(Arc<str>),
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Calls {
     pub(super) trace_context: bool,
 }
 
-/// The bytes of an id that goes into log lines as it is.
+/// The longest id, in bytes, that log lines show unchanged.
 const MAX_ID: usize = 128;
 
 // === impl Calls ===
@@ -34,7 +34,7 @@ impl Calls {
         CallInfo::new(id, self.stack.clone(), request.method().clone(), host(request), clock::now())
     }
 
-    /// The id that the request has: of the stack around this one, or of its header.
+    /// The id of the request: from the stack around this one, or from its header.
     fn id<B>(&self, request: &Request<B>) -> Option<Box<str>> {
         if let Some(outer) = CallInfo::in_extensions(request.extensions()) {
             return Some(outer.id().into());

@@ -6,12 +6,12 @@ use tower_layer::Layer;
 use super::config::{Calls, Config};
 use super::service::Observe;
 
-/// Gives each call an identity, with which all layers inside tell of it, and tells how the call ended.
+/// Gives each call an id, which the events of all layers inside carry, and reports how the call ended.
 ///
 /// # When to use it, and when not
 ///
-/// Once, around a stack whose events, log lines or figures are looked at: it adds what they lack, the answer to "which call?".
-/// Where nothing observes them, it does nothing that is needed.
+/// Once, around a stack whose events, log lines or metrics you read: it adds which call they are about. Without a reader
+/// it is not needed.
 ///
 /// # Example
 ///
@@ -45,37 +45,38 @@ use super::service::Observe;
 /// # }
 /// ```
 ///
-/// # What it tells
+/// # What it reports
 ///
-/// - Every [`Observer`](crate::Observer) inside is given the [`CallInfo`](crate::CallInfo) with each event. So is the
-///   request's [`Extensions`](http::Extensions), for services of the user's own.
-/// - With the feature `tracing`: a span `call` (INFO) around all that happens, with `id`, `stack`, `method` and `host`, and at
-///   the end one line (DEBUG) with the status, how the call ended, its attempts, its model, and how long it took.
-/// - With the feature `metrics`: `tower_buttress_first_data_seconds` (by `stack`), from the request to the first data of the
-///   answer's body, and `tower_buttress_call_seconds` (by `stack`, `status`: `2xx` .., and `end`: `complete`, `failed` or
-///   `cancelled`), from the request to the end of the body.
+/// - Every [`Observer`](crate::Observer) inside gets the [`CallInfo`](crate::CallInfo) with each event. The layer also
+///   puts it into the request's [`Extensions`](http::Extensions), for your own services.
+/// - With the feature `tracing`: a span `call` (INFO) around the call, with `id`, `stack`, `method` and `host`, and at
+///   the end one line (DEBUG) with the status, how the call ended, its attempts, its model, and its duration.
+/// - With the feature `metrics`: `tower_buttress_first_data_seconds` (by `stack`), from the request to the first data of
+///   the answer's body, and `tower_buttress_call_seconds` (by `stack`, `status`: `2xx` .., and `end`: `complete`,
+///   `failed` or `cancelled`), from the request to the end of the body.
 ///
 /// # Attempts
 ///
-/// A layer made by [`attempts`](Self::attempts) stands inside the retries, around one upstream or its client. With the feature
-/// `tracing` it opens a span `attempt` (INFO) inside that of the call, with `upstream` and the `attempt`'s number, and at its end tells
-/// one line (DEBUG) with the status, how it ended and how long it took. Events of the layers inside are told within it, and of the
-/// call that makes the attempt, also where another caller's task drives it, or none.
+/// Put a layer made by [`attempts`](Self::attempts) inside the retries, around one upstream or its client. With the
+/// feature `tracing` it opens a span `attempt` (INFO) inside the call's span, with `upstream` and the `attempt`'s number.
+/// At the end of the attempt it logs one line (DEBUG) with the status, how it ended and its duration. Events of the
+/// layers inside belong to this span, and to the call that makes the attempt, even if another caller's task drives the
+/// attempt.
 ///
 /// # Place in the stack
 ///
-/// Outermost. Where one stack stands within another, each names itself, and the inner one takes the id of the outer one.
+/// Outermost. If one stack contains another, each has its own name, and the inner one takes the id of the outer one.
 ///
 /// # What happens when
 ///
-/// - *Callers share one upstream call* ([`DedupLayer`](crate::DedupLayer)): an event of it is told of that caller whose task
-///   found it.
-/// - *A layer works on a task of its own*, after its caller has left: its events are told without a call, but for those of
+/// - *Callers share one upstream call* ([`DedupLayer`](crate::DedupLayer)): its events carry the id of the caller whose
+///   task polled the call at the time.
+/// - *A layer works on its own task* after its caller has left: its events carry no call, except inside
 ///   [attempts](Self#attempts).
 ///
 /// # Cancel safety
 ///
-/// Dropping the future or the body drops the call; it is then told as `cancelled`.
+/// Dropping the future or the body drops the call; the layer then reports it as `cancelled`.
 ///
 /// # Errors
 ///
@@ -83,8 +84,8 @@ use super::service::Observe;
 ///
 /// # Cost
 ///
-/// Two allocations a call, an entry in the request's extensions, and a look at the clock at the start, the first data and the end. A
-/// frame costs two moves of a pointer. An attempt costs a look at the clock at both ends, and no allocation but those of its trace.
+/// Two allocations per call, an entry in the request's extensions, and a clock read at the start, the first data and the
+/// end. A frame costs two pointer moves. An attempt costs two clock reads, and no allocation except for its trace.
 #[derive(Clone, Debug)]
 pub struct ObserveLayer {
     config: Option<Config>,
@@ -93,29 +94,29 @@ pub struct ObserveLayer {
 // === impl ObserveLayer ===
 
 impl ObserveLayer {
-    /// Names the stack: in events, spans, and as the label `stack` of figures.
+    /// Names the stack: in events, spans, and as the label `stack` of metrics.
     #[must_use]
     pub fn new(stack: impl Into<Arc<str>>) -> Self {
         let stack = stack.into();
         Self { config: Some(Config::Calls(Calls { stack, request_id: None, trace_context: false })) }
     }
 
-    /// Opens a span for each attempt at an upstream, by this name: see [above](Self#attempts).
+    /// Opens a span with this name for each attempt at an upstream: see [above](Self#attempts).
     #[must_use]
     pub fn attempts(upstream: impl Into<Arc<str>>) -> Self {
         Self { config: Some(Config::Attempts(upstream.into())) }
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub const fn disabled() -> Self {
         Self { config: None }
     }
 
-    /// Takes a call's id from this header, where it has 1 to 128 letters, digits, `.`, `_` and `-`.
+    /// Takes a call's id from this header, if it has 1 to 128 letters, digits, `.`, `_` and `-`. Else the id is 16 random
+    /// hexadecimal digits.
     ///
-    /// The caller chooses it then: name a header that only a proxy of yours sets, or accept that callers name
-    /// their own calls. Without it, and where the header has nothing of the kind, an id is 16 random hexadecimal digits.
+    /// The caller then chooses the id: name a header that only your own proxy sets, or accept that callers choose.
     #[must_use]
     pub fn request_id(mut self, header: HeaderName) -> Self {
         if let Some(Config::Calls(calls)) = &mut self.config {
@@ -124,12 +125,12 @@ impl ObserveLayer {
         self
     }
 
-    /// Makes each attempt a span of the caller's trace, where its request has a `traceparent` (W3C Trace Context): it goes on with
-    /// the id of the attempt. Default: no, it passes as it came.
+    /// Makes each attempt a span of the caller's trace, if its request has a `traceparent` (W3C Trace Context): the layer
+    /// forwards `traceparent` with the id of the attempt. Default: no, the header passes unchanged.
     ///
-    /// It needs [`attempts`](Self::attempts) inside. The spans have the fields `trace_id`, `span_id` and `parent_id` then; what
-    /// collects them must send them where the traces are gathered, or the upstream's spans have a parent that is not there.
-    /// `tracestate` is left as it is.
+    /// It needs [`attempts`](Self::attempts) inside. The spans then have the fields `trace_id`, `span_id` and
+    /// `parent_id`. Export them to the same tracing backend, or the parent of the upstream's spans is missing there.
+    /// `tracestate` passes unchanged.
     #[must_use]
     pub fn trace_context(mut self, continued: bool) -> Self {
         if let Some(Config::Calls(calls)) = &mut self.config {

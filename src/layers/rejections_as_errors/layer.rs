@@ -6,7 +6,7 @@ use super::service::RejectionsAsErrors;
 ///
 /// # When to use it, and when not
 ///
-/// In a client whose code matches on errors. Not on a server: there the caller should receive the response.
+/// In a client whose code matches on errors. Not on a server: its callers should receive the response.
 ///
 /// # Example
 ///
@@ -38,8 +38,8 @@ use super::service::RejectionsAsErrors;
 ///
 /// # What happens when
 ///
-/// - *The response is a refusal of this crate*: the layer drops it and returns its `Rejection` as an error. The body held
-///   nothing more than that.
+/// - *The response is a refusal of this crate*: the layer drops it and returns its `Rejection` as an error. No
+///   information is lost.
 /// - *Any other response*: passes untouched, the upstream's own 5xx included.
 /// - *The inner service fails*: its error is boxed.
 ///
@@ -49,8 +49,8 @@ use super::service::RejectionsAsErrors;
 ///
 /// # Errors
 ///
-/// A [`BoxError`](crate::error::BoxError): the inner service's, or the `Rejection`; [`error::find`](crate::error::find) looks
-/// for either.
+/// A [`BoxError`](crate::error::BoxError): the inner service's, or the `Rejection`; [`error::find`](crate::error::find)
+/// finds either.
 ///
 /// # Cost
 ///
@@ -63,13 +63,13 @@ pub struct RejectionsAsErrorsLayer {
 // === impl RejectionsAsErrorsLayer ===
 
 impl RejectionsAsErrorsLayer {
-    /// A layer that turns refusals into errors.
+    /// Returns a layer that turns refusals into errors.
     #[must_use]
     pub const fn new() -> Self {
         Self { enabled: true }
     }
 
-    /// A layer of the same type that passes refusals on as responses.
+    /// Returns a layer of the same type that passes refusals on as responses.
     #[must_use]
     pub const fn disabled() -> Self {
         Self { enabled: false }

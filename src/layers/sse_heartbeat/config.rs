@@ -1,4 +1,4 @@
-//! The settings of the layer, and what they are for one call.
+//! The settings of the layer, and their values for one call.
 
 use std::time::Duration;
 
@@ -26,28 +26,28 @@ pub(super) struct Config {
     pub(super) max_silence: Option<Duration>,
     /// `None`: never.
     pub(super) before_headers: Option<Duration>,
-    /// Whether `Prefer: respond-async` may be answered by a 202; `None`: nothing was said of it.
+    /// Whether `Prefer: respond-async` may be answered with a 202; `None`: not set.
     pub(super) respond_async: Option<bool>,
-    /// Whether a head before the answer forbids the caller to try again; `None`: nothing was said of it.
+    /// Whether a head that is sent early forbids the caller to retry; `None`: not set.
     pub(super) mark_exhausted: Option<bool>,
     pub(super) frame: HeartbeatFrame,
     pub(super) error_events: bool,
-    /// `None`: there are no notices.
+    /// `None`: no notices.
     pub(super) notices: Option<NoticeText>,
     pub(super) emitter: Emitter,
 }
 
-/// What holds for one call.
+/// The settings of one call.
 #[derive(Debug)]
 pub(super) struct CallConfig {
     pub(super) layer: Config,
     /// The dialect of the request's path.
     pub(super) kind: Option<Kind>,
-    /// The answer is to be Ollama's JSON lines.
+    /// The caller asks for Ollama's JSON lines.
     pub(super) json_lines: bool,
     /// The caller forbids changes to the body.
     pub(super) no_transform: bool,
-    /// `None`: the caller is told of nothing.
+    /// `None`: the caller gets no notices.
     pub(super) notices: Option<Box<CallNotices>>,
 }
 
@@ -93,11 +93,11 @@ impl CallConfig {
         Self { layer, kind, json_lines, no_transform, notices }
     }
 
-    /// After what time the stream of this request begins without its answer; `None`: never.
+    /// Returns after what time the stream of this request begins without an answer; `None`: never.
     pub(super) fn begins_after<B>(&self, request: &Request<B>) -> Option<Duration> {
         let after = self.layer.before_headers.filter(|_| self.layer.interval.is_some() && !self.no_transform)?;
         let begins = if self.json_lines {
-            // There are no heartbeats for them: only a notice can come before the answer.
+            // JSON lines have no heartbeats: only a notice can come before the answer.
             self.notices.is_some()
         } else {
             self.layer.frame.before_headers(self.kind) && expects_event_stream(self.kind, request)
@@ -106,19 +106,19 @@ impl CallConfig {
         (begins && !comes_later).then_some(after)
     }
 
-    /// The dialect of an event stream in answer to this call. Ollama's own API sends none: it is another one then, under the
-    /// same path.
+    /// The dialect of an event stream in answer to this call. Ollama's own API sends none: an event stream under its path
+    /// is of another API.
     pub(super) fn kind_of_event_stream(&self) -> Option<Kind> {
         self.kind.filter(|kind| *kind != Kind::Ollama)
     }
 
-    /// The frame of this call's heartbeats, once there is an answer with these extensions. `None`: there are none.
+    /// The frame of this call's heartbeats, given the answer's extensions. `None`: no heartbeats.
     pub(super) fn frame(&self, answer: &Extensions) -> Option<HeartbeatFrame> {
         answer.get().unwrap_or(&self.layer.frame).of_event_stream(self.kind_of_event_stream())
     }
 }
 
-/// Whether the answer is to be an event stream. Gemini streams a JSON array to callers that do not ask for events.
+/// Whether the caller asks for an event stream. Gemini streams a JSON array to callers that do not ask for events.
 fn expects_event_stream<B>(kind: Option<Kind>, request: &Request<B>) -> bool {
     let headers = request.headers();
     match kind {
@@ -127,12 +127,12 @@ fn expects_event_stream<B>(kind: Option<Kind>, request: &Request<B>) -> bool {
     }
 }
 
-/// Google's parameter for a stream of events.
+/// Google's query parameter for a stream of events.
 fn asks_for_events(uri: &Uri) -> bool {
     uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "alt=sse"))
 }
 
-/// Whether the caller wants a 202 if the answer takes long (RFC 7240, 4.1): a stream that begins would be none.
+/// Whether the caller wants a 202 if the answer takes long (RFC 7240, 4.1). An early stream could not be one.
 fn prefers_async(headers: &HeaderMap) -> bool {
     list::members(headers, &PREFER).any(|member| list::names(member, "respond-async"))
 }

@@ -11,18 +11,18 @@ use super::service::SseHeartbeat;
 use crate::call::Notice;
 use crate::event::{Emitter, Observer};
 
-/// Keeps `text/event-stream` responses alive through proxies, with a comment now and then.
+/// Keeps `text/event-stream` responses alive through proxies by inserting comments.
 ///
-/// A thinking model is silent for longer than a load balancer waits (nginx and AWS 60 s, Heroku 55 s). After `interval` of
-/// silence the layer inserts one heartbeat, and only where it changes nothing for a reader: never within a line, before the
-/// LF of a CRLF, with a blank line into an event, or into compressed bytes. If the upstream stops in the middle of a line,
-/// the layer sends nothing, however long that takes.
+/// A thinking model is silent for longer than a load balancer waits (nginx and AWS 60 s, Heroku 55 s). After `interval`
+/// of silence the layer inserts one heartbeat, and only where no reader sees a difference: never within a line, before
+/// the LF of a CRLF, with a blank line into an event, or into compressed bytes. If the upstream stops in the middle of a
+/// line, the layer sends nothing, however long the silence lasts.
 ///
 /// # When to use it, and when not
 ///
-/// On servers and gateways that answer with event streams. A stream that axum's `Sse` makes with its `KeepAlive` needs no
-/// second one. The layer boxes the call of a stream that may begin early, so the inner service's future must be `Send` and
-/// `'static`.
+/// On servers and gateways that answer with event streams. A stream that axum's `Sse` makes with `KeepAlive` needs no
+/// second heartbeat. The layer boxes the call of a stream that may begin early, so the inner service's future must be
+/// `Send` and `'static`.
 ///
 /// # Example
 ///
@@ -59,8 +59,8 @@ use crate::event::{Emitter, Observer};
 ///
 /// # Place in the stack
 ///
-/// Outermost, but for [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer): heartbeats must not pass for signs of
-/// life of the upstream, nor be stored. Compression goes outside of it, and must flush each frame.
+/// Outermost, except for [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer): no layer may count a heartbeat as
+/// the upstream's activity, or store it. Compression goes outside, and must flush each frame.
 ///
 /// # What happens when
 ///
@@ -69,19 +69,19 @@ use crate::event::{Emitter, Observer};
 /// - *There is no answer yet*: nothing, unless [`before_headers`](Self::before_headers) is set.
 /// - *The limit of [`max_silence`](Self::max_silence) is reached*: the layer drops the inner body at once; the body fails
 ///   with [`StreamSilent`](crate::error::StreamSilent), and then is at its end.
-/// - *The body fails*: with [`error_events`](Self::error_events), an event that says so comes before the error.
+/// - *The body fails*: with [`error_events`](Self::error_events), an event reports the error before the body fails.
 /// - *The caller drops the future or the body*: the layer drops the inner one. Nothing is left behind.
 /// - *The answer is no 2xx event stream, is for HEAD, or is 204, 205, 206, an upgrade or empty*: it passes untouched.
-/// - *It is compressed, or has a `Content-Length`*: it passes untouched, with [`Event::Bypassed`](crate::Event::Bypassed) (as
-///   does an event stream that is a 206).
-/// - *The request or the answer says `no-transform`*: the same, but with [`error_events`](Self::error_events) the event still stands
-///   in place of the rest if the body fails. Nothing of what came is changed by that.
-/// - *Otherwise*: the layer removes `ETag`, `Accept-Ranges` and digests from the head, and adds `X-Accel-Buffering: no` and
-///   `Cache-Control: no-cache` where there is none of that name. The length is unknown from then on.
-/// - *A byte order mark comes behind a heartbeat*: the layer removes it, since a reader would take it for content.
+/// - *It is compressed, or has a `Content-Length`*: it passes untouched, with [`Event::Bypassed`](crate::Event::Bypassed)
+///   (as does an event stream with status 206).
+/// - *The request or the answer says `no-transform`*: the same. With [`error_events`](Self::error_events) the error event
+///   still follows if the body fails, which changes none of the upstream's bytes.
+/// - *Otherwise*: the layer removes `ETag`, `Accept-Ranges` and digests from the head, and adds `X-Accel-Buffering: no`
+///   and `Cache-Control: no-cache` unless the answer has them. The length is unknown from then on.
+/// - *A byte order mark follows a heartbeat*: the layer removes it, since a reader would take it for content.
 /// - *Trailers*: pass, without the digests if anything was inserted. There is no heartbeat after them.
-/// - *The request or the answer carries a [`HeartbeatFrame`]*: it replaces the layer's frame; the answer's goes before the
-///   request's.
+/// - *The request or the answer carries a [`HeartbeatFrame`]*: it replaces the layer's frame; the answer's takes
+///   precedence over the request's.
 ///
 /// # Cancel safety
 ///
@@ -95,11 +95,11 @@ use crate::event::{Emitter, Observer};
 ///
 /// # Cost
 ///
-/// A frame that is ready: one pass of the [`Scanner`](crate::proto::sse::Scanner) over its bytes, or a look at its end where a
-/// `StreamGuardLayer` inside has read them; no clock, no timer, no allocation, no copy. A frame that must be waited for: one
-/// reading of the clock. The first wait of a body allocates its
-/// timer, which moves only when it fires, or when its instant comes nearer. A heartbeat allocates nothing. With
-/// `before_headers`, one allocation for each call that may begin early.
+/// A frame that is ready: one pass of the [`Scanner`](crate::proto::sse::Scanner) over its bytes, or a check of its end
+/// if a `StreamGuardLayer` inside has scanned them; no clock, no timer, no allocation, no copy. A frame that must be
+/// waited for: one clock read. The first wait of a body allocates its timer, which moves only when it fires, or when its
+/// deadline moves forward. A heartbeat allocates nothing. With `before_headers`, one allocation for each call that may
+/// begin early.
 #[derive(Clone, Debug)]
 pub struct SseHeartbeatLayer {
     config: Config,
@@ -108,13 +108,14 @@ pub struct SseHeartbeatLayer {
 // === impl SseHeartbeatLayer ===
 
 impl SseHeartbeatLayer {
-    /// A heartbeat after each `interval` of silence (at least 1 ms). 15 s is well below the limits of common proxies.
+    /// Sends a heartbeat after each `interval` of silence (at least 1 ms). 15 s is well below the limits of common
+    /// proxies.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
         Self { config: Config { interval: Some(interval.max(SHORTEST_INTERVAL)), ..Config::disabled() } }
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
         Self { config: Config::disabled() }
@@ -124,17 +125,17 @@ impl SseHeartbeatLayer {
         self.config.interval.is_some()
     }
 
-    /// The bytes of a heartbeat. Default: [`HeartbeatFrame::ByDialect`].
+    /// Sets the bytes of a heartbeat. Default: [`HeartbeatFrame::ByDialect`].
     #[must_use]
     pub fn frame(mut self, frame: HeartbeatFrame) -> Self {
         self.config.frame = frame;
         self
     }
 
-    /// Ends a stream whose upstream has sent nothing for `limit`, so that heartbeats do not hide forever that it is
-    /// dead. Default: no limit.
+    /// Ends a stream whose upstream has sent nothing for `limit`, so heartbeats do not hide a dead upstream forever.
+    /// Default: no limit.
     ///
-    /// Any byte of the upstream counts, its own comments too: for those see
+    /// Any byte of the upstream resets the timer, its own comments too. To ignore its comments see
     /// [`IdleActivity::SseEvents`](crate::IdleActivity::SseEvents).
     #[must_use]
     pub fn max_silence(mut self, limit: Duration) -> Self {
@@ -142,18 +143,18 @@ impl SseHeartbeatLayer {
         self
     }
 
-    /// Tells the caller why its stream fails, in a last event that the clients of its
-    /// [dialect](crate::proto::dialect::StreamError) raise as an error. Where the path belongs to no dialect:
+    /// Reports why a stream fails, in a last event that the clients of its [dialect](crate::proto::dialect::StreamError)
+    /// raise as an error. If the path belongs to no dialect:
     ///
     /// ```text
     /// event: error
     /// data: {"type":"error","error":{"type":"api_error","code":null,"message":"..","param":null}}
     /// ```
     ///
-    /// It covers every error of the inner body, those of this crate's limits of time and of the stream guard too. Ollama's
-    /// streams of JSON lines end with a line of their own. The type is `timeout_error` where a limit of this crate was
-    /// reached, and the message says which. The body then still ends in its error, 50 ms later, so that nothing truncated
-    /// looks whole. In the middle of an event no other one can be inserted: the body only fails. Default: off.
+    /// It covers every error of the inner body, also the time limits of this crate and the errors of the stream guard.
+    /// Ollama's streams of JSON lines end with an error line. The type is `timeout_error` if a limit of this crate was
+    /// reached; the message says which. The body still fails, 50 ms later, so a truncated stream never looks complete. In
+    /// the middle of an event the layer cannot insert another one, and the body only fails. Default: off.
     #[must_use]
     pub fn error_events(mut self, on: bool) -> Self {
         self.config.error_events = on;
@@ -161,55 +162,56 @@ impl SseHeartbeatLayer {
     }
 
     /// Whether a request with `Prefer: respond-async` may be answered with a 202, by a
-    /// [`DedupLayer`](crate::DedupLayer::resumable) inside or by the upstream, and so is not
-    /// [begun early](Self::before_headers). Default: yes; in a [preset](crate::presets), where its `DedupLayer` applies it.
+    /// [`DedupLayer`](crate::DedupLayer::resumable) inside or by the upstream. If so, its stream is not [begun
+    /// early](Self::before_headers). Default: yes; in a [preset](crate::presets), only if its `DedupLayer` applies the
+    /// preference.
     #[must_use]
     pub fn respond_async(mut self, applied: bool) -> Self {
         self.config.respond_async = Some(applied);
         self
     }
 
-    /// The same, where nothing was said of it.
+    /// Sets `respond_async` unless it is set.
     pub(crate) fn or_respond_async(mut self, applied: bool) -> Self {
         self.config.respond_async.get_or_insert(applied);
         self
     }
 
-    /// Begins the stream when there has been no answer for `after` (at least 1 ms; [`Duration::MAX`] is never): the layer
-    /// sends `200`, `text/event-stream` and a heartbeat, and goes on with heartbeats until the answer is there. The
-    /// response then carries [`HeadersSentEarly`](crate::HeadersSentEarly). Default: never.
+    /// Begins the stream when there is no answer after `after` (at least 1 ms; [`Duration::MAX`] is never): the layer
+    /// sends `200`, `text/event-stream` and a heartbeat, and further heartbeats until the answer arrives. The response
+    /// then carries [`HeadersSentEarly`](crate::HeadersSentEarly). Default: never.
     ///
     /// A [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) withholds the head until there is data, and retries and
     /// fallbacks take their time too: without this setting, no heartbeat goes out during that time.
     ///
     /// # What it costs
     ///
-    /// **The status and the headers of the answer.** Once begun, an answer cannot be a 429 or a 503 any more: every error,
-    /// and every refusal of the layers inside, is an event of the stream as with [`error_events`](Self::error_events), and
-    /// then the body fails. Clients do not retry such an error by themselves, and read neither `Retry-After` nor any other
-    /// header of the answer. Choose an `after` in which a first retry fits, and less than the shortest timeout of the proxies
-    /// in front.
+    /// **The status and the headers of the answer.** An answer that has begun cannot become a 429 or a 503: every error,
+    /// and every refusal of the layers inside, becomes an event of the stream as with
+    /// [`error_events`](Self::error_events), and then the body fails. Clients do not retry such an error by themselves,
+    /// and see neither `Retry-After` nor any other header of the answer. Choose an `after` that is long enough for a
+    /// first retry, and shorter than the shortest timeout of the proxies in front.
     ///
-    /// # For which requests
+    /// # Which requests
     ///
     /// Those that ask for an event stream: by `Accept`, by [`ExpectsEventStream`](crate::ExpectsEventStream) in their
     /// extensions, or by a path of Google's APIs (Gemini only with `alt=sse` or such an `Accept`). Not
     ///
-    /// - for a dialect whose clients accept no heartbeat, nor for a path that belongs to no dialect, unless a
-    ///   [`frame`](Self::frame) is set. Ollama's JSON lines (`application/x-ndjson`, to requests that carry `ExpectsEventStream`)
-    ///   begin all the same where there may be [`notices`](Self::notices), without heartbeats;
-    /// - with `Prefer: respond-async`, for the answer to that is a 202, unless that is [off](Self::respond_async);
-    /// - with `Cache-Control: no-transform`, nor for HEAD.
+    /// - for a dialect whose clients accept no heartbeat, or a path that belongs to no dialect, unless a
+    ///   [`frame`](Self::frame) is set. Ollama's JSON lines (`application/x-ndjson`, to requests that carry
+    ///   `ExpectsEventStream`) still begin early if the layer has [`notices`](Self::notices), without heartbeats;
+    /// - with `Prefer: respond-async`, which asks for a 202, unless that is [off](Self::respond_async);
+    /// - with `Cache-Control: no-transform`, or for HEAD.
     ///
     /// The layer removes `Accept-Encoding` from these requests: a compressed answer could not follow.
     ///
     /// # What happens then
     ///
-    /// - *The answer is there in time*: as without this setting.
-    /// - *It comes later, and is a 2xx event stream*: its body follows.
-    /// - *It is anything else, or an error*: the event, and then the body fails. Never a clean end.
+    /// - *The answer arrives in time*: as without this setting.
+    /// - *It arrives later, and is a 2xx event stream*: its body follows.
+    /// - *It is anything else, or an error*: the error event, and then the body fails; it never ends without an error.
     /// - *The limit of [`max_silence`](Self::max_silence) is reached*: the same, and the layer drops the call.
-    /// - *The caller leaves*: the call is dropped with the body.
+    /// - *The caller drops the body*: the layer drops the call.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -246,29 +248,29 @@ impl SseHeartbeatLayer {
         self
     }
 
-    /// Adds `x-should-retry: false` to a head that is sent [early](Self::before_headers), where calls are tried again inside: what
-    /// then ends the stream ends all attempts, and a gateway in front that finds an error at its beginning would multiply
-    /// them. See [`RetryAfterBackoffLayer::mark_exhausted`](crate::RetryAfterBackoffLayer::mark_exhausted). Default: no; in a
-    /// [preset](crate::presets) as its retries have it.
+    /// Adds `x-should-retry: false` to a head that is sent [early](Self::before_headers), for stacks that retry inside.
+    /// An error that then ends the stream is the result of all attempts, and a gateway in front that retries it would
+    /// multiply them. See [`RetryAfterBackoffLayer::mark_exhausted`](crate::RetryAfterBackoffLayer::mark_exhausted).
+    /// Default: no; in a [preset](crate::presets) the setting of its retries.
     #[must_use]
     pub fn mark_exhausted(mut self, mark: bool) -> Self {
         self.config.mark_exhausted = Some(mark);
         self
     }
 
-    /// The same, where nothing was said of it.
+    /// Sets `mark_exhausted` unless it is set.
     pub(crate) fn or_mark_exhausted(mut self, mark: bool) -> Self {
         self.config.mark_exhausted.get_or_insert(mark);
         self
     }
 
-    /// Tells the caller why it has to wait: `text` returns what is written into its stream when the call waits in a queue or for
-    /// a rate limit, is retried, goes to a backup, or is continued after its stream broke off. It gets the [`Notice`] and the
-    /// headers of the request, by which it can choose a language, or callers that want notices; `None` is no notice. Default:
-    /// none.
+    /// Tells the caller why it has to wait. `text` returns the text for the stream when the call waits in a queue or for
+    /// a rate limit, is retried, goes to a backup, or is continued after its stream broke. It gets the [`Notice`] and the
+    /// headers of the request, for example to choose a language or the callers that want notices; `None` sends no notice.
+    /// Default: none.
     ///
-    /// The text is one line of at most 500 characters: control characters become spaces. It reaches programs, not people: a
-    /// front end that knows the form shows it.
+    /// The text is one line of at most 500 characters: control characters become spaces. Notices are for programs: a
+    /// front end that knows the form can show them.
     ///
     /// | Dialect | Form |
     /// |---|---|
@@ -278,11 +280,11 @@ impl SseHeartbeatLayer {
     /// | Ollama's JSON lines | a line with an empty message, and `x_notice` |
     /// | others | a comment: `: notice {"type":"retry","message":".."}` |
     ///
-    /// The official clients pass over each of these. A notice is sent only while the upstream is silent and between events,
-    /// and none once the answer may have ended. Before there is an answer it is sent only where the stream has begun
-    /// ([`before_headers`](Self::before_headers)); it never begins one. A notice that was not sent when data comes is
-    /// dropped. It is no sign of life of the upstream, and since the layer stands outside of
-    /// [`DedupLayer`](crate::DedupLayer), it is not stored, and callers that joined the call do not get it.
+    /// The official clients ignore each of these. The layer sends a notice only while the upstream is silent and between
+    /// events, and none once the answer may have ended. Before the answer it sends one only if the stream has begun
+    /// ([`before_headers`](Self::before_headers)); a notice never begins a stream. The layer drops a notice that is still
+    /// unsent when data arrives. A notice does not count as the upstream's activity. Since the layer stands outside
+    /// [`DedupLayer`](crate::DedupLayer), notices are not stored, and callers that joined the call do not get them.
     ///
     /// It costs a copy of the request's headers for each call.
     ///
@@ -328,7 +330,7 @@ impl SseHeartbeatLayer {
         self
     }
 
-    /// Tells `observer` of every heartbeat, every stream that was ended, and every one that could not be treated.
+    /// Reports heartbeats, ended streams and streams that the layer could not handle to `observer`.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.config.emitter = Emitter::to(observer);

@@ -12,7 +12,7 @@ use crate::policy::timeout_profile::TimeoutProfile;
 ///
 /// # When to use it, and when not
 ///
-/// Where one stack serves quick and slow calls. An application that makes its requests itself can put a profile into their
+/// Where one stack serves quick and slow calls. An application that makes its own requests can put a profile into their
 /// extensions without this layer.
 ///
 /// # Example
@@ -54,9 +54,8 @@ use crate::policy::timeout_profile::TimeoutProfile;
 ///
 /// # What happens when
 ///
-/// - *The closure returns a profile*: it replaces one that is in the request's extensions already.
-/// - *It returns `None`*: the profile in the request's extensions counts, or else the limits with which the layers were
-///   built.
+/// - *The closure returns a profile*: it replaces a profile in the request's extensions.
+/// - *It returns `None`*: the profile in the request's extensions applies, else the layers' own limits.
 /// - *A layer inside is disabled*: it stays off, whatever the profile says.
 /// - The request and the response pass untouched.
 ///
