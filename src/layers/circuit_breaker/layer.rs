@@ -14,19 +14,19 @@ use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
 use crate::rt::settings::Settings;
 
-/// Refuses calls, with a 503 at once, to an upstream that is failing, and lets one call find out when it is back.
+/// Refuses calls to a failing upstream with an immediate 503, and probes whether it has recovered.
 ///
-/// While the circuit is *closed*, calls pass and are counted. When too many fail it *opens*: calls are refused, with the
-/// time until the next try in `Retry-After`. When that time is over it is *half-open*: one call, the probe, passes; if
-/// it succeeds the circuit closes, if it fails the circuit opens again.
+/// While the circuit is *closed*, the breaker counts calls and lets them pass. When too many fail the circuit *opens*:
+/// the breaker refuses calls, with the time until the next try in `Retry-After`. After that time the circuit is
+/// *half-open*: one call, the probe, passes. If it succeeds the circuit closes; if it fails the circuit opens again.
 ///
-/// A call has succeeded at its first data, and that is taken back if its response *body* fails later: an upstream that
-/// answers `200` and then drops its streams is down.
+/// A call has succeeded at its first data. The breaker revokes that success if the response *body* fails later: an
+/// upstream that answers `200` and then drops its streams is down.
 ///
 /// # When to use it, and when not
 ///
-/// Around an upstream that many callers share, above all with a [fallback](crate::FallbackLayer) around it: then no caller
-/// waits for what is known to fail. With few calls and no fallback it only exchanges one error for another.
+/// Around an upstream that many callers share, best with a [fallback](crate::FallbackLayer) around it, so no caller waits
+/// for a call that is known to fail. With few calls and no fallback it only exchanges one error for another.
 ///
 /// # Example
 ///
@@ -68,53 +68,53 @@ use crate::rt::settings::Settings;
 ///
 /// # What counts
 ///
-/// The [classifier](crate::verdict) says what an answer, an error, or the end of a body says about the upstream: *success*,
-/// *failure* (5xx, no connection, a body that broke off), *throttled* (429), or nothing. The circuit opens when
+/// The [classifier](crate::verdict) judges the upstream by an answer, an error, or the end of a body: *success*,
+/// *failure* (5xx, no connection, a body that broke off), *throttled* (429), or ignored. The circuit opens when
 ///
-/// - [`consecutive_failures`](CircuitBreakerConfig::consecutive_failures) came in a row and the upstream gave no sign of life
-///   for 5 s: no success, and no data of a stream under way. Three times as many open it beside streams that still flow, once
-///   no call has succeeded for 5 s. A throttled call neither ends nor lengthens the row; or when
-/// - in the [`window`](CircuitBreakerConfig::window) there are at least [`min_calls`](CircuitBreakerConfig::min_calls), and
-///   the ratio of those that failed or were throttled reaches [`failure_ratio`](CircuitBreakerConfig::failure_ratio), or the
-///   ratio of slow ones that of [`slow_calls`](CircuitBreakerConfig::slow_calls); or when
+/// - [`consecutive_failures`](CircuitBreakerConfig::consecutive_failures) came in a row and the upstream showed no
+///   activity for 5 s: no success, and no data of a stream in flight. While streams still flow, three times as many
+///   failures open it, once no call has succeeded for 5 s. A throttled call neither ends nor lengthens the row; or when
+/// - the [`window`](CircuitBreakerConfig::window) holds at least [`min_calls`](CircuitBreakerConfig::min_calls), and the
+///   ratio of failed and throttled calls reaches [`failure_ratio`](CircuitBreakerConfig::failure_ratio), or the ratio of
+///   slow calls that of [`slow_calls`](CircuitBreakerConfig::slow_calls); or when
 /// - a call fails within 10 s after the circuit has closed, before any succeeds.
 ///
-/// Thresholds are inclusive (`>=`). Failures come at once and successes need time, so calls that began in the last 5 s and
-/// wait for their first data count as successes meanwhile.
+/// Thresholds are inclusive (`>=`). A failure is often immediate and a success takes time, so calls that began in the
+/// last 5 s and wait for their first data count as successes meanwhile.
 ///
-/// **A call that is given up** before its first data, by its caller or a [`DeadlineLayer`](crate::DeadlineLayer), says nothing
-/// if it was short. It counts as a failure when the upstream had the whole request and kept it waiting for at least half of
-/// the [first-byte limit](CircuitBreakerConfig::first_byte): otherwise callers with little patience would never find out that
-/// an upstream hangs. So that one impatient caller does not decide for all, a tenant ([`Tenant`](crate::Tenant), or else the
-/// credentials) counts once in 10 s, and calls given up count in a row only if two tenants gave up, or after a minute without
-/// a sign of life.
+/// **A call cancelled** before its first data, by its caller or a [`DeadlineLayer`](crate::DeadlineLayer), is ignored if
+/// it was short. It counts as a failure if the upstream had the whole request and kept it waiting for at least half of
+/// the [first-byte limit](CircuitBreakerConfig::first_byte): otherwise callers with short timeouts would never find out
+/// that an upstream hangs. One impatient caller must not open the circuit for all: a tenant ([`Tenant`](crate::Tenant),
+/// or else the credentials) counts once in 10 s. Cancelled calls count in a row only if two tenants cancelled, or after a
+/// minute without activity.
 ///
 /// # Place in the stack
 ///
-/// Inside retries and fallbacks, so that each attempt is counted and refused; outside the timeouts, whose refusals are
+/// Inside retries and fallbacks, so that it counts and refuses each attempt; outside the timeouts, whose refusals are
 /// failures of the upstream. A [`DeadlineLayer`](crate::DeadlineLayer) belongs outside: a caller's short deadline then
 /// ends the call without counting.
 ///
-/// The circuits live in the layer: all clones of one layer, and all services they make, share them. On an axum router,
-/// `.layer(breaker.clone())` on many routes is one breaker. Setters keep them, and the handles that were taken before.
+/// All clones of one layer, and all services they make, share its circuits. On an axum router, `.layer(breaker.clone())`
+/// on many routes is one breaker. Setters keep the circuits and the handles.
 ///
 /// # What happens when
 ///
-/// - *The circuit is open*: a 503 that carries a [`Rejection`](crate::Rejection) (for gRPC callers `UNAVAILABLE`), without
-///   polling whether the inner service is ready. A caller that waits for its readiness already waits until it is ready.
-/// - *The caller drops the future, or the body before its first data*: see above. A probe's place is free again.
+/// - *The circuit is open*: a 503 that carries a [`Rejection`](crate::Rejection) (for gRPC callers `UNAVAILABLE`),
+///   without polling the inner service for readiness. A caller that already waits for readiness keeps waiting.
+/// - *The caller drops the future, or the body before its first data*: see above. A probe frees its place.
 /// - *The caller drops the body later*: the success stands. Readers of event streams leave at `[DONE]`.
-/// - *The head says it all* (a failure, or no body on the wire, as after `HEAD`): counted at the head.
-/// - *The inner future or body panics*: counted as a failure, and passed on.
-/// - *A probe is not answered*: after an open time the next call probes too, and the first answer decides. The open time
-///   doubles, up to the longest: for each probe without an answer, not for one that fails at once.
+/// - *The head decides* (a failure, or no body on the wire, as after `HEAD`): counted at the head.
+/// - *The inner future or body panics*: counted as a failure; the panic goes on.
+/// - *A probe gets no answer*: after another open time the next call probes too, and the first answer decides. The open
+///   time doubles, up to the longest, for each probe without an answer, not for a probe that fails at once.
 /// - *`Retry-After` on a failure*: the circuit stays open at least that long, but no longer than the longest open time.
-/// - *Trailers*: passed on, and shown to the classifier. With [`verdict::Grpc`](crate::verdict::Grpc), a stream that ends
+/// - *Trailers*: pass, and the classifier sees them. With [`verdict::Grpc`](crate::verdict::Grpc), a stream that ends
 ///   without them has failed. *Upgrades*: successes at the head.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future drops the call, and frees what it held.
+/// Dropping the future drops the call, and frees its probe and counters.
 ///
 /// # Errors
 ///
@@ -122,10 +122,10 @@ use crate::rt::settings::Settings;
 ///
 /// # Cost
 ///
-/// A call through a closed circuit: one reading of the clock, four atomic operations in memory that (up to sixteen)
-/// threads do not share, and no allocation or lock, unless it fails or is the first in a tenth of the window. One that waits
-/// for its answer: one reading more, and two operations; a stream: one reading each time data comes after a wait. A refusal:
-/// one reading of the clock, and the response. With [keys](Self::key) add the look-up. Figures: `benches/README.md`.
+/// A call through a closed circuit: one clock read, four atomic operations in memory that (up to sixteen) threads do not
+/// share, and no allocation or lock, unless it fails or is the first in a tenth of the window. If it waits for its
+/// answer, one clock read and two operations more; a stream: one clock read each time data comes after a wait. A refusal:
+/// one clock read, and the response. With [keys](Self::key) add the look-up. Figures: `benches/README.md`.
 #[derive(Clone, Debug)]
 pub struct CircuitBreakerLayer {
     shared: Settings<Shared>,
@@ -135,20 +135,20 @@ pub struct CircuitBreakerLayer {
 // === impl CircuitBreakerLayer ===
 
 impl CircuitBreakerLayer {
-    /// A breaker with the [default settings](CircuitBreakerConfig::new).
+    /// Returns a breaker with the [default settings](CircuitBreakerConfig::new).
     #[must_use]
     pub fn new() -> Self {
         Self::with_config(CircuitBreakerConfig::new())
     }
 
-    /// A breaker with these settings.
+    /// Returns a breaker with these settings.
     #[must_use]
     pub fn with_config(config: CircuitBreakerConfig) -> Self {
         let set = Arc::new(BreakerSet::new(config));
         Self { shared: Settings::new(Shared { set, calls: CallConfig::default() }), enabled: true }
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
         Self { enabled: false, ..Self::new() }
@@ -158,7 +158,7 @@ impl CircuitBreakerLayer {
         self.enabled
     }
 
-    /// A breaker with the same settings, and circuits of its own.
+    /// Returns a breaker with the same settings, and its own circuits.
     pub(crate) fn separate(&self) -> Self {
         let mut layer = self.clone();
         layer.shared.set = Arc::new(BreakerSet::new(self.config()));
@@ -166,8 +166,7 @@ impl CircuitBreakerLayer {
         layer
     }
 
-    /// Changes the settings, of this layer, its clones, and the services they made. What was counted stays, unless the
-    /// window changes.
+    /// Changes the settings of this layer, its clones, and their services. The counts stay, unless the window changes.
     ///
     /// ```
     /// use tower_buttress::CircuitBreakerLayer;
@@ -184,23 +183,23 @@ impl CircuitBreakerLayer {
         self
     }
 
-    /// What answers and errors say about the upstream, for the services that are made from now on. Default:
-    /// [`Standard`](crate::verdict::Standard).
+    /// Sets the classifier, which judges the upstream by answers and errors. Applies to services made from now on.
+    /// Default: [`Standard`](crate::verdict::Standard).
     #[must_use]
     pub fn classifier(mut self, classifier: impl Classify + 'static) -> Self {
         self.shared.calls.classifier = Classifier::new(classifier);
         self
     }
 
-    /// One circuit per key, for the services that are made from now on: per host, model or tenant. Requests for which it is
-    /// `None` share one.
+    /// Gives each key its own circuit: per host, model or tenant. Requests whose key is `None` share one circuit. Applies
+    /// to services made from now on.
     ///
-    /// The key shows in events and handles: let it be no secret. Circuits are kept for
-    /// [`max_keys`](CircuitBreakerConfig::max_keys); then the one that was not used for longest goes. Those that are open, half
-    /// open or set by hand, and those with a live [handle](Self::handle_for), are never dropped for another. Where no circuit
-    /// can be dropped, new keys share the one of requests without a key.
+    /// The key shows in events and handles: it must not be a secret. At most [`max_keys`](CircuitBreakerConfig::max_keys)
+    /// circuits exist; a new key evicts the least recently used. A circuit that is open, half-open, set by hand, or has a
+    /// live [handle](Self::handle_for) is never evicted. If no circuit can be evicted, new keys share the circuit of
+    /// requests without a key.
     ///
-    /// The inner service is polled for readiness only when the circuit is known, inside the future.
+    /// The inner service is polled for readiness inside the future, when the circuit is known.
     ///
     /// ```
     /// use tower_buttress::CircuitBreakerLayer;
@@ -218,11 +217,12 @@ impl CircuitBreakerLayer {
         self
     }
 
-    /// One circuit per host and [`Model`](crate::Model), for the services that are made from now on: one model that is down
-    /// does not take the others of its host with it. Presets do so.
+    /// Gives each host and [`Model`](crate::Model) its own circuit: a model that is down does not affect the others of
+    /// its host. Applies to services made from now on. Presets use it.
     ///
-    /// Callers choose the model, so a name becomes a key (`"<host> <model>"`) only after a 2xx under it, and at most 256 of a
-    /// host do: the rest share `"<host> other"`. Requests without a model have the key `"<host>"`, those without a host none.
+    /// Callers choose the model, so a name becomes a key (`"<host> <model>"`) only after a 2xx for it, and at most 256
+    /// per host: the rest share `"<host> other"`. Requests without a model have the key `"<host>"`, those without a host
+    /// none.
     ///
     /// ```
     /// use tower_buttress::CircuitBreakerLayer;
@@ -244,12 +244,12 @@ impl CircuitBreakerLayer {
         self
     }
 
-    /// Shares the circuits with other processes, of this layer, its clones, and the services they made. The first to be
-    /// given stays.
+    /// Shares the circuits of this layer, its clones, and their services, with other processes. The first call takes
+    /// effect; later ones do not.
     ///
-    /// What this process has seen itself comes first: an upstream that answers here is not given up because others say so.
-    /// See [`PeerCircuit::hear`](crate::PeerCircuit::hear) for the rule, and `FleetBreaker` in the crate
-    /// `tower-buttress-redis` for one over Redis.
+    /// This process's own results take precedence: peers do not close off an upstream that answers here. See
+    /// [`PeerCircuit::hear`](crate::PeerCircuit::hear) for the rule, and `FleetBreaker` in the crate
+    /// `tower-buttress-redis` for an implementation over Redis.
     #[must_use]
     pub fn share(self, peers: impl CircuitPeers) -> Self {
         if self.enabled {
@@ -258,25 +258,25 @@ impl CircuitBreakerLayer {
         self
     }
 
-    /// The circuit of requests without a key: the only one, unless there is a [`key`](Self::key).
+    /// Returns the circuit of requests without a key: the only one, unless there is a [`key`](Self::key).
     #[must_use]
     pub fn handle(&self) -> CircuitBreakerHandle {
         CircuitBreakerHandle::new(self.shared.set.unkeyed().clone())
     }
 
-    /// The circuit of this key, which is made if there is none.
+    /// Returns the circuit of this key, and makes it if there is none.
     #[must_use]
     pub fn handle_for(&self, key: &str) -> CircuitBreakerHandle {
         CircuitBreakerHandle::new(self.shared.set.keyed(key))
     }
 
-    /// The circuits of all keys, in no order.
+    /// Returns the circuits of all keys, in no order.
     #[must_use]
     pub fn handles(&self) -> Vec<CircuitBreakerHandle> {
         self.shared.set.all_keyed().into_iter().map(CircuitBreakerHandle::new).collect()
     }
 
-    /// The settings as they are.
+    /// Returns the current settings.
     #[must_use]
     pub fn config(&self) -> CircuitBreakerConfig {
         self.shared.set.config()

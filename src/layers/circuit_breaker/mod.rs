@@ -11,22 +11,21 @@
 // | `handle.rs`, `notify.rs`, `health.rs`, `health_layer.rs` | control by hand, events, health probes |
 // | `peers.rs` | other processes |
 //
-// When a circuit opens, and how it closes again, is decided in `policy::breaker`, by a machine
-// that knows neither threads nor clocks. Here it is shared by threads.
+// The decisions are in `policy::breaker`, a state machine without threads or clocks. This module shares it between
+// threads.
 //
 // # Why not one lock, or one counter?
 //
-// Either is a cache line that every thread writes at every call: two threads are then slower than one. Nearly all calls
-// succeed in a closed circuit, and there the machine itself says (`Breaker::fast`) that successes may be counted elsewhere:
-// they cannot open the circuit, only what comes after them can. So each thread counts them in a `CounterShard` of its own,
-// with the generation and the count in one word. A thread that has something else to say (a failure, the next bucket of the
-// window, a change by hand) takes the lock, and *drains* the shards: takes their words away, brings what they held into the
-// machine, asks it, and puts new words in their place. While the shards are drained no thread can count there, and waits for
-// the lock instead. So the machine sees every outcome, in an order that did happen, before it decides anything: it remains
-// the only place where anything is decided.
+// Every thread would write its cache line at every call: two threads are then slower than one. Nearly all calls succeed
+// in a closed circuit, and then the machine says (`Breaker::fast`) that successes may be counted elsewhere: a success
+// cannot open the circuit, only a later outcome can. So each thread counts successes in its own `CounterShard`, with the
+// generation and the count in one word. A thread with another outcome (a failure, the next bucket of the window, a change
+// by hand) takes the lock and *drains* the shards: it takes their words away, adds their counts to the machine, asks the
+// machine, and writes new words. While the shards are drained no thread can count there; it waits for the lock instead.
+// So the machine sees every outcome, in an order that did happen, before it decides, and it alone decides.
 //
-// Besides, two facts are put where all threads can read them: the generation under which calls pass, and until when all of
-// them are refused. Neither needs the lock, and neither is written except by a change of state.
+// Two facts are published to all threads: the generation under which calls pass, and until when all calls are refused.
+// Reading them needs no lock, and only a change of state writes them.
 
 mod breaker_set;
 mod caller;

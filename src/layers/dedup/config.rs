@@ -16,15 +16,15 @@ use crate::policy::request_scope::{FINGERPRINT_HEADERS, NameTenant};
 /// The name of the layer in events.
 pub(super) const NAME: &str = "dedup";
 
-/// What becomes of a request whose `Idempotency-Key` is in flight.
+/// What the layer does with a request whose `Idempotency-Key` is in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InFlightPolicy {
-    /// It joins the call, and reads the same answer.
+    /// The request joins the call, and reads the same answer.
     #[default]
     Join,
-    /// It is refused with a 409, as draft-ietf-httpapi-idempotency-key-header has it. Most SDKs try again after a 409,
-    /// after the `Retry-After` of one second that comes with it.
+    /// The layer refuses it with a 409, as draft-ietf-httpapi-idempotency-key-header says, and `Retry-After: 1`. Most
+    /// SDKs retry after a 409.
     Reject,
 }
 
@@ -46,20 +46,20 @@ pub(super) struct Config {
     pub(super) max_body_bytes: usize,
     pub(super) read_timeout: Duration,
     pub(super) memory: Memory,
-    /// `None`: no caller can come back.
+    /// `None`: callers cannot come back.
     pub(super) answers: Option<Arc<ResumableAnswers>>,
-    /// Of an answer.
+    /// The limits of one answer.
     pub(super) limits: Limits,
     pub(super) emitter: Emitter,
 }
 
-/// Whether a request with this head and body leaves nothing behind at the upstream but its answer.
+/// Whether a request with this head and body changes no state at the upstream.
 pub(super) type IsStateless = dyn Fn(&Parts, &[u8]) -> bool + Send + Sync;
 
 // === impl Config ===
 
 impl Config {
-    /// The layer lets a request pass that it cannot treat.
+    /// Reports a request that the layer could not handle and passed on.
     #[cold]
     pub(super) fn bypassed(&self, reason: &'static str) {
         self.emitter.emit(&Event::Bypassed { layer: NAME, reason });

@@ -1,14 +1,15 @@
 //! One upstream call for several identical requests: see [`DedupLayer`].
 
-// In the order in which they import each other, the outermost first:
+// The modules, in the order in which they import each other, the outermost first:
 //
-// - `layer`: the settings, `service`: what passes and what is read, `future`: from reading to the answer.
-// - `reading`: a request whose body is being read, `key`: by what it is recognised.
-// - `request`: what becomes of a request, by what the store says; `answer`: how it gets its answer then.
-// - `driver`: who polls the call that several requests share, `upstream_call`: the call itself; `grace`: the task that polls it
-//   when all have left; `recorder`: what is recorded of its answer, and whether that is kept.
-// - `come_back`: a request at the URL of an answer, `returning`: its caller until it has its head; `offer`: where it was told that
-//   the answer is, `answers`: what can be come back to, `held`: until when, `sweeper`: the task that drops what has expired.
+// - `layer`: the settings, `service`: which requests pass and which are read, `future`: from reading to the answer.
+// - `reading`: a request whose body is being read, `key`: its key.
+// - `request`: what happens to a request, by the store's result; `answer`: how it then gets its answer.
+// - `driver`: which caller polls a shared call, `upstream_call`: the call itself; `grace`: the task that polls it after
+//   all have left; `recorder`: records its answer, and decides whether it is stored.
+// - `come_back`: a request at the URL of an answer, `returning`: its caller until it has its head; `offer`: tells a
+//   caller the URL, `answers`: the answers to come back to, `held`: until when, `sweeper`: the task that drops expired
+//   ones.
 // - `body`: the response body. `config` and `resumable`: the settings as values. `role`: how a response came about.
 
 mod answer;

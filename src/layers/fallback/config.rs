@@ -10,7 +10,7 @@ use crate::event::Emitter;
 use crate::policy::verdict::Classifier;
 
 pub(super) struct Config<Bk> {
-    /// `None`: the layer is off. Behind a lock, since a service need not be `Sync`; only clones of it are called.
+    /// `None`: the layer is off. In a lock, since a service need not be `Sync`; only clones of it are called.
     backup: Option<Arc<Mutex<Bk>>>,
     pub(super) name: Arc<str>,
     pub(super) rewrite: Option<Rewrite>,
@@ -28,7 +28,7 @@ pub(super) struct Rewrite(pub(super) Arc<dyn Fn(Request<Bytes>) -> Request<Bytes
 
 /// The name of this layer in events.
 pub(super) const NAME: &str = "fallback";
-/// As [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer) has it.
+/// The limit of [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer).
 const REPLAY_LIMIT: usize = 2 * 1024 * 1024;
 
 // === impl Config ===
@@ -53,7 +53,7 @@ impl<Bk> Config<Bk> {
         self.backup.is_some()
     }
 
-    /// A clone of the backup, not ready yet.
+    /// Returns a clone of the backup that is not ready yet.
     pub(super) fn backup(&self) -> Option<Bk>
     where
         Bk: Clone,

@@ -28,11 +28,11 @@ pub(super) struct Config {
 
 /// The name of this layer in events.
 pub(super) const NAME: &str = "retry-after-backoff";
-/// What the SDKs of model providers make, counted as attempts.
+/// As many attempts as the SDKs of model providers make.
 const ATTEMPTS: u32 = 3;
-/// A minute: a caller that waits rarely waits longer.
+/// A caller that waits rarely waits longer than a minute.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
-/// A prompt of some hundred thousand tokens; images are what goes beyond it.
+/// The size of a prompt of some hundred thousand tokens; requests with images may exceed it.
 const REPLAY_LIMIT: usize = 2 * 1024 * 1024;
 
 // === impl Config ===

@@ -1,4 +1,4 @@
-//! Another attempt, when the upstream allows it: see [`RetryAfterBackoffLayer`].
+//! Retries when the upstream allows them: see [`RetryAfterBackoffLayer`].
 
 mod config;
 mod future;
