@@ -25,7 +25,7 @@ pub(super) struct Config {
     pub(super) template: Option<Arc<Template>>,
     pub(super) peers: Option<Arc<dyn SharedLastGood>>,
     pub(super) ttl: Duration,
-    /// How long before its deadline a call is answered from memory.
+    /// How long before its deadline the layer answers a call from memory.
     pub(super) reserve: Duration,
     pub(super) max_answer: usize,
     pub(super) max_body_bytes: usize,
@@ -35,7 +35,7 @@ pub(super) struct Config {
     pub(super) emitter: Emitter,
 }
 
-/// Headers in which applications name the user of a request, beside those that every fingerprint has.
+/// Headers in which applications name the user of a request, in addition to those of every fingerprint.
 const SCOPE_HEADERS: [HeaderName; 4] = [
     HeaderName::from_static("x-conversation-id"),
     HeaderName::from_static("x-session-id"),
@@ -46,7 +46,7 @@ const SCOPE_HEADERS: [HeaderName; 4] = [
 // === impl Config ===
 
 impl Config {
-    /// The layer lets a request, or its answer, pass that it cannot treat.
+    /// Reports a request or answer that the layer could not handle and passed on.
     #[cold]
     pub(super) fn bypassed(&self, reason: &'static str) {
         self.emitter.emit(&Event::Bypassed { layer: NAME, reason });

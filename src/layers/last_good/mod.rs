@@ -1,4 +1,4 @@
-//! An earlier answer, where the upstreams give none: see [`LastGoodLayer`].
+//! An earlier answer when the upstreams give none: see [`LastGoodLayer`].
 
 mod body;
 mod config;

@@ -20,13 +20,13 @@ pub(super) const NAME: &str = "resume";
 pub(super) struct Config {
     pub(super) enabled: bool,
     pub(super) choose: Option<Choose>,
-    /// Whether an answer may be made anew.
+    /// Whether the layer may send a request again for a new answer.
     pub(super) restart: bool,
-    /// Whether another model may make it.
+    /// Whether another model may give the new answer.
     pub(super) other_model: bool,
-    /// Bytes of a text that are remembered for that.
+    /// The bytes of text that are remembered for a new answer.
     pub(super) max_prefix: usize,
-    /// Continuations in a row that may bring nothing.
+    /// The number of continuations in a row that may bring nothing.
     pub(super) attempts: u32,
     pub(super) backoff: Backoff,
     pub(super) budget: RetryBudget,
@@ -45,13 +45,13 @@ type ChooseBy = dyn Fn(&Parts) -> Option<ResumeBy> + Send + Sync;
 // === impl Config ===
 
 impl Config {
-    /// How the stream that answers this request can be continued.
+    /// Returns how the stream that answers this request can be continued.
     pub(super) fn recognise(&self, head: &Parts) -> Option<Recognised> {
         let chosen = self.choose.as_ref().and_then(|choose| (choose.0)(head));
         chosen.map(|by| Recognised { by, in_background: false }).or_else(|| Recognised::of(head))
     }
 
-    /// Whether the answer to this request may be made anew.
+    /// Whether this request may be sent again for a new answer.
     pub(super) fn may_restart(&self, head: &Parts) -> bool {
         let comparable =
             || matches!(Kind::of_path(head.uri.path()), Some(Kind::OpenAiChat | Kind::Anthropic | Kind::Gemini));

@@ -13,27 +13,27 @@ use crate::proto::resume::ResumeBy;
 use crate::rt::entropy::Entropy;
 use crate::rt::retry_budget::RetryBudget;
 
-/// Goes on with event streams that broke in the middle, where the rest can be had and is provably the rest.
+/// Continues event streams that broke in the middle, if the server can send the rest and the rest can be verified.
 ///
-/// A connection that drops at the 400th of 600 tokens is an error for the caller, though some servers keep the answer: they
-/// number their events, or say otherwise how far a stream has come, and hand out what follows. This layer remembers the
-/// last event that the caller has wholly received, asks the same server for what follows it, and hands that on in the same
-/// body. The caller sees one stream with a pause in it.
+/// A connection that drops at the 400th of 600 tokens is an error for the caller, though some servers keep the answer:
+/// they number their events, or have another cursor, and send what follows it. This layer remembers the last complete
+/// event that the caller received, asks the same server for the events after it, and forwards them in the same body. The
+/// caller sees one stream with a pause.
 ///
 /// # When to use it, and when not
 ///
-/// Where answers are long and their server has a cursor. Known are:
+/// Where answers are long and their server has a cursor. The layer knows:
 ///
-/// | Server | Known by | The rest |
+/// | Server | Recognised by | Request for the rest |
 /// |---|---|---|
 /// | OpenAI's Responses in the background (`"background": true`) | `POST ../responses`, and the answer says so | `GET ../responses/{id}?stream=true&starting_after=N` |
-/// | the same, asked for its events | `GET ../responses/{id}?stream=true` | the same `GET` behind the number |
+/// | the same, asked for its events | `GET ../responses/{id}?stream=true` | the same `GET` after the number |
 /// | llama.cpp | `POST ../chat/completions` with `X-Conversation-Id` | `GET ../stream?conv_id=ID&from=N`, in bytes |
 /// | every server whose events have an `id` | `GET` with `Accept: text/event-stream` | the same `GET` with `Last-Event-ID` |
-/// | others | [`resume_by`](Self::resume_by) | as a [`ResumeBy`](crate::ResumeBy) says |
+/// | others | [`resume_by`](Self::resume_by) | set by a [`ResumeBy`](crate::ResumeBy) |
 ///
-/// All others pass untouched. An answer in Responses that is not made in the background ends with its connection, and a chat
-/// completion has no cursor at all: for those there is the [verified restart](#verified-restart), which is off by default.
+/// All others pass untouched. A Responses answer that is not made in the background ends with its connection, and a chat
+/// completion has no cursor: for those there is the [verified restart](#verified-restart), which is off by default.
 ///
 /// # Example
 ///
@@ -70,108 +70,110 @@ use crate::rt::retry_budget::RetryBudget;
 ///
 /// # Place in the stack
 ///
-/// Outside of [`FallbackLayer`](crate::FallbackLayer), to which it says which upstream has the answer
-/// ([`PinTo`](crate::PinTo)), and inside of [`DedupLayer`](crate::DedupLayer), so that all who listen to a call hear the
-/// rest, and of [`DeadlineLayer`](crate::DeadlineLayer). An [`SseHeartbeatLayer`](crate::SseHeartbeatLayer) outside fills the
-/// pause. A [`StreamGuardLayer`](crate::StreamGuardLayer) inside finds streams that end early; an
-/// [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer) inside finds those that stall.
+/// Outside [`FallbackLayer`](crate::FallbackLayer), which it tells which upstream has the answer
+/// ([`PinTo`](crate::PinTo)). Inside [`DedupLayer`](crate::DedupLayer), so that all readers of a shared call get the
+/// rest, and inside [`DeadlineLayer`](crate::DeadlineLayer). An [`SseHeartbeatLayer`](crate::SseHeartbeatLayer) outside
+/// fills the pause. A [`StreamGuardLayer`](crate::StreamGuardLayer) inside finds truncated streams; an
+/// [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer) inside finds stalled ones.
 ///
-/// # Which ways to go on are right
+/// # Which ways to continue are correct
 ///
-/// | Way | Right? | Here |
+/// | Way | Correct? | Here |
 /// |---|---|---|
-/// | withhold the answer until it is whole, then retry freely | yes: nothing was sent | [`StreamGuardLayer::hold`](crate::StreamGuardLayer::hold) |
+/// | withhold the answer until it is complete, then retry freely | yes: nothing was sent | [`StreamGuardLayer::hold`](crate::StreamGuardLayer::hold) |
 /// | retry before the first content | yes | [`StreamGuardLayer`](crate::StreamGuardLayer) with retries |
-/// | the server's own cursor | yes, by the server's word, which is checked | this layer |
-/// | a new answer to the same request, where it begins with what the caller has | yes | [`verified_restart`](Self::verified_restart) |
-/// | the model goes on with its half answer as a prefill, or is told to | **no** | never |
-/// | another model's text behind the first one's | **no** | never |
+/// | the server's own cursor | yes, and the layer checks the rest | this layer |
+/// | a new answer to the same request, if it begins with the text that the caller has | yes | [`verified_restart`](Self::verified_restart) |
+/// | let the model continue its half answer as a prefill, or by a prompt | **no** | never |
+/// | another model's text after the first model's | **no** | never |
 ///
-/// Why not by prefill? The text at the seam is cut into other tokens, hidden reasoning is gone, limits and schemas begin
-/// anew: what comes is plausible, and no answer that any model gave. Products that had it took it out again.
+/// Why not by prefill? The text at the seam is tokenised differently, hidden reasoning is lost, limits and schemas start
+/// again: the result is plausible, but no model gave that answer. Products that had it removed it.
 ///
 /// # Verified restart
 ///
-/// With [`verified_restart`](Self::verified_restart) an answer without a cursor is made anew: the same request is sent once more, to
-/// the same upstream. Its answer is withheld while it repeats what the caller has, and what it says behind that is handed on. The
-/// caller then holds the second answer, whole: one that this model gave to this request. Where the second answer differs from
-/// the first anywhere, nothing of it is handed on. So nothing is asked of the model; how often it says the same twice decides
-/// only how often this helps. At `temperature: 0`, or with a `seed`, short texts mostly agree, and long ones mostly not.
+/// With [`verified_restart`](Self::verified_restart) the layer asks for a new answer if there is no cursor: it sends the
+/// same request once more, to the same upstream. It withholds the new answer while that repeats the text that the caller
+/// has, and forwards what follows. The caller then has the complete second answer: one that this model gave to this
+/// request. If the second answer differs from the first anywhere, the layer forwards nothing of it. Correctness never
+/// depends on the model repeating itself; only how often a restart succeeds does. At `temperature: 0`, or with a `seed`,
+/// short texts mostly agree, and long ones mostly not.
 ///
-/// - It is for the text (and the thoughts) of chat completions, Anthropic's Messages and Gemini's `generateContent`, up to
-///   [`max_prefix`](Self::max_prefix). What cannot be compared is not made anew: calls of tools, which the caller may have run;
-///   signatures, sounds and images; several choices; probabilities and citations; Responses.
-/// - The second answer takes the id of the first. Its start events are dropped, and an event that goes across the end of what the
-///   caller has is written anew with the rest of its text.
-/// - The model must have the same name. Another one, or another upstream, only with [`other_model`](Self::other_model).
-/// - One for each call, and none where the deadline leaves less than half of the time that the first answer took to come as far. It
-///   is billed as a call of its own. The caller's stream has the usage of the second answer;
-///   [`Ending::total_usage`](crate::Ending::total_usage) has that of both, as far as they told it, where a
-///   [`StreamGuardLayer`](crate::StreamGuardLayer) stands inside.
+/// - It works for the text (and the thoughts) of chat completions, Anthropic's Messages and Gemini's `generateContent`,
+///   up to [`max_prefix`](Self::max_prefix). Answers that cannot be compared are not restarted: tool calls, which the
+///   caller may have run; signatures, sounds and images; several choices; probabilities and citations; Responses.
+/// - The second answer gets the id of the first. The layer drops its start events, and rewrites an event that crosses the
+///   end of the caller's text to contain only the rest.
+/// - The model must have the same name. Another model, or another upstream, only with [`other_model`](Self::other_model).
+/// - One restart per call, and none if the deadline leaves less than half of the time that the first answer took to the
+///   same point. The provider bills it as a second call. The caller's stream has the usage of the second answer;
+///   [`Ending::total_usage`](crate::Ending::total_usage) has the reported usage of both, with a
+///   [`StreamGuardLayer`](crate::StreamGuardLayer) inside.
 ///
 /// # What happens when
 ///
-/// - *The body fails, stalls until a layer inside gives up, or ends before the model said that it has ended* (in a known dialect):
-///   the server is asked for what follows the last whole event. Events that are not whole are withheld, at most 1 MiB; where one
-///   is larger, or there is no [memory](Self::memory), the stream passes on as it comes, and is not continued; after a break, before
-///   an event has shown that what comes is the rest, it ends with the error that it had. Behind such an event a second answer that
-///   goes on in the place of the first has its own id.
-///   Where the stream has a `retry` field, the server is given as long (at most 30 s).
-/// - *The rest is not the rest*: an event twice, a gap, other ids, another answer, or a beginning. Nothing of it is handed on,
-///   and the body ends with the error that it had. (Where ids are not numbers, a gap cannot be seen; where the cursor is a
-///   number of bytes, only the first and the last event are known again: there the server's word counts.)
-/// - *The request for the rest is refused* with a 4xx: the answer is made anew, where [`verified_restart`](Self::verified_restart) is
-///   on and can be right; else the body ends with the error that it had, as it always does after a 401, 402, 403 or 407, and where
-///   the answer is a success and no stream. After a 408, 425, 429, a 5xx or a lost connection it is asked again, after the wait that
-///   the server asks for, or half a second and more.
-/// - *Three continuations in a row bring nothing* ([`attempts`](Self::attempts)), the [budget](Self::budget) is spent, or the
-///   call's deadline does not leave the time: the same. An error that the stream itself tells of is heard once more at most.
-/// - *The first answer came from a backup*: the backup is asked for the rest, and no other. Host, credentials and query are
+/// - *The body fails, stalls until a layer inside ends it, or ends before the model said that it has ended* (in a known
+///   dialect): the layer asks the server for what follows the last complete event. It withholds incomplete events, at
+///   most 1 MiB. If an event is larger, or the [memory](Self::memory) is spent, the stream passes as it arrives, and is
+///   not continued; in a continuation that no event has verified yet, the body ends with the original error. After such
+///   an event a second answer in the place of the first has its own id. If the stream has a `retry` field, the layer
+///   waits that long (at most 30 s).
+/// - *The rest is wrong*: a repeated event, a gap, other ids, another answer, or a new beginning. The layer forwards
+///   nothing of it, and the body ends with the original error. (If ids are not numbers, the layer cannot see a gap. If
+///   the cursor is a number of bytes, it can check only the first and the last event, and else trusts the server.)
+/// - *The request for the rest gets a 4xx*: the layer makes a verified restart, if
+///   [`verified_restart`](Self::verified_restart) is on and possible; else the body ends with the original error. The
+///   body always does so after a 401, 402, 403 or 407, and after a success that is no stream. After a 408, 425, 429, a
+///   5xx or a lost connection the layer asks again, after the wait that the server asks for, or at least 0.5 s.
+/// - *Three continuations in a row bring nothing* ([`attempts`](Self::attempts)), the [budget](Self::budget) is spent, or
+///   the call's deadline leaves too little time: the body ends with the original error. After an error event in the
+///   stream itself, the layer continues at most once more.
+/// - *The first answer came from a backup*: the layer asks only the backup for the rest. Host, credentials and query are
 ///   those of the first request.
-/// - *The last event has no cursor*: what follows would come twice, so that the body ends with its error.
-/// - *A verified restart is refused, differs, or breaks before it has come as far*: the body ends with the first error. Where it breaks
-///   behind that, with its own.
-/// - *The request carries [`NoRetry`](crate::NoRetry)*: it passes untouched. So does an answer that is compressed although
-///   `Accept-Encoding: identity` was sent upstream.
-/// - *The caller drops the body*: so is what is inside, the request for the rest too.
+/// - *The last event has no cursor*: what follows would come twice, so the body ends with its error.
+/// - *A verified restart is refused, differs, or breaks before the same point*: the body ends with the first error. If it
+///   breaks later, with its own error.
+/// - *The request carries [`NoRetry`](crate::NoRetry)*: it passes untouched. So does an answer that is compressed
+///   although `Accept-Encoding: identity` was sent upstream.
+/// - *The caller drops the body*: the layer drops the inner body, and the request for the rest.
 ///
-/// An [`Event::StreamResumed`](crate::Event::StreamResumed) tells of a stream that goes on, an
-/// [`Event::NotResumed`](crate::Event::NotResumed) of one that does not.
+/// A stream that continues emits an [`Event::StreamResumed`](crate::Event::StreamResumed), a stream that does not an
+/// [`Event::NotResumed`](crate::Event::NotResumed).
 ///
 /// # Cancel safety
 ///
-/// Dropping the future or the body drops everything at any point. Nothing is left behind.
+/// Dropping the future or the body drops everything at any point.
 ///
 /// # Errors
 ///
-/// The service's own, unchanged. The body's error is a [`BoxError`](crate::error::BoxError): that of the inner body which broke
-/// first, whatever became of the attempts to go on.
+/// The service's own, unchanged. The body's error is a [`BoxError`](crate::error::BoxError): that of the inner body that
+/// broke first, whatever the result of the continuations.
 ///
 /// # Cost
 ///
-/// A request whose answer could be continued: a copy of its head, one allocation for the answer's state, and a count in the
-/// budget. Each event is looked through for its cursor. Of ids that are not numbers, 8 bytes are kept for each of at most 4,096
-/// events. All other calls cost a look at their path. A continuation is a request of its own, which bills nothing: the
-/// server has made the answer already. With verified restarts the request's body is kept, each event is hashed, and 16 bytes are
-/// kept for each KiB of text.
+/// A request whose answer could be continued: a copy of its head, one allocation for the answer's state, and a count in
+/// the budget. The layer searches each event for its cursor. It keeps 8 bytes for each id that is not a number, for at
+/// most 4,096 events. All other calls cost a look at their path. The provider bills nothing for a continuation: the
+/// server has already made the answer. Verified restarts keep the request's body, hash each event, and keep 16 bytes per
+/// KiB of text.
 #[derive(Clone, Debug)]
 pub struct ResumeLayer {
     config: Config,
 }
 
-/// What the official client of Gemini makes, and what a server needs to come back behind a load balancer.
+/// As many as the official client of Gemini makes, and enough for a server to restart behind a load balancer.
 const ATTEMPTS: u32 = 3;
 const BACKOFF: Backoff =
     Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(5), jitter: Jitter::Equal };
-/// A prompt of some hundred thousand tokens; images are what goes beyond it.
+/// The size of a prompt of some hundred thousand tokens; requests with images may exceed it.
 const REPLAY_LIMIT: usize = 2 * 1024 * 1024;
-/// A longer text is rarely said twice.
+/// A model rarely repeats a longer text.
 const MAX_PREFIX: usize = 8 * 1024;
 
 // === impl ResumeLayer ===
 
 impl ResumeLayer {
-    /// A layer that goes on with the streams of the servers that it knows.
+    /// Returns a layer that continues the streams of the servers that it knows.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -192,26 +194,26 @@ impl ResumeLayer {
         }
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
         Self::new().enabled(false)
     }
 
-    /// Turns it on or off. Default: on.
+    /// Switches the layer on or off; its settings are kept. Default: on.
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.config.enabled = enabled;
         self
     }
 
-    /// Says how the event streams of a server are continued that this crate does not know: all of them by this cursor.
+    /// Continues all event streams by this cursor, for servers that this crate does not know.
     #[must_use]
     pub fn resume_by(self, by: ResumeBy) -> Self {
         self.resume_by_request(move |_| Some(by.clone()))
     }
 
-    /// The same by the head of the request. `None`: as by default.
+    /// Chooses the cursor by the head of the request. `None`: the default.
     ///
     /// ```
     /// use tower_buttress::{ResumeBy, ResumeLayer};
@@ -227,59 +229,60 @@ impl ResumeLayer {
         self
     }
 
-    /// Makes an answer anew where its server has no cursor, or refuses it, and goes on with the new one where that begins with
-    /// what the caller has: see [verified restart](#verified-restart). Default: off, since the answer is made, and billed, twice.
+    /// Asks for a new answer if the server has no cursor, or refuses it, and continues with the new answer if that begins
+    /// with the text that the caller has: see [verified restart](#verified-restart). Default: off, since the provider
+    /// makes, and bills, the answer twice.
     #[must_use]
     pub fn verified_restart(mut self, restart: bool) -> Self {
         self.config.restart = restart;
         self
     }
 
-    /// Whether another model may make the new answer, or another upstream: then the request goes the way of every other, to a
-    /// backup too, and the caller must have 200 characters that agree. Default: no, the same upstream and a model of the same name.
+    /// Whether another model, or another upstream, may give the new answer. The request then takes the normal way, also
+    /// to a backup, and at least 200 characters of the caller's text must agree. Default: no, the same upstream and a
+    /// model of the same name.
     #[must_use]
     pub fn other_model(mut self, other_model: bool) -> Self {
         self.config.other_model = other_model;
         self
     }
 
-    /// The longest text, in bytes, of which a verified restart is made. Default: 8 KiB.
+    /// The longest text, in bytes, that a verified restart may repeat. Default: 8 KiB.
     #[must_use]
     pub fn max_prefix(mut self, bytes: usize) -> Self {
         self.config.max_prefix = bytes;
         self
     }
 
-    /// How many continuations in a row may bring nothing new. Default: 3.
+    /// The number of continuations in a row that may bring nothing new. Default: 3.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.config.attempts = attempts;
         self
     }
 
-    /// The budget of continuations, which may be shared with other layers. Default: one of its own, a
-    /// [`RetryBudget::default`].
+    /// The budget of continuations, which other layers may share. Default: its own [`RetryBudget::default`].
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.config.budget = budget;
         self
     }
 
-    /// How many bytes of a request body are kept where it is to be sent again. Default: 2 MiB.
+    /// The number of bytes of a request body that are kept for another request. Default: 2 MiB.
     #[must_use]
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.config.replay_limit = bytes;
         self
     }
 
-    /// The memory in which is counted what is kept of all calls together. Default: 512 MiB of its own.
+    /// The memory that counts the kept data of all calls together. Default: 512 MiB of its own.
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.config.memory = memory;
         self
     }
 
-    /// Tells `observer` of every stream that was continued, or could not be.
+    /// Reports streams that were continued, or could not be, to `observer`.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.config.emitter = Emitter::to(observer);

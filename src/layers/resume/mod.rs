@@ -1,4 +1,4 @@
-//! Goes on with streams that broke, where that is right: see [`ResumeLayer`].
+//! Continues streams that broke, where that is correct: see [`ResumeLayer`].
 
 mod body;
 mod config;

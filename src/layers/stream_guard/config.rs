@@ -13,19 +13,20 @@ use crate::rt::sync::lock;
 /// The name of this layer in events.
 pub(super) const NAME: &str = "stream-guard";
 
-/// What to do with a stream that ends cleanly, and whose model has not said how its answer ended.
+/// What the layer does with a stream that ends without an error before the model has said how its answer ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MissingEnd {
-    /// An error, unless the stream has its dialect's closing marker (`[DONE]`, `message_stop`) and the model has never given a
-    /// reason: some servers end whole answers so. Such an answer is passed on, with the end
-    /// [`Unknown`](crate::proto::dialect::End::Unknown). Once a model of a host has given a reason, it must always.
+    /// An error, unless the stream has its dialect's closing marker (`[DONE]`, `message_stop`) and the model has never
+    /// given a reason: some servers end complete answers that way. The layer passes such an answer on, with the end
+    /// [`Unknown`](crate::proto::dialect::End::Unknown). Once a model of a host has given a reason, it must always give
+    /// one.
     #[default]
     Auto,
-    /// An error, with a marker too, and where the reason may be in an event that was too large to be looked at: what is handed on as
-    /// ended is proved to have ended.
+    /// An error, even with a marker, and even if the reason may be in an event that was too large to read: every answer
+    /// that passes as complete has proved its end.
     Error,
-    /// It is passed on, without a marker too, with the end [`Unknown`](crate::proto::dialect::End::Unknown).
+    /// The stream passes, even without a marker, with the end [`Unknown`](crate::proto::dialect::End::Unknown).
     Allow,
 }
 
@@ -33,7 +34,7 @@ pub enum MissingEnd {
 #[derive(Clone, Debug)]
 pub(super) struct Config {
     pub(super) enabled: bool,
-    /// Which dialect it is, where that was set; else the path tells.
+    /// The dialect, if set; else the path decides.
     pub(super) dialect: Option<Chosen>,
     pub(super) missing_end: MissingEnd,
     pub(super) hold: Option<usize>,
@@ -49,35 +50,35 @@ pub(super) struct Config {
 #[derive(Clone)]
 pub(super) enum Chosen {
     Known(Kind),
-    /// The path alone says so: the first events of a stream may say otherwise.
+    /// Known by the path alone: the first events of a stream may prove another dialect.
     Guessed(Kind),
     Custom(Arc<dyn Fn() -> Box<dyn Dialect> + Send + Sync>),
 }
 
-/// Which models have given a reason for their end: of which hosts, as hashes.
+/// The models that have given a reason for their end, with their hosts, as hashes.
 #[derive(Debug)]
 pub(super) struct Reasons {
     hasher: RandomState,
     seen: Mutex<HashSet<u64>>,
 }
 
-/// What a model is remembered by.
+/// The hash of a model and its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ModelId(u64);
 
-/// Models beyond that are treated as ones that were never seen.
+/// Models beyond this count as never seen.
 const MAX_MODELS: usize = 4_096;
 
 // === impl Config ===
 
 impl Config {
-    /// The dialect of an answer to this path.
+    /// Returns the dialect of an answer to this path.
     pub(super) fn expect(&self, path: &str) -> Option<Chosen> {
         self.dialect.clone().or_else(|| Kind::of_path(path).map(Chosen::Guessed))
     }
 
-    /// Whether a stream that its dialect's marker has closed is taken for over, though the model has not said how its answer
-    /// ended; `has_reason`: how one of several did.
+    /// Whether a stream that its dialect's marker has closed counts as complete without a reason; `has_reason`: one of
+    /// several choices has given one.
     pub(super) fn believes_marker(&self, has_reason: bool, model: ModelId) -> bool {
         match self.missing_end {
             MissingEnd::Error => false,
@@ -97,13 +98,13 @@ impl Chosen {
         }
     }
 
-    /// Whether what the path says cannot be: Ollama's own API sends no event streams, and many services have a path like its
-    /// `/api/chat`.
+    /// Whether the framing contradicts the path: Ollama's own API sends no event streams, and many services have a path
+    /// like its `/api/chat`.
     pub(super) fn is_other_in(&self, framing: Framing) -> bool {
         matches!(self, Self::Guessed(Kind::Ollama)) && framing == Framing::EventStream
     }
 
-    /// A reader of a stream; without a choice, one that recognises the dialect by the first events.
+    /// Returns a reader of a stream; without a choice, it recognises the dialect by the first events.
     pub(super) fn reader(chosen: Option<&Self>, framing: Framing) -> Reader {
         match chosen {
             Some(Self::Custom(make)) => Reader::boxed(make(), framing),
@@ -113,7 +114,7 @@ impl Chosen {
         }
     }
 
-    /// What the body of an answer says.
+    /// Returns the content of an answer's body.
     pub(super) fn answer(&self, reader: AnswerReader) -> Answer {
         match self {
             Self::Known(kind) | Self::Guessed(kind) => reader.end(&mut *kind.dialect()),

@@ -10,14 +10,14 @@ use crate::event::{Emitter, Observer};
 use crate::policy::verdict::NextStep;
 use crate::proto::dialect::{Dialect, Kind};
 
-/// Finds answers of LLM APIs that are not what they seem to be: streams that end early and cleanly, and errors inside of a 200.
+/// Finds truncated streams, and errors inside a 200, in the answers of LLM APIs.
 ///
 /// # When to use it, and when not
 ///
-/// Around every upstream that is an LLM API. Clients take a stream that ends early but cleanly for a whole answer, and retries,
-/// breakers and caches see the 200. This layer reads the answers (see [`proto::dialect`](crate::proto::dialect)) and makes of
-/// what is wrong with them either a refusal, as long as nothing was handed on, or an error of the body. It does nothing for other
-/// services: only event streams of a known dialect, and answers to a `POST` to a path that is known for generating, are judged.
+/// Around every upstream that is an LLM API. Clients take a truncated stream for a complete answer, and retries, breakers
+/// and caches see the 200. This layer reads the answers (see [`proto::dialect`](crate::proto::dialect)) and turns a fault
+/// into a refusal, as long as nothing was forwarded, or into an error of the body. It does nothing for other services: it
+/// judges only event streams of a known dialect, and answers to a `POST` to a known generation path.
 ///
 /// # Example
 ///
@@ -48,62 +48,63 @@ use crate::proto::dialect::{Dialect, Kind};
 ///
 /// # Place in the stack
 ///
-/// Per attempt: inside of fallback, retries and the circuit breaker, which act on what it finds, and outside of
+/// Per attempt: inside fallback, retries and the circuit breaker, which act on its results, and outside
 /// [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer) and [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer).
 ///
 /// # What happens when
 ///
-/// *Before the first content* (a text, a thought, a call of a tool) the head of a stream is withheld: until that content, for
-/// at most 64 events or 256 KiB, and for at most 2 s after an event that says that the answer has begun, so that a reader of a
-/// model that thinks for long has the answer's id.
+/// *Before the first content* (a text, a thought, a tool call) the layer withholds the head of a stream: for at most 64
+/// events or 256 KiB, and at most 2 s after an event that starts the answer, so the reader of a model that thinks for
+/// long gets the answer's id.
 ///
-/// - *An error event, a clean end, or garbage comes first*: a refusal of the kind
-///   [`UpstreamFailed`](crate::RejectionKind::UpstreamFailed) with the status that the error would have had (502 where it has
-///   none), `Retry-After` where the upstream says when, and the upstream's own JSON as its body. The refusal's
+/// - *An error event, the end, or data that is not JSON comes first*: a refusal of the kind
+///   [`UpstreamFailed`](crate::RejectionKind::UpstreamFailed) with the status that matches the error (else 502),
+///   `Retry-After` if the upstream names a wait, and the upstream's own JSON as its body. The refusal's
 ///   [source](std::error::Error::source) is an [`UpstreamError`](crate::error::UpstreamError) or a
 ///   [`StreamTruncated`](crate::error::StreamTruncated).
 /// - *The body fails*: a 502, [`BodyFailed`](crate::RejectionKind::BodyFailed).
 /// - *No content comes for [`first_content`](Self::first_content)*: a 504 as from a
-///   [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer); where the head has gone out, the body ends with
+///   [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer); if the head was forwarded, the body ends with
 ///   [`FirstContentElapsed`](crate::error::FirstContentElapsed).
 ///
-/// *Behind it* bytes pass unchanged, whole events at a time (one above 64 KiB as it comes). A `Content-Length` does not: a server
-/// that has sent as many bytes could tell its client of no error behind them.
+/// *After it* bytes pass unchanged, one complete event at a time (an event above 64 KiB in pieces). The layer removes
+/// `Content-Length`: after that many bytes the caller would not read an error event.
 ///
-/// - *An error event comes*: the body ends with an [`UpstreamError`](crate::error::UpstreamError) that carries it. Nothing behind
-///   it is handed on.
-/// - *The stream ends, and the model has not said how its answer ended, or inside of an event*: the body ends with
-///   [`StreamTruncated`](crate::error::StreamTruncated). See [`missing_end`](Self::missing_end). A closing marker (`[DONE]`) that
-///   comes before is not handed on, since clients read no further than that.
-/// - *The model says that it ended at a limit, was filtered or refused*: that is the truth, and passes. [`Ending`](crate::Ending),
-///   in the response's extensions, tells.
+/// - *An error event comes*: the body ends with an [`UpstreamError`](crate::error::UpstreamError) that carries it. The
+///   layer forwards nothing after it.
+/// - *The stream ends before the model has said how its answer ended, or inside an event*: the body ends with
+///   [`StreamTruncated`](crate::error::StreamTruncated). See [`missing_end`](Self::missing_end). The layer does not
+///   forward a closing marker (`[DONE]`) before that error, since clients stop reading there.
+/// - *The model reports that it stopped at a limit, was filtered or refused*: the answer passes.
+///   [`Ending`](crate::Ending), in the response's extensions, says which.
 ///
-/// *Answers that are no stream*, JSON to a `POST` to a path of a known dialect, are withheld up to 256 KiB. One that is cut, or
-/// that is an error inside of a 200, becomes a refusal as above. A larger one is handed on as it comes; where its length is
-/// known, it keeps it, and it is judged before the frame that completes it is handed on. What is wrong with it ends its body.
+/// *Answers that are no stream*, JSON to a `POST` to a path of a known dialect, are withheld up to 256 KiB. Truncated
+/// JSON, or an error inside a 200, becomes a refusal as above. A larger answer is forwarded as it arrives, and a fault
+/// ends its body with an error. If its length is known, it stays known, and the layer judges the answer before it
+/// forwards the last frame.
 ///
-/// *4xx and 5xx* are read, up to 64 KiB of JSON and for 1 s, so that the layers outside act on a quota that is spent, a prompt that is
-/// too long, or a wait that only the body names. They are handed on as they are, with an
+/// *4xx and 5xx* are read, up to 64 KiB of JSON and for 1 s, so that the layers outside see a spent quota, a prompt that
+/// is too long, or a wait that only the body names. They pass unchanged, with an
 /// [`UpstreamError`](crate::error::UpstreamError) in their extensions.
 ///
-/// - *The answer is compressed* although `Accept-Encoding: identity` was sent upstream (with all that this layer reads: a `POST` to a
-///   path of a known dialect, and what accepts an event stream), *or a binary event stream*: it passes unread, with an
-///   [`Event::Bypassed`](crate::Event::Bypassed).
-/// - *The [memory](Self::memory) is spent*: what was withheld is handed on before it is known what it is, with an
-///   [`Event::Bypassed`](crate::Event::Bypassed), and the rest is guarded as it comes. With [`hold`](Self::hold) the stream is
-///   refused with a 502, since it may hand on whole answers only.
-/// - *An event stream is of no known dialect*: it passes; only one that ends inside of an event fails. That is so at the path of a
-///   dialect too, as of llama.cpp's own `/completions` or a front end's `/api/chat`: the first event that is JSON of another form
-///   lets the stream go, and no limit holds for its content. Should events of a dialect follow (within 64, and within 4 at another
-///   path), how its answer ends counts again. [`hold`](Self::hold) hands on nothing of such a stream before its end either.
-///   [`dialect`](Self::dialect) says that the path's dialect is no guess.
-/// - *An event is too large to be looked at*, above 1 MiB even without its long strings (an image is one): the answer may have ended
-///   in it. If nothing of the answer follows, it is not known whether it is whole: it passes with the end
-///   [`Unknown`](crate::proto::dialect::End::Unknown), with which no layer keeps an event stream, and fails with
-///   [`MissingEnd::Error`].
-/// - *The rest of an answer*, for which a [`ResumeLayer`](crate::ResumeLayer) outside asks: nothing of it is withheld.
-/// - *A `HEAD`, another path, another method*: untouched, but for event streams.
-/// - *The caller drops the future or the body*: so is what is inside. Nothing is left behind.
+/// - *The answer is compressed* although `Accept-Encoding: identity` was sent upstream (for every answer that this layer
+///   reads: to a `POST` to a path of a known dialect, and to requests that accept an event stream), *or a binary event
+///   stream*: it passes unread, with an [`Event::Bypassed`](crate::Event::Bypassed).
+/// - *The [memory](Self::memory) is spent*: the layer forwards the withheld part unjudged, with an
+///   [`Event::Bypassed`](crate::Event::Bypassed), and guards the rest as it arrives. With [`hold`](Self::hold) it refuses
+///   the stream with a 502, since it may forward only complete answers.
+/// - *An event stream has no known dialect*: it passes; it fails only if it ends inside an event. The same holds at the
+///   path of a dialect, for example for llama.cpp's own `/completions` or a front end's `/api/chat`: if the first event
+///   is JSON of another form, the layer releases the stream, and the first-content limit does not apply. If events of a dialect
+///   follow (within 64 events, at another path within 4), the end of its answer counts again. [`hold`](Self::hold)
+///   withholds such a stream to its end too. [`dialect`](Self::dialect) fixes the dialect.
+/// - *An event is too large to read*, above 1 MiB even without its long strings (such as an image): it may contain the
+///   end of the answer. If no more content follows, the answer passes with the end
+///   [`Unknown`](crate::proto::dialect::End::Unknown), with which no layer stores an event stream; with
+///   [`MissingEnd::Error`] it fails.
+/// - *The rest of an answer*, which a [`ResumeLayer`](crate::ResumeLayer) outside asks for: nothing of it is withheld.
+/// - *A `HEAD`, another path, another method*: untouched, except for event streams.
+/// - *The caller drops the future or the body*: the layer drops the inner one.
 ///
 /// # Cancel safety
 ///
@@ -111,25 +112,25 @@ use crate::proto::dialect::{Dialect, Kind};
 ///
 /// # Errors
 ///
-/// The service's own, unchanged. The body's error is a [`BoxError`](crate::error::BoxError): the inner body's, or one of those
-/// above.
+/// The service's own, unchanged. The body's error is a [`BoxError`](crate::error::BoxError): the inner body's, or one of
+/// those above.
 ///
 /// # Cost
 ///
-/// An event that says only a piece of text is compared with an earlier one, without a parse of its JSON. Nothing is allocated for it. A
-/// stream costs about 1 KiB.
+/// The layer compares an event that contains only a piece of text with an earlier event, without parsing its JSON or
+/// allocating. A stream costs about 1 KiB.
 #[derive(Clone, Debug)]
 pub struct StreamGuardLayer {
     config: Config,
 }
 
-/// Models that think before their first word do so for a minute.
+/// A model may think for a minute before its first word.
 const FIRST_CONTENT: Duration = Duration::from_secs(90);
 
 // === impl StreamGuardLayer ===
 
 impl StreamGuardLayer {
-    /// A layer that knows the dialect by the request's path, and else by the first events.
+    /// Returns a layer that finds the dialect by the request's path, and else by the first events.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -148,7 +149,7 @@ impl StreamGuardLayer {
         }
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
         Self::new().enabled(false)
@@ -158,21 +159,22 @@ impl StreamGuardLayer {
         self.config.enabled
     }
 
-    /// Turns it on or off. Default: on.
+    /// Switches the layer on or off; its settings are kept. Default: on.
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.config.enabled = enabled;
         self
     }
 
-    /// All answers are of this dialect, whatever their path and their first events. For upstreams with paths of their own.
+    /// Fixes the dialect of all answers, whatever their path and their first events. For upstreams with paths of their
+    /// own.
     #[must_use]
     pub fn dialect(mut self, kind: Kind) -> Self {
         self.config.dialect = Some(Chosen::Known(kind));
         self
     }
 
-    /// All answers are of a dialect that this crate does not know. `make` is called for each answer.
+    /// Reads all answers in a dialect that this crate does not know. The layer calls `make` for each answer.
     ///
     /// See [`Dialect`] for how to write one.
     #[must_use]
@@ -181,58 +183,58 @@ impl StreamGuardLayer {
         self
     }
 
-    /// What to do with a stream that ends without a word of how the answer ended. Default: [`MissingEnd::Auto`].
+    /// Sets what happens to a stream without a reason for its end. Default: [`MissingEnd::Auto`].
     #[must_use]
     pub fn missing_end(mut self, missing_end: MissingEnd) -> Self {
         self.config.missing_end = missing_end;
         self
     }
 
-    /// Hands on whole answers only: they are withheld to their end, so that everything that is wrong with them can still be
-    /// retried. One that is larger than `max_bytes` (and, where it is no stream, than 256 KiB) is refused with a 502. So is a stream
-    /// of another API at the path of a dialect, which is whole with a clean end behind an event. What is handed on as it comes at
-    /// all is not held: an answer to another method than `POST`, the rest of an answer for which a
-    /// [`ResumeLayer`](crate::ResumeLayer) asks, and a stream at a path of no dialect (see [`dialect`](Self::dialect)). Default:
-    /// off.
+    /// Forwards only complete answers: the layer withholds an answer to its end, so that any fault can still be retried.
+    /// It refuses an answer that is larger than `max_bytes` (and, if it is no stream, than 256 KiB) with a 502. A stream
+    /// of another API at the path of a dialect is withheld too, and is complete if it ends after an event. Answers that
+    /// the layer does not guard are not held: to another method than `POST`, the rest of an answer that a
+    /// [`ResumeLayer`](crate::ResumeLayer) asks for, and a stream at a path of no dialect (see
+    /// [`dialect`](Self::dialect)). Default: off.
     #[must_use]
     pub fn hold(mut self, max_bytes: usize) -> Self {
         self.config.hold = Some(max_bytes);
         self
     }
 
-    /// The longest time from the head to the first content of a stream, whatever keep-alives come meanwhile; `None`: no limit.
-    /// Default: 90 s. Where the request has a [`TimeoutProfile`](crate::TimeoutProfile) whose `first_byte` is longer, that counts.
+    /// The longest time from the head to the first content of a stream, regardless of keep-alives; `None`: no limit.
+    /// Default: 90 s. A longer `first_byte` in the request's [`TimeoutProfile`](crate::TimeoutProfile) replaces it.
     #[must_use]
     pub fn first_content(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.config.first_content = limit.into();
         self
     }
 
-    /// What to do about a request that violated the upstream's content policy. Default: [`NextStep::GiveUp`]. With
-    /// [`NextStep::TryAnother`], a backup is asked to say what the upstream would not.
+    /// The next step after a request that violated the upstream's content policy. Default: [`NextStep::GiveUp`]. With
+    /// [`NextStep::TryAnother`], a fallback asks a backup for the answer that the upstream refused.
     #[must_use]
     pub fn filtered(mut self, next: NextStep) -> Self {
         self.config.filtered = next;
         self
     }
 
-    /// Writes the event that tells the caller of an error before the body ends with it. Default: off, since a layer outside may
-    /// still mend the answer, and [`SseHeartbeatLayer`](crate::SseHeartbeatLayer) writes it at last. Turn it on where this layer is
-    /// the outermost one before a caller.
+    /// Writes the event that reports an error to the caller before the body ends with the error. Default: off, since a
+    /// layer outside may still recover, and [`SseHeartbeatLayer`](crate::SseHeartbeatLayer) writes the event otherwise.
+    /// Turn it on if this layer is the outermost before a caller.
     #[must_use]
     pub fn error_events(mut self, write: bool) -> Self {
         self.config.error_frames = write;
         self
     }
 
-    /// The memory in which what is withheld of all calls is counted together, until it is handed on. Default: 512 MiB of its own.
+    /// The memory that counts the withheld data of all calls together. Default: 512 MiB of its own.
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.config.memory = memory;
         self
     }
 
-    /// Tells `observer` of every refusal, of every stream that failed, and of answers that it cannot read.
+    /// Reports refusals, failed streams, and answers that the layer cannot read to `observer`.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.config.emitter = Emitter::to(observer);

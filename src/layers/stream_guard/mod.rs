@@ -1,4 +1,4 @@
-//! Whether an answer of an LLM API is what it seems to be: whole, and no error: see [`StreamGuardLayer`].
+//! Checks that an answer of an LLM API is complete and no error: see [`StreamGuardLayer`].
 
 mod body;
 mod config;

@@ -1,4 +1,4 @@
-//! The settings, and the schemas that were compiled.
+//! The settings, and the compiled schemas.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -34,7 +34,7 @@ pub(super) struct Config {
     pub(super) emitter: Emitter,
 }
 
-/// The schemas of late, compiled.
+/// The most recent compiled schemas.
 #[derive(Default)]
 pub(super) struct CompiledSchemas(Mutex<Recent>);
 
@@ -43,19 +43,19 @@ struct Recent {
     schemas: HashMap<Fingerprint, Result<OutputSchema, InvalidSchema>>,
     /// Oldest first.
     order: VecDeque<Fingerprint>,
-    /// What they take together.
+    /// The size of all of them.
     bytes: usize,
 }
 
 /// Applications have few schemas.
 const MAX_SCHEMAS: usize = 128;
-/// What they may take together, compiled.
+/// The limit for all compiled schemas together.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
 
 // === impl Config ===
 
 impl Config {
-    /// The layer lets a request, or its answer, pass that it cannot treat.
+    /// Reports a request or answer that the layer could not handle and passed on.
     #[cold]
     pub(super) fn bypassed(&self, reason: &'static str) {
         self.emitter.emit(&Event::Bypassed { layer: NAME, reason });
@@ -103,7 +103,7 @@ impl fmt::Debug for Config {
 // === impl CompiledSchemas ===
 
 impl CompiledSchemas {
-    /// The schema, compiled before or now, on a thread for blocking work.
+    /// Returns the compiled schema, or compiles it on a thread for blocking work.
     pub(super) async fn get(self: &Arc<Self>, schema: Value) -> Result<OutputSchema, InvalidSchema> {
         let mut hash = Fingerprinter::new("tower-buttress schema");
         hash.payload(schema.to_string().as_bytes());
@@ -121,7 +121,7 @@ impl CompiledSchemas {
         }
     }
 
-    /// Outside of the lock: it may take a while, and two may do it at once.
+    /// Outside the lock: compiling takes a while, and two threads may do it at once.
     fn compile(&self, key: Fingerprint, schema: &Value) -> Result<OutputSchema, InvalidSchema> {
         let compiled = OutputSchema::new(schema);
         let dropped = lock(&self.0).insert(key, compiled.clone());
@@ -133,7 +133,7 @@ impl CompiledSchemas {
 // === impl Recent ===
 
 impl Recent {
-    /// Returns what made room, to be dropped outside of the lock.
+    /// Returns the evicted schemas, to be dropped outside the lock.
     fn insert(
         &mut self,
         key: Fingerprint,

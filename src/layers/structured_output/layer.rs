@@ -10,16 +10,16 @@ use crate::event::{Emitter, Observer};
 use crate::policy::structured::OutputSchema;
 use crate::rt::retry_budget::RetryBudget;
 
-/// Makes answers parse: what was to be JSON is checked, taken out of the sentence around it, and asked for again, with what is
-/// wrong, where it is not what the schema describes.
+/// Checks answers that should be JSON, extracts the JSON from a sentence around it, and asks the model again, naming the
+/// fault, if the answer does not match the schema.
 ///
-/// Models that are asked for JSON write "Sure! Here is your JSON:", leave a comma behind the last member, or invent a member.
-/// A program that reads the answer then fails, though another try, with the error, nearly always helps.
+/// Models that are asked for JSON write "Sure! Here is your JSON:", leave a comma after the last member, or invent a
+/// member. A program that reads the answer then fails, though another try, with the error, nearly always helps.
 ///
 /// # When to use it, and when not
 ///
-/// For requests whose answers a program reads. Where the provider constrains the model's output itself (`strict: true`), it
-/// finds little. It holds the answer back until it is whole.
+/// For requests whose answers a program reads. If the provider constrains the model's output itself (`strict: true`), the
+/// layer finds few faults. It withholds an answer until it is complete.
 ///
 /// # Example
 ///
@@ -60,68 +60,71 @@ use crate::rt::retry_budget::RetryBudget;
 ///
 /// # Which answers are checked
 ///
-/// Those to a POST to a generation path of a dialect that [`proto::dialect`](crate::proto::dialect) knows, whose body asks for
-/// JSON (`response_format`, `text.format`, `output_config.format`, `responseJsonSchema`, `format`), or with an
-/// [`OutputSchema`] in the request's extensions or [set](Self::schema) here, which takes the place of the request's own.
+/// Answers to a POST to a generation path of a dialect that [`proto::dialect`](crate::proto::dialect) knows, whose body
+/// asks for JSON (`response_format`, `text.format`, `output_config.format`, `responseJsonSchema`, `format`), or with an
+/// [`OutputSchema`] in the request's extensions or [set](Self::schema) here, which replaces the request's own.
 ///
-/// A 200 in JSON that is whole, by the model's own word. Never one that was cut at a limit, filtered or refused, nor, unless
-/// [`tool_calls`](Self::tool_calls) is set, a call of a tool: those are returned as they are. Nor where several answers are asked
-/// for (`n`), or where the request ends with the beginning of the answer, as an `assistant` message. A stream only where
-/// [`hold_streams`](Self::hold_streams) is set.
+/// Only a 200 in JSON that the model reported as complete. Answers that were cut at a limit, filtered or refused pass
+/// unchanged, and tool calls too unless [`tool_calls`](Self::tool_calls) is set. So do answers to requests for several
+/// answers (`n`), and to requests that end with the beginning of the answer, as an `assistant` message. Streams are
+/// checked only with [`hold_streams`](Self::hold_streams).
 ///
 /// # What happens to an answer
 ///
-/// 1. *It is JSON, and what the schema describes*: it is returned, byte for byte.
-/// 2. *Such a value stands in it*: as the only value of the schema's type, or in its only block that is fenced as JSON, where no
-///    such value stands outside of it (of two neither is taken: one may be a quotation of what a user wrote); or it
-///    has commas before closing brackets, or raw control characters in strings: the text is replaced by the value, and
-///    `Content-Length` is put right ([`extract`](Self::extract)). Nothing else is mended: a text that was cut is never closed.
-/// 3. *It is not*: the model is asked again, with its answer and what is wrong with it (paths and rules, without the values), at
-///    most [twice](Self::max_reasks), an empty answer once. That is a new call: it has a key of its own (where the request has an
-///    `Idempotency-Key`), the same deadline, and passes the retries, limits and circuit inside; a [budget](Self::budget) bounds
-///    all of them.
+/// 1. *It is JSON and matches the schema*: the layer returns it, byte for byte.
+/// 2. *It contains such a value*: as the only value of the schema's type, or in its only block that is fenced as JSON,
+///    with no such value outside it (of two the layer takes neither: one may be a quotation of the user's text); or it
+///    has commas before closing brackets, or raw control characters in strings. The layer replaces the text by the value
+///    and corrects `Content-Length` ([`extract`](Self::extract)). It repairs nothing else, and never closes a truncated
+///    text.
+/// 3. *It does not*: the layer asks the model again, with its answer and the faults (paths and rules, without the
+///    values), at most [twice](Self::max_reasks), after an empty answer once. That is a new call: it has its own key (if
+///    the request has an `Idempotency-Key`), the same deadline, and passes the retries, limits and circuit inside. A
+///    [budget](Self::budget) bounds all such calls.
 /// 4. *Still not*: the response has [`InvalidOutput`](crate::InvalidOutput) in its extensions, on which a
-///    [`FallbackLayer`](crate::FallbackLayer) outside asks a backup, if it may. If none does better, the caller is given the
-///    answer as the 200 that it is.
+///    [`FallbackLayer`](crate::FallbackLayer) outside asks a backup, if it may. If no answer is better, the caller gets
+///    this one, as a 200.
 ///
-/// [`OutputUsage`](crate::OutputUsage) in the response's extensions sums what all calls have cost, those at both upstreams
-/// where a backup was asked.
+/// [`OutputUsage`](crate::OutputUsage) in the response's extensions sums the usage of all calls, at both upstreams if a
+/// backup was asked.
 ///
 /// # Schemas of callers
 ///
-/// A schema is checked before it is used: at most 64 KiB, 64 levels deep, 10,000 parts (each counted as often as references lead
-/// to it), references into itself only and none in a circle, regular expressions that take linear time. One that is beyond that
-/// is not used, with an event: the answer then has to be JSON, and no more. It is compiled on a thread for blocking work; the last
-/// 128 stay compiled, in 32 MiB.
+/// The layer checks a schema before use: at most 64 KiB, 64 levels deep, 10,000 parts (each counted as often as
+/// references lead to it), references only into itself and without cycles, regular expressions that take linear time. It
+/// ignores a schema beyond these limits, with an event: the answer then only has to be JSON. It compiles schemas on a
+/// thread for blocking work, and keeps the last 128 of them, in 32 MiB.
 ///
 /// # Place in the stack
 ///
-/// Around each upstream: inside [`FallbackLayer`](crate::FallbackLayer), outside of
-/// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer). Inside [`DedupLayer`](crate::DedupLayer), so that callers who share
-/// a call share one answer.
+/// Around each upstream: inside [`FallbackLayer`](crate::FallbackLayer), outside
+/// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer). Inside [`DedupLayer`](crate::DedupLayer), so that callers
+/// of a shared call get one answer.
 ///
 /// # What happens when
 ///
-/// - *The call that asks again fails*, or is answered by an error inside a 200, by what was cut or by what cannot be looked at: the
-///   answer that there was is returned, marked. A refusal, a filter or a call of a tool is the model's answer.
-/// - *Several answers are not in their form*: the one that came nearest is returned, the latest of these. One that is JSON comes
-///   nearer than one that is none, and that nearer than an empty one.
-/// - *The request carries [`NoRetry`](crate::NoRetry)*: nothing is asked again.
-/// - *Less time is left than the last call took*, or the budget is spent: nothing is asked again.
-/// - *An answer longer than [`max_answer`](Self::max_answer)* (1 MiB): it passes unread, with an event.
-/// - *An answer longer than 64 KiB*, or one whose check may take more than 65,536 steps (its bytes times the parts of the schema, of
-///   which a regular expression counts as 1,024, or as its states): it is looked at on a thread for blocking work.
-/// - *An answer breaks off*: its body fails, and nothing of it is handed on.
-/// - *An answer is long, and its schema is large* (a million of its bytes times the schema's parts): the model is told that it is
-///   wrong, and not where. Beyond 268 million, to which the states of its regular expressions count, too: it is not checked by the
-///   schema, and has to be JSON.
-/// - *A request body longer than [`max_body_bytes`](Self::max_body_bytes)* (2 MiB), or that takes longer to come than
+/// - *The call that asks again fails*, or its answer is an error inside a 200, truncated or unreadable: the layer returns
+///   the earlier answer, marked. A refusal, a filtered answer or a tool call counts as the model's answer.
+/// - *Several answers are invalid*: the layer returns the best of them, the latest of equals. JSON is better than no
+///   JSON, and no JSON better than an empty answer.
+/// - *The request carries [`NoRetry`](crate::NoRetry)*: the layer does not ask again.
+/// - *Less time is left than the last call took*, or the budget is spent: the layer does not ask again.
+/// - *An answer is longer than [`max_answer`](Self::max_answer)* (1 MiB): it passes unread, with an event.
+/// - *An answer is longer than 64 KiB*, or its check may take more than 65,536 steps (its bytes times the parts of the
+///   schema, of which a regular expression counts as 1,024, or as its states): the layer checks it on a thread for
+///   blocking work.
+/// - *An answer breaks off*: its body fails, and the layer forwards nothing of it.
+/// - *An answer is long, and its schema is large* (a million of its bytes times the schema's parts): the layer tells the
+///   model that the answer is wrong, but not where. Beyond 268 million, including the states of its regular expressions,
+///   it does not check the schema, and the answer only has to be JSON.
+/// - *A request body is longer than [`max_body_bytes`](Self::max_body_bytes)* (2 MiB), or takes longer than
 ///   [`read_timeout`](Self::read_timeout) (30 s): it passes, with an event.
-/// - *The older completions, Ollama's `/api/generate`*: they are checked, and not asked again: they have no place for an answer.
+/// - *The older completions, Ollama's `/api/generate`*: the layer checks answers but does not ask again: these APIs have
+///   no place for the earlier answer.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future drops the call that is under way.
+/// Dropping the future drops the running call.
 ///
 /// # Errors
 ///
@@ -129,8 +132,8 @@ use crate::rt::retry_budget::RetryBudget;
 ///
 /// # Cost
 ///
-/// A request to a generation path is read before it is sent, and parsed; one allocation for the call. An answer that is checked
-/// is held, parsed and validated. What passes costs a look at the method and the path.
+/// The layer reads and parses a request to a generation path before it sends it; one allocation for the call. It buffers,
+/// parses and validates an answer that it checks. Other calls cost a look at the method and the path.
 #[derive(Clone, Debug)]
 pub struct StructuredOutputLayer {
     config: Arc<Config>,
@@ -145,7 +148,7 @@ impl StructuredOutputLayer {
         Self { config: Arc::default() }
     }
 
-    /// A layer of the same type that lets everything pass.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
         Self { config: Arc::new(Config { enabled: false, ..Config::default() }) }
@@ -155,51 +158,53 @@ impl StructuredOutputLayer {
         self.config.enabled
     }
 
-    /// Checks the answers to all requests by this schema, whatever they ask for. One in a request's extensions wins. Default:
-    /// none, the request's own counts.
+    /// Checks the answers to all requests by this schema. A schema in a request's extensions takes precedence. Default:
+    /// none, the request's own schema applies.
     #[must_use]
     pub fn schema(self, schema: OutputSchema) -> Self {
         self.with(|config| config.schema = Some(schema))
     }
 
-    /// Whether a value that stands in a sentence, or has a mistake that can be mended, takes the place of the text. If not, the
-    /// model is asked again. Default: yes.
+    /// Whether the layer replaces the text by a value inside a sentence, or by a repaired value. If not, it asks the
+    /// model again. Default: yes.
     #[must_use]
     pub fn extract(self, extract: bool) -> Self {
         self.with(|config| config.extract = extract)
     }
 
-    /// Checks calls of tools, too: their arguments have to be JSON, and what the request's own schema of the tool describes. If
-    /// not, the model is asked again, with what is wrong. Default: no, calls are returned as they are.
+    /// Checks tool calls too: their arguments must be JSON and match the request's schema of the tool. If not, the layer
+    /// asks the model again, naming the fault. Default: no, tool calls pass unchanged.
     ///
-    /// Calls in JSON answers, of up to 64 tools; those in streams pass. Gemini's schemas are read from `parametersJsonSchema`.
+    /// Calls in JSON answers, of up to 64 tools; calls in streams pass. Gemini's schemas are read from
+    /// `parametersJsonSchema`.
     #[must_use]
     pub fn tool_calls(self, check: bool) -> Self {
         self.with(|config| config.tool_calls = check)
     }
 
-    /// How often the model is asked again. Default: 2, which is the most.
+    /// How often the layer asks the model again. Default: 2, the maximum.
     #[must_use]
     pub fn max_reasks(self, max: u32) -> Self {
         self.with(|config| config.max_reasks = max.min(2))
     }
 
-    /// Holds streams of up to this many bytes until they are whole, and checks them too. Their text is never replaced: a value in
-    /// a sentence is asked for again. Default: streams pass.
+    /// Holds streams of up to this many bytes until they are complete, and checks them too. Their text is never replaced:
+    /// for a value inside a sentence the layer asks again. Default: streams pass.
     ///
-    /// Their callers see nothing meanwhile: an [`SseHeartbeatLayer`](crate::SseHeartbeatLayer) outside keeps the connection.
+    /// Callers get nothing meanwhile: an [`SseHeartbeatLayer`](crate::SseHeartbeatLayer) outside keeps the connection
+    /// alive.
     #[must_use]
     pub fn hold_streams(self, bytes: usize) -> Self {
         self.with(|config| config.hold_streams = Some(bytes))
     }
 
-    /// The budget of calls that ask again. Default: 20 % of the calls and ten a second, over ten seconds, of the layer's own.
+    /// The budget of calls that ask again. Default: the layer's own, 20 % of the calls and ten a second, over 10 s.
     #[must_use]
     pub fn budget(self, budget: RetryBudget) -> Self {
         self.with(|config| config.budget = budget)
     }
 
-    /// The longest answer that is looked at, in bytes. Default: 1 MiB.
+    /// The longest answer that is checked, in bytes. Default: 1 MiB.
     #[must_use]
     pub fn max_answer(self, bytes: usize) -> Self {
         self.with(|config| config.max_answer = bytes)
@@ -211,19 +216,19 @@ impl StructuredOutputLayer {
         self.with(|config| config.max_body_bytes = bytes)
     }
 
-    /// How long a request body may take to come. Default: 30 s.
+    /// How long a request body may take to arrive. Default: 30 s.
     #[must_use]
     pub fn read_timeout(self, timeout: Duration) -> Self {
         self.with(|config| config.read_timeout = timeout)
     }
 
-    /// The memory in which requests and answers are counted while they are held. Default: 512 MiB of the layer's own.
+    /// The memory that counts requests and answers while they are held. Default: 512 MiB of the layer's own.
     #[must_use]
     pub fn memory(self, memory: Memory) -> Self {
         self.with(|config| config.memory = memory)
     }
 
-    /// Tells `observer` of every answer that is not in its form, and of what the layer could not treat.
+    /// Reports invalid answers, and requests and answers that the layer could not handle, to `observer`.
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         self.with(|config| config.emitter = Emitter::to(observer))

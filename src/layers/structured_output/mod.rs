@@ -1,4 +1,4 @@
-//! Answers that parse, and have the form that was asked for: see [`StructuredOutputLayer`].
+//! Checks that answers parse and match the requested schema: see [`StructuredOutputLayer`].
 
 mod body;
 mod call;
