@@ -2,7 +2,6 @@
 //!
 //! Over HTTP/1.0 an answer without a length ends when its connection closes, whole or not. A reset tells the caller
 //! that the answer is not whole.
-//! did not end.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! The task behind what a layer shares: the layer tells it what happens here, and Redis what happens in other processes.
+//! The task behind shared state: it gets updates from the layer, and news of other processes from Redis.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -15,31 +15,31 @@ use crate::backend::{BackendError, Heard, Subscription};
 
 /// What such a task does.
 pub(crate) trait Driver: Send + Sized + 'static {
-    /// What the layer tells it.
+    /// A message from the layer.
     type Update: Send + 'static;
 
-    /// Subscribes to what other processes tell. It is waited for beside everything else.
+    /// Subscribes to news of other processes. Runs beside everything else.
     fn subscribe(&self) -> Subscribing;
 
     fn on_update(&mut self, update: Self::Update) -> impl Future<Output = ()> + Send;
 
-    /// Another process told something. It came here at `heard`: the task may have been busy since then.
+    /// News of another process, which arrived at `heard`; the task may have been busy since.
     fn on_news(&mut self, news: Bytes, heard: Instant);
 
     /// News may have been missed.
     fn on_gap(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// When something is to be done next. Default: never.
+    /// When to act next. Default: never.
     fn due(&self) -> Option<Instant> {
         None
     }
 
-    /// That time has come.
+    /// Acts at that time.
     fn on_due(&mut self) -> impl Future<Output = ()> + Send {
         async {}
     }
 
-    /// Ready when something that the task has begun was done, and the driver took note of it. Default: never.
+    /// Completes when something that the task started is done and the driver has handled it. Default: never.
     fn poll_begun(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
@@ -47,44 +47,44 @@ pub(crate) trait Driver: Send + Sized + 'static {
 
 pub(crate) type Subscribing = Pin<Box<dyn Future<Output = Result<Subscription, BackendError>> + Send>>;
 
-/// Takes updates to the task, which is spawned with the first of them.
+/// Sends updates to the task, and spawns it with the first.
 #[derive(Debug)]
 pub(crate) struct Updates<U>(OnceLock<mpsc::Sender<U>>);
 
-/// Why an update does not come to the task.
+/// Why an update did not reach the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Untold {
-    /// The task has more updates than it can carry out.
+    /// The task has too many updates.
     Busy,
-    /// There is no runtime for the task, or no more.
+    /// There is no runtime for the task.
     NoTask,
 }
 
-/// The subscription to what other processes tell.
+/// The subscription to news.
 enum News {
-    /// It is on its way.
+    /// It is being made.
     Asked(Subscribing),
     Open(Subscription),
-    /// It was refused or lost, and is asked for again then.
+    /// It failed, and is repeated at this time.
     Wait(Instant),
 }
 
 /// What the task does next.
 enum Next<U> {
     Update(U),
-    /// There is no layer any more.
+    /// The layer is gone.
     Over,
     Subscribed(Result<Subscription, BackendError>),
     Heard(Option<(Heard, Instant)>),
-    /// What the task had begun was done.
+    /// Something that the task started is done.
     Done,
     Due,
 }
 
-/// Between two attempts to subscribe.
+/// The wait between attempts to subscribe.
 const SUBSCRIBE_EVERY: Duration = Duration::from_secs(5);
 
-/// Updates that wait for the task. Each is a few words.
+/// Limit of updates that wait for the task.
 const MOST_UPDATES: usize = 4096;
 
 // === impl Updates ===
@@ -117,7 +117,7 @@ impl<U: Send + 'static> Updates<U> {
 /// Ends when the layer is gone.
 async fn run<D: Driver>(mut driver: D, mut updates: mpsc::Receiver<D::Update>) {
     let mut news = News::Asked(driver.subscribe());
-    // Updates and news take turns, so that neither waits for the other.
+    // Alternates, so that neither updates nor news wait for the other.
     let mut updates_first = false;
     loop {
         if driver.due().is_some_and(|due| due <= Instant::now()) {

@@ -1,12 +1,12 @@
 use std::fmt;
 
-/// Why an operation had no answer.
+/// Why an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// It cannot be reached, or did not answer in time. The operation may have been done.
+    /// Redis is unreachable, or did not answer in time. The operation may have been done.
     Unreachable,
-    /// It was reached, and refused: it has no memory left, or no permission was given.
+    /// Redis refused: out of memory, or no permission.
     Refused(String),
 }
 

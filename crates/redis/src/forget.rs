@@ -1,4 +1,4 @@
-//! What a process forgets when another is told to.
+//! Makes a process forget data when another one is told to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::backend::ForgetBackend;
 use crate::client::Redis;
 use crate::client::subscriptions::Heard;
 
-/// Hears what other processes are told to forget: see [`Redis::on_forget`]. Its last clone dropped, it does so no more.
+/// Receives what other processes are told to forget: see [`Redis::on_forget`]. Dropping its last clone stops it.
 #[derive(Clone, Debug)]
 #[must_use = "dropped, it hears nothing"]
 pub struct ForgetListener {
@@ -21,14 +21,14 @@ pub struct ForgetListener {
 #[derive(Debug)]
 struct Task(AbortHandle);
 
-/// The first wait after Redis could not be subscribed to.
+/// The first wait after a failed subscription.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_AT_MOST: Duration = Duration::from_secs(5);
 
 impl Redis {
-    /// Calls `forget` when [`Redis::forget`] is called in any process, this one too: with a tenant, or with `None` for all. It is
-    /// to forget what this process has itself, and to return at once. What is said while Redis cannot be reached is not
-    /// heard. Outside of a tokio runtime nothing is.
+    /// Calls `forget` when [`Redis::forget`] is called in any process, this one included: with a tenant, or with
+    /// `None` for all. The closure should delete this process's own data and return at once. Calls during an outage of
+    /// Redis are missed. Does nothing outside of a tokio runtime.
     ///
     /// ```
     /// use tower_buttress::DedupLayer;

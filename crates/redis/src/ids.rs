@@ -1,13 +1,13 @@
-//! What names a lease and a process.
+//! Identifiers of leases and processes.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
-/// Tells one lease from all others: 16 random bytes.
+/// Identifies a lease: 16 random bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token([u8; 16]);
 
-/// Tells one process from all others: 16 random bytes, drawn when it began.
+/// Identifies a process: 16 random bytes, drawn at its start.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Process([u8; 16]);
 
@@ -20,7 +20,7 @@ impl Token {
         Self(random())
     }
 
-    /// One that was sent.
+    /// An identifier that was received.
     #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
@@ -34,7 +34,7 @@ impl Token {
 }
 
 impl fmt::Debug for Token {
-    // It lets its holder write to a flight.
+    // Hidden: it lets its holder write to a flight.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token")
     }
@@ -49,7 +49,7 @@ impl Process {
         Self(random())
     }
 
-    /// One that was sent.
+    /// An identifier that was received.
     #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
@@ -72,7 +72,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Two hashes with keys that the operating system drew.
+/// Two hashes with keys from the operating system.
 fn random() -> [u8; 16] {
     let mut bytes = [0; 16];
     for half in bytes.chunks_exact_mut(8) {

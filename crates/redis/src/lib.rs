@@ -1,18 +1,14 @@
-//! [tower-buttress] for a fleet: what the processes of a service share through Redis or Valkey.
+//! Shares the state of [tower-buttress] layers between processes, through Redis or Valkey.
 //!
-//! With [`RedisStore`], [`DedupLayer`](tower_buttress::DedupLayer) knows the calls of all processes: a double click on two
-//! machines is one call to the upstream, its stream is read live on both, and an `Idempotency-Key` is known to all. Answers that
-//! are [resumable](tower_buttress::DedupLayer::resumable) are had from any process, by their token.
-//!
-//! With [`FleetBreaker`], the circuits of [`CircuitBreakerLayer`](tower_buttress::CircuitBreakerLayer) are those of the fleet: what one
-//! process has found out costs the others one call or none, and one process at a time tests whether the upstream is well.
-//!
-//! With [`FleetPauses`], a 429 that one process met pauses the calls of [`PaceLayer`](tower_buttress::PaceLayer) in all of
-//! them. [`FleetPace`] shares rates too: 500 a minute are those of the fleet, and in an outage each process has its part.
-//!
-//! With [`FleetLastGood`], an answer that one process was given stands in for the upstream in all of them (`LastGoodLayer`).
-//!
-//! With [`FleetSupersede`], a newer message ends the older one of its conversation whichever process it came to.
+//! - [`RedisStore`]: [`DedupLayer`](tower_buttress::DedupLayer) knows the calls of all processes. A double click on two machines is
+//!   one upstream call, which both read live; every process knows every `Idempotency-Key`, and serves
+//!   [resumable](tower_buttress::DedupLayer::resumable) answers by their token.
+//! - [`FleetBreaker`]: [`CircuitBreakerLayer`](tower_buttress::CircuitBreakerLayer)s share their circuits. What one process learns
+//!   costs the others one call or none, and one process at a time probes.
+//! - [`FleetPauses`]: a 429 in one process pauses the calls of [`PaceLayer`](tower_buttress::PaceLayer) in all. [`FleetPace`] also
+//!   shares rates: 500 a minute apply to the fleet, and during an outage each process has its share.
+//! - [`FleetLastGood`]: an answer of one process replaces the upstream's in all (`LastGoodLayer`).
+//! - [`FleetSupersede`]: a newer message ends the older one of its conversation in any process.
 //!
 //! ```
 //! use tower_buttress::{CircuitBreakerLayer, DedupLayer};
@@ -23,7 +19,7 @@
 //! let dedup = DedupLayer::new().store(RedisStore::new(redis.clone()));
 //! let breaker = CircuitBreakerLayer::new().key_by_model().share(FleetBreaker::new(redis.clone(), "models"));
 //!
-//! // Whether Redis can be reached, now and from now on. A service starts and goes on without it.
+//! // Whether Redis is reachable, now and from now on. A service starts and runs without it.
 //! assert!(redis.health().borrow().is_reached());
 //! # let _ = (dedup, breaker);
 //! # Ok(())
@@ -32,76 +28,75 @@
 //!
 //! # What is promised
 //!
-//! | Promise | Holds when | Else |
+//! | Promise | Holds when | Otherwise |
 //! |---|---|---|
-//! | At most one call to the upstream per key | One Redis primary is reached within `patience`, the process that makes the call is neither dead nor suspended for longer than the lease (10 s), and Redis evicts nothing | Two calls, each whole, each read by its own callers |
+//! | At most one upstream call per key | One Redis primary answers within `patience`, the calling process is neither dead nor suspended for longer than the lease (10 s), and Redis evicts nothing | Two calls, each whole, each read by its own callers |
 //! | No caller reads another tenant's answer | Always: the key contains the tenant, the log repeats key and payload, and both are compared | |
-//! | What is truncated never looks whole | Always: a log ends with the number of its records and bytes; anything else is an error | |
-//! | What is replayed is whole | Always: an answer is kept only under the lease of the process that made the call, and only at its full length | |
-//! | A resumable answer is had from any process | Its process lives, and Redis is reached. After a restart of Redis, a second or so later | What can be had later is said so (502 or 503 with `Retry-After`); 410 only where its process is gone |
-//! | What was forgotten stays forgotten | Every process is connected when [`Redis::forget`] is called | A process without Redis keeps what it has in memory, until its window ends |
-//! | An `Idempotency-Key` is remembered for its window | Redis loses nothing (no failover, no eviction, no restart without persistence) and is reached | What this process knows itself ([`Outage::Local`]), or an error ([`Outage::Refuse`]) |
-//! | A Redis that does not answer costs a caller no more than `patience` (100 ms) | Always; and nothing while it is known to be unreachable | One that is slow, and answers within it, takes up to that for each thing that a call needs of it: its claim, however many operations that is (twice that, behind a call of this process that is just being settled), its turn in a rate, a last good answer (three operations at most) |
-//! | What was to last for a time lasts no longer: a lease, an open circuit, a pause, a wait for a rate, a superseded message | Always, also where the clock of Redis is set back, or a failover leads to one whose clock is behind: such a time begins anew then, once. The newest message survives | A clock that jumps forward ends them early. After one that goes back, last good answers and the tokens of answers may be held for as much longer, and look as much younger; a message of which Redis is told late counts as newer than those that came before |
+//! | A truncated answer never looks whole | Always: a log ends with the number of its records and bytes; anything else is an error | |
+//! | A replay is whole | Always: an answer is kept only under the lease of the calling process, and only at its full length | |
+//! | Any process serves a resumable answer | Its process lives, and Redis is reachable; after a restart of Redis, about a second later | 502 or 503 with `Retry-After` if the answer may come later; 410 only if its process is gone |
+//! | Forgotten data stays forgotten | Every process is connected when [`Redis::forget`] is called | A disconnected process keeps its data in memory until the window ends |
+//! | An `Idempotency-Key` is known for its window | Redis loses nothing (no failover, eviction, or restart without persistence) and is reachable | The state of this process ([`Outage::Local`]), or an error ([`Outage::Refuse`]) |
+//! | A Redis that does not answer costs a caller at most `patience` (100 ms), once | Always; nothing while Redis is known to be unreachable | A slow Redis that still answers within `patience` adds up to `patience` per step of a call: its claim with all its operations (twice that behind a call that this process is settling), its turn in a rate, a last good answer (at most three operations) |
+//! | Nothing outlasts its time: a lease, an open circuit, a pause, a wait for a rate, a superseded message | Always. If the clock of Redis is set back, or a failover leads to a slower clock, the time starts again once. The newest message survives | A clock that jumps forward ends them early. After one that goes back, last good answers and tokens of answers may last longer and look younger by that time; a message that Redis gets late counts as newer than earlier ones |
 //!
-//! Redis replicates asynchronously: a failover loses the last writes. What was in flight goes on for the callers of its
-//! own process, and claims its key anew.
+//! Redis replicates asynchronously: a failover loses the last writes. Calls in flight continue for the callers of their
+//! own process, and claim their keys again.
 //!
-//! # What Redis must be set to
+//! # Settings of Redis
 //!
-//! - Redis 6.2 or later, or Valkey 7.2 or later: one primary, or a managed endpoint that behaves like one. Scripts and
-//!   `PUBLISH` are used; clusters and sentinels are not supported yet.
-//! - `maxmemory-policy noeviction`, or a Redis of its own: every other policy evicts these keys first, since all of them
-//!   expire. Where memory ends, answers are not shared and not kept, and callers notice nothing else.
-//! - TLS (`rediss://`, feature `tls`) and a user with few rights: answers are the words of tenants, and are held as they
-//!   are. `ACL SETUSER gateway on >secret ~buttress:* &buttress:* +@read +@write +@scripting +@pubsub +@connection +time`
+//! - Redis 6.2 or later, or Valkey 7.2 or later: one primary, or a managed endpoint that behaves like one. The crate uses
+//!   scripts and `PUBLISH`; clusters and sentinels are not supported yet.
+//! - `maxmemory-policy noeviction`, or a Redis of its own: every other policy evicts these keys first, because all of them
+//!   expire. When memory is full, answers are neither shared nor kept; callers notice nothing else.
+//! - TLS (`rediss://`, feature `tls`) and a user with few rights: answers contain tenants' text, and are stored unencrypted.
+//!   `ACL SETUSER gateway on >secret ~buttress:* &buttress:* +@read +@write +@scripting +@pubsub +@connection +time`
 //!
-//! # What is stored
+//! # Stored keys
 //!
-//! | Key | What | How long |
+//! | Key | Content | Lifetime |
 //! |---|---|---|
-//! | `buttress:1:{K}:m` | Who has the key: a digest of the request, the lease, the process | The lease (10 s) while in flight, the window of the layer when kept |
-//! | `buttress:1:{K}:r:T` | The answer: head, data, trailers, end. `Set-Cookie` is not stored | Three leases while it is shared, the window when kept |
-//! | `buttress:1:{K}:c:T` | Channel of an answer that is read live elsewhere | |
-//! | `buttress:1:{T}:u` | How many bytes of kept answers a tenant has, by when they expire | The longest window |
-//! | `buttress:1:p:P` | Channel on which a process is asked to share an answer, or to stop a call | |
-//! | `buttress:1:{H}:h` | Of the token of a resumable answer: the digests of its request and tenant, the lease, the process | The window of the answer (5 minutes), anew while it is under way; told again after a restart of Redis. Some 400 bytes each: at most 16 for an answer, and as many answers as the layer holds (16,384 in a process, 2,048 of one tenant) |
-//! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | Of a circuit: the processes that find the upstream failing, those that have it, until when it is open, and the lease of the probe | 1 to 10 minutes |
-//! | `buttress:1:{C}:o` | An operator's order to a circuit, its number, which is the time at which it was given, and 16 random bytes for each of the last 16 orders | A day, anew while a process has the circuit |
-//! | `buttress:1:{K}:g` | A last good answer: head, data, end. `Set-Cookie` is not stored | The `ttl` of the layer (an hour) |
-//! | `buttress:1:{K}:n` | Of a request without its last message's spelling: the digest of the request that was answered last | Likewise |
-//! | `buttress:1:{T}:y` | How many bytes of last good answers a tenant has, by when they expire | Likewise |
-//! | `buttress:1:{L}:w` | That the calls of a credential to a host are paused | The pause, 60 s at most |
-//! | `buttress:1:{L}:t:R` | What is taken of the rate R of a limit | Until it is full |
-//! | `buttress:1:{L}:d:Q` | That the request Q to take of rates, or to give back, was carried out: it is not carried out twice | `patience` and a second. Some 120 bytes each |
+//! | `buttress:1:{K}:m` | The holder of a key: a digest of the request, the lease, the process | The lease (10 s) in flight, the layer's window when kept |
+//! | `buttress:1:{K}:r:T` | The answer: head, data, trailers, end, without `Set-Cookie` | Three leases while shared, the window when kept |
+//! | `buttress:1:{K}:c:T` | Channel of an answer that another process reads live | |
+//! | `buttress:1:{T}:u` | The bytes of a tenant's kept answers, by expiry | The longest window |
+//! | `buttress:1:p:P` | Channel of requests to a process to share an answer or stop a call | |
+//! | `buttress:1:{H}:h` | For the token of a resumable answer: the digests of its request and tenant, the lease, the process | The answer's window (5 minutes), renewed in flight; stored again after a restart of Redis. About 400 bytes each: at most 16 per answer, and one per answer that the layer holds (16,384 per process, 2,048 per tenant) |
+//! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | A circuit: the processes that find the upstream failing, those that use it, its open time, the lease of the probe | 1 to 10 minutes |
+//! | `buttress:1:{C}:o` | An operator's order to a circuit, its number, which is the time when it was given, and 16 random bytes for each of the last 16 orders | A day, renewed while a process uses the circuit |
+//! | `buttress:1:{K}:g` | A last good answer: head, data, end, without `Set-Cookie` | The layer's `ttl` (1 h) |
+//! | `buttress:1:{K}:n` | For a request in its normal form: the digest of the last answered request | The same |
+//! | `buttress:1:{T}:y` | The bytes of a tenant's last good answers, by expiry | The same |
+//! | `buttress:1:{L}:w` | The pause of a credential's calls to a host | The pause, at most 60 s |
+//! | `buttress:1:{L}:t:R` | The used part of the rate R of a limit | Until the rate is full |
+//! | `buttress:1:{L}:d:Q` | The record that request Q to take or return was done, so that it is not done twice | `patience` and a second. About 120 bytes each |
 //! | `buttress:1:n` | The processes that share rates | 15 s |
 //! | `buttress:1:w` | Channel of the pauses | |
-//! | `buttress:1:f` | Channel on which processes are told what to forget: the name of a tenant | |
-//! | `buttress:1:{V}:i`, `:s` | Of a conversation: the number and the digest of its newest message and when it came, and the digests of 16 that it superseded | An hour; 10 minutes |
+//! | `buttress:1:f` | Channel of the names of tenants to forget | |
+//! | `buttress:1:{V}:i`, `:s` | A conversation: number, digest and arrival of its newest message; the digests of 16 superseded messages | 1 h; 10 minutes |
 //! | `buttress:1:s` | Channel of the conversations | |
-//! | `buttress:1:b:N` | Channel of the circuits of one name | |
+//! | `buttress:1:b:N` | Channel of the circuits with one name | |
 //!
-//! K is the digest of what names a request, T the lease (of `u` and `y`, the digest of a tenant), H the digest of a token, P the process, C the digest of a
-//! circuit's name and key, L that of host, credential and model, V that of a conversation and its tenant. No key names a
-//! tenant, a URL or a credential.
+//! K is the digest of a request's identity, T a lease (in `u` and `y` the digest of a tenant), H the digest of a token, P a
+//! process, C the digest of a circuit's name and key, L that of host, credential and model, V that of a conversation and its
+//! tenant. No key contains a tenant's name, a URL or a credential.
 //!
-//! Kept answers, last good ones and the tokens of answers carry a hash of the name of the tenant that was authenticated, so that
-//! [`Redis::forget`] finds them.
+//! Kept answers, last good answers and tokens carry a hash of the authenticated tenant's name, by which [`Redis::forget`]
+//! finds them.
 //!
 //! # Upgrades
 //!
-//! The `1` is the version of the format: processes with another version share nothing with these, so that an upgrade costs
-//! at most a second call for what was in flight or kept, and for its length a rate for each version. Keys of an older
-//! version expire by themselves.
+//! The `1` is the version of the format. Processes with different versions share nothing, so an upgrade costs at most a
+//! second call for what was in flight or kept, and during the upgrade each version has the full rate. Keys of an older
+//! version expire.
 //!
 //! # Sizing
 //!
-//! A call that leads costs a script before it and one after it, and one every 3.3 s while it is under way; a Redis 7 on one
-//! core did 23,000 claims per second. A kept answer takes its bytes and some 500 more until its window ends: 100 answers
-//! per second of 4 KiB each, kept for an hour, are 1.7 GB, so choose the layer's windows with that in mind. A live stream
-//! costs one write per part, only while another process reads it, and at most 8 MiB
-//! ([`max_log`](RedisStore::max_log)). With [`FleetLastGood`] each whole answer is written into Redis: 100 answers per second of
-//! 4 KiB each, all different, are 1.5 GB in an hour.
+//! A leading call costs one script before it, one after it, and one every 3.3 s in between; Redis 7 on one core handled 23,000
+//! claims per second. A kept answer takes its size and about 500 bytes until its window ends: 100 answers of 4 KiB per second,
+//! kept for an hour, take 1.7 GB. Choose the layer's windows accordingly. A live stream costs one write per part, only while
+//! another process reads it, and at most 8 MiB ([`max_log`](RedisStore::max_log)). With [`FleetLastGood`] Redis stores every whole
+//! answer: 100 different answers of 4 KiB per second take 1.5 GB in an hour.
 //!
 //! [tower-buttress]: tower_buttress
 

@@ -1,4 +1,4 @@
-//! How Redis is reached, and what becomes of calls while it is not.
+//! Connection settings, and the behaviour of calls during an outage.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tower_buttress::Observer;
 use crate::client::link::Commands;
 use crate::client::operation::{Operation, Watcher};
 
-/// How a [`Redis`](crate::Redis) is reached.
+/// How to connect to a [`Redis`](crate::Redis).
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,41 +38,41 @@ pub struct RedisOptions {
     pub(crate) watcher: Option<Watcher>,
 }
 
-/// What a call gets that needs an answer from Redis while Redis cannot be reached.
+/// What a call gets that needs Redis during an outage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outage {
-    /// What this process knows by itself: requests that are equal share a call within each process.
+    /// The state of this process: equal requests share a call within each process.
     #[default]
     Local,
-    /// An error of the store: [`DedupLayer`](tower_buttress::DedupLayer) lets the call pass, and refuses it where the
+    /// An error of the store: [`DedupLayer`](tower_buttress::DedupLayer) lets the call pass, or refuses it if the
     /// layer has [`strict_keys`](tower_buttress::DedupLayer::strict_keys) and the request an `Idempotency-Key`.
     Refuse,
 }
 
-/// A peer that is gone without a word is noticed after this long by the kernel too.
+/// The kernel also detects a vanished peer after this time.
 const DEAD_AFTER: Duration = Duration::from_secs(2);
 
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// How long one operation may take, unless an application says otherwise.
+/// The default limit of one operation.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
 
 // === impl RedisOptions ===
 
 impl RedisOptions {
-    /// The Redis at `url`: `redis://user:password@host:port/database`, `unix:///path`, and, with the feature `tls`,
-    /// `rediss://host:port` for TLS. `valkey://` and `valkeys://` mean the same.
+    /// Connects to `url`: `redis://user:password@host:port/database`, `unix:///path`, and, with the feature `tls`,
+    /// `rediss://host:port`. `valkey://` and `valkeys://` mean the same.
     ///
     /// # Errors
     ///
-    /// It is no such URL, or one that needs a feature which is off.
+    /// The URL is invalid, or needs a feature that is off.
     pub fn from_url(url: &str) -> RedisResult<Self> {
-        // Opened for its checks: nothing is connected yet.
+        // Opened for its checks; does not connect.
         Client::open(url.into_connection_info()?).map(|client| Self::from_client(&client))
     }
 
-    /// The Redis of `client`, with its certificates and credentials.
+    /// Uses `client` with its certificates and credentials.
     #[must_use]
     pub fn from_client(client: &Client) -> Self {
         let tcp = TcpSettings::default()
@@ -91,10 +91,10 @@ impl RedisOptions {
         }
     }
 
-    /// Commands go through `connection`, which the application has already, such as a `ConnectionManager`. The
-    /// connection for subscriptions is opened beside it, with the settings of these options.
+    /// Sends commands through `connection`, such as the application's `ConnectionManager`. Subscriptions use a
+    /// separate connection with these options.
     ///
-    /// It must not be one on which blocking commands are sent: they stop everything behind them.
+    /// No blocking commands may be sent on it: they would delay everything behind them.
     #[must_use]
     pub fn connection<C>(mut self, connection: C) -> Self
     where
@@ -104,38 +104,38 @@ impl RedisOptions {
         self
     }
 
-    /// What every key and channel begins with. Default: `buttress`. Fleets with different prefixes share nothing.
+    /// The prefix of every key and channel. Default: `buttress`. Fleets with different prefixes share nothing.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long a caller waits for one operation at most, connecting included. Default: 100 ms; at least 1 ms.
+    /// Limits how long a caller waits for one operation, including the connection. Default: 100 ms; at least 1 ms.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience.max(Duration::from_millis(1));
         self
     }
 
-    /// What a call gets while Redis cannot be reached. Default: [`Outage::Local`].
+    /// What calls get while Redis is unreachable. Default: [`Outage::Local`].
     #[must_use]
     pub fn outage(mut self, outage: Outage) -> Self {
         self.outage = outage;
         self
     }
 
-    /// Is told of [`Event::BackendChanged`](tower_buttress::Event::BackendChanged): once when Redis cannot be reached any
-    /// more, and once when it can again.
+    /// Receives [`Event::BackendChanged`](tower_buttress::Event::BackendChanged): once when Redis becomes unreachable,
+    /// and once when it returns.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// Is told of every operation: what it was, what became of it and how long it took.
+    /// Receives every operation, with its result and duration.
     ///
-    /// It is called on the task that asked, and must return at once.
+    /// Called on the task that sent the operation; it must return at once.
     ///
     /// ```
     /// use tower_buttress_redis::RedisOptions;

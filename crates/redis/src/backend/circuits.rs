@@ -1,4 +1,4 @@
-//! What the breakers of a fleet need of an engine.
+//! The engine of shared circuit breakers.
 
 use std::fmt;
 use std::future::Future;
@@ -11,12 +11,12 @@ use tower_buttress::CircuitOrder;
 use super::{BackendError, Process, Subscription, Token};
 use crate::ids::hex;
 
-/// The engine of a [`FleetBreaker`](crate::FleetBreaker): one method for each script. Times are durations, counted by
-/// the engine's clock: those of the processes may differ.
+/// The engine of a [`FleetBreaker`](crate::FleetBreaker): one method per script. Times are durations by the engine's
+/// clock, because the clocks of processes may differ.
 ///
 /// See the [module](super) for an example.
 pub trait CircuitBackend: Clone + Send + Sync + 'static {
-    /// What the fleet says of a circuit. This process counts as one that has it, for `active`.
+    /// Reads the state of a circuit. Counts this process as a user of the circuit for `active`.
     fn look(
         &self,
         circuit: CircuitId,
@@ -24,7 +24,7 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         active: Duration,
     ) -> impl Future<Output = Result<Votes, BackendError>> + Send;
 
-    /// This process finds the upstream failing, for `open_for`. The others hear of it.
+    /// Votes that the upstream fails, for `open_for`. The other processes hear of it.
     fn vote(
         &self,
         circuit: CircuitId,
@@ -33,7 +33,7 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         active: Duration,
     ) -> impl Future<Output = Result<Votes, BackendError>> + Send;
 
-    /// Asks to be the one that tests the upstream, or to be it for longer.
+    /// Requests or renews the lease of the probe.
     fn probe(
         &self,
         circuit: CircuitId,
@@ -41,7 +41,7 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<ProbeLease, BackendError>> + Send;
 
-    /// Says what came of it: a failure is a vote. `false`: the test is another's by now.
+    /// Reports the probe's result; a failure is a vote. `false`: another process holds the lease by now.
     fn verdict(
         &self,
         circuit: CircuitId,
@@ -51,8 +51,8 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         active: Duration,
     ) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
-    /// An operator's order, for all processes. Returns the order that holds: this one, unless one that was given later is
-    /// known. One that was told before changes nothing. Default: orders are each process's own.
+    /// Gives an operator's order to all processes. Returns the order that holds: this one, unless a later one is
+    /// known. A repeated order changes nothing. Default: each process has its own orders.
     fn order(
         &self,
         circuit: CircuitId,
@@ -64,8 +64,8 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         async move { Ok(held) }
     }
 
-    /// An order that the engine may have forgotten. It is taken where no order with a higher number is known. Returns the
-    /// order that holds. Default: that one.
+    /// Repeats an order that the engine may have forgotten. The engine takes it unless it knows one with a higher
+    /// number. Returns the order that holds. Default: the given one.
     fn order_again(
         &self,
         circuit: CircuitId,
@@ -81,33 +81,33 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         async { Ok(None) }
     }
 
-    /// What is told of the circuits of this group from now on: see [`CircuitNews`] and [`OrderNews`].
+    /// Subscribes to news of this group's circuits: see [`CircuitNews`] and [`OrderNews`].
     fn news(&self, group: CircuitGroup) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
 }
 
-/// The circuits that share a name: those of one layer, in each process.
+/// The circuits with one name: those of one layer, in each process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CircuitGroup([u8; 32]);
 
-/// One circuit of the fleet.
+/// One shared circuit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CircuitId {
     pub(super) group: CircuitGroup,
     pub(super) id: [u8; 32],
 }
 
-/// What the fleet says of a circuit.
+/// The state of a circuit in all processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Votes {
-    /// How long it is open still.
+    /// How long it stays open.
     pub open_for: Duration,
     /// How many processes find the upstream failing.
     pub votes: u32,
-    /// How many processes have the circuit.
+    /// How many processes use the circuit.
     pub active: u32,
 }
 
-/// Whether a process may test the upstream.
+/// Whether a process may probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProbeLease {
@@ -116,58 +116,58 @@ pub enum ProbeLease {
         /// How many probes in a row got no answer.
         unanswered: u32,
     },
-    /// Another does, or it is too early.
+    /// Another process probes, or it is too early. Ask again after this time.
     Wait(Duration),
 }
 
-/// What came of a probe.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProbeVerdict {
-    /// The upstream is well.
+    /// The upstream has recovered.
     Well,
-    /// It is not.
+    /// It has not.
     Failed {
         /// How long the circuits stay open.
         open_for: Duration,
         /// How many probes in a row got no answer.
         unanswered: u32,
     },
-    /// There was no call to make it with.
+    /// The process had no call to probe with.
     GivenBack,
 }
 
-/// What is told of a circuit.
+/// News of a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CircuitNews {
     /// The circuit.
     pub circuit: CircuitId,
-    /// What the fleet says of it now; `None`: a probe found the upstream well.
+    /// The new state; `None`: a probe found the upstream recovered.
     pub votes: Option<Votes>,
-    /// Who says so.
+    /// The process that sent it.
     pub process: Process,
 }
 
-/// An order to a circuit. Of two, that with the higher number is the later one.
+/// An order to a circuit. Of two orders the one with the higher number is later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NumberedOrder {
     /// Its number.
     pub number: u64,
-    /// What is to be done.
+    /// The order.
     pub order: CircuitOrder,
 }
 
-/// An order that an operator gives.
+/// An order from an operator.
 #[derive(Clone, Copy, Debug)]
 pub struct GivenOrder {
-    /// What is to be done.
+    /// The order.
     pub order: CircuitOrder,
-    /// When it was given.
+    /// When the operator gave it.
     pub given: Instant,
-    /// Tells it from all other orders, so that one that is told twice counts once.
+    /// Identifies the order, so that a repeated one counts once.
     pub id: Token,
-    /// The number of the order that its process obeyed when this one was given; 0: none. This one gets a higher number, even
-    /// when the clock of the engine has gone back.
+    /// The number of the order that its process obeyed at that time; 0: none. This order gets a higher number, even if
+    /// the engine's clock has gone back.
     pub known: u64,
 }
 
@@ -180,7 +180,7 @@ pub struct HeldOrder {
     pub age: Duration,
 }
 
-/// An order that was given.
+/// News of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrderNews {
     /// The circuit.
@@ -189,36 +189,37 @@ pub struct OrderNews {
     pub order: NumberedOrder,
     /// How long ago it was given.
     pub age: Duration,
-    /// The process that told it.
+    /// The process that sent it.
     pub process: Process,
-    /// It was [told again](CircuitBackend::order_again): its age is what the clock of the engine says, which may have jumped.
+    /// Whether it was [repeated](CircuitBackend::order_again): then its age comes from the engine's clock, which may
+    /// have jumped.
     pub is_again: bool,
 }
 
-/// An order that no process asks for is forgotten after this long.
+/// How long an order is kept that no process reads.
 pub(super) const ORDER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How many orders to a circuit the engine recognises when they are told again.
+/// How many orders per circuit the engine recognises when they are repeated.
 #[cfg(any(test, feature = "model"))]
 pub(super) const MOST_TOLD: usize = 16;
 
-/// An order, or a message of a conversation, that reaches the engine within this time counts from its arrival, so that those
-/// that are told at once are in the order in which they come. One that is later counts from when it was given, or came.
+/// An order or message that reaches the engine within this time counts from its arrival, so that simultaneous ones
+/// keep the order of arrival. A later one counts from when it was given.
 pub(super) const AT_ONCE: Duration = Duration::from_millis(100);
 
-/// What is known of a circuit that is closed is forgotten after this long.
+/// How long the engine keeps a closed circuit.
 pub(super) const KEPT: Duration = Duration::from_secs(600);
 
 // === impl CircuitGroup ===
 
 impl CircuitGroup {
-    /// The circuits of this name.
+    /// The circuits with this name.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self(Sha256::digest(name.as_bytes()).into())
     }
 
-    /// The circuit of this key in it, or the one of calls without a key.
+    /// The circuit with this key, or the one for calls without a key.
     #[must_use]
     pub fn circuit(self, key: Option<&str>) -> CircuitId {
         let mut hash = Sha256::new();
@@ -250,7 +251,7 @@ impl fmt::Debug for CircuitId {
 // === impl CircuitNews ===
 
 impl CircuitNews {
-    /// Reads what was heard in this group; `None`: it is no news.
+    /// Parses a message; `None`: it is not circuit news.
     #[must_use]
     pub fn decode(group: CircuitGroup, message: &[u8]) -> Option<Self> {
         let words: Vec<&str> = std::str::from_utf8(message).ok()?.split(' ').collect();
@@ -268,7 +269,7 @@ impl CircuitNews {
         Some(Self { circuit, votes, process: Process::from_slice(&unhex::<16>(process)?)? })
     }
 
-    /// As the scripts write it.
+    /// Encodes it as the scripts do.
     #[cfg(any(test, feature = "model"))]
     pub(super) fn encode(self) -> bytes::Bytes {
         let (circuit, process) = (self.circuit.hex(), hex(self.process.as_bytes()));
@@ -284,7 +285,7 @@ impl CircuitNews {
 // === impl OrderNews ===
 
 impl OrderNews {
-    /// Reads what was heard in this group; `None`: it is no order.
+    /// Parses a message; `None`: it is not an order.
     #[must_use]
     pub fn decode(group: CircuitGroup, message: &[u8]) -> Option<Self> {
         let words: Vec<&str> = std::str::from_utf8(message).ok()?.split(' ').collect();
@@ -296,7 +297,7 @@ impl OrderNews {
         Some(Self { circuit, order, age, process, is_again: kind == "again" })
     }
 
-    /// As the script writes it.
+    /// Encodes it as the script does.
     #[cfg(any(test, feature = "model"))]
     pub(super) fn encode(self) -> bytes::Bytes {
         let Self { circuit, order: NumberedOrder { number, order }, age, process, is_again } = self;

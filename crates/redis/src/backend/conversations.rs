@@ -1,4 +1,4 @@
-//! What the conversations of a fleet need of an engine.
+//! The engine of shared conversations.
 
 use std::future::Future;
 use std::time::Duration;
@@ -20,30 +20,30 @@ static ANSWERED: Script = Script::new("answered", include_str!("../scripts/answe
 ///
 /// See the [module](super) for an example.
 pub trait ConversationBackend: Clone + Send + Sync + 'static {
-    /// A message has come, at that time. One that is newer than all gets the next number of its conversation, and the others
-    /// hear of it. The one before it was superseded with that, unless it was [answered](Self::answered). One that came more
-    /// than a tenth of a second ago, and before the newest, is superseded.
+    /// Reports a message and when it came. The newest message gets the next number of its conversation, and the other
+    /// processes hear of it. It supersedes the previous one, unless that was [answered](Self::answered). A message
+    /// that came more than 0.1 s ago, and before the newest, is superseded.
     fn newest(&self, message: Message, came: Instant) -> impl Future<Output = Result<Newest, BackendError>> + Send;
 
-    /// A message has an answer that is not asked for again: a newer one does not supersede it. It is under way again where
-    /// [`newest`](Self::newest) is told of it, as with another call of it. `false`: another one is the newest, or that is
-    /// known.
+    /// Reports that a message has a final answer, so that a newer one does not supersede it. Another call of the
+    /// message, reported by [`newest`](Self::newest), puts it in flight again. `false`: another message is the newest,
+    /// or this was known.
     fn answered(&self, message: Message) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
-    /// What is told of conversations from now on: see [`ConversationNews`].
+    /// Subscribes to news of conversations: see [`ConversationNews`].
     fn conversation_news(&self) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
 }
 
 /// A message of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Message {
-    /// What names the conversation.
+    /// The conversation's digest.
     pub conversation: Fingerprint,
-    /// What the message says.
+    /// The digest of the message.
     pub payload: Fingerprint,
 }
 
-/// Where a message stands in its conversation.
+/// The place of a message in its conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Newest {
@@ -51,32 +51,32 @@ pub enum Newest {
     Number {
         /// Its number.
         number: u64,
-        /// What the messages said that were superseded, in no order that means anything.
+        /// The digests of superseded messages, in no particular order.
         superseded: Vec<Fingerprint>,
     },
-    /// A newer one has superseded it.
+    /// A newer message has superseded it.
     Superseded,
 }
 
-/// A conversation has a newer message.
+/// News: a conversation has a newer message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConversationNews {
     /// The conversation.
     pub conversation: Fingerprint,
     /// The number of its newest message.
     pub number: u64,
-    /// What that says.
+    /// The digest of that message.
     pub payload: Fingerprint,
 }
 
 /// How long a superseded message is refused.
 pub(super) const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// How many of one conversation are.
+/// How many superseded messages per conversation are kept.
 #[cfg(any(test, feature = "model"))]
 pub(super) const MOST_REMEMBERED: usize = 16;
 
-/// How long a conversation without a message has a number.
+/// How long a conversation without messages keeps its number.
 const KEPT: Duration = Duration::from_secs(3600);
 
 // === impl Newest ===
@@ -91,7 +91,7 @@ impl Newest {
 // === impl ConversationNews ===
 
 impl ConversationNews {
-    /// Reads what was heard; `None`: it is no news.
+    /// Parses a message; `None`: it is not such news.
     #[must_use]
     pub fn decode(message: &[u8]) -> Option<Self> {
         let (conversation, rest) = message.split_first_chunk::<32>()?;
@@ -101,7 +101,7 @@ impl ConversationNews {
         Some(Self { conversation, number, payload })
     }
 
-    /// As the script writes it.
+    /// Encodes it as the script does.
     #[cfg(any(test, feature = "model"))]
     fn encode(self) -> bytes::Bytes {
         let number = self.number.to_string();
@@ -111,12 +111,11 @@ impl ConversationNews {
 
 impl ConversationBackend for Redis {
     async fn newest(&self, message: Message, came: Instant) -> Result<Newest, BackendError> {
-        // By the clock of Redis, where that is known: then a frozen Redis that carries the command out late knows that it is
-        // late.
+        // By the clock of Redis, if known, so that a Redis that was frozen sees that the command is late.
         let at = self.clock_at(came);
         match self.send_newest(message, came, at).await? {
-            // It came before the newest, by a clock that may have jumped since. Asked again by its age: Redis answers now, so
-            // that the age is true.
+            // The message came before the newest, by a clock that may have jumped since. Ask again by age: Redis
+            // answers now, so the age is correct.
             None if at.is_some() => Ok(self.send_newest(message, came, None).await?.unwrap_or(Newest::Superseded)),
             newest => Ok(newest.unwrap_or(Newest::Superseded)),
         }
@@ -134,8 +133,8 @@ impl ConversationBackend for Redis {
 }
 
 impl Redis {
-    /// `at`: when the message came, by the clock of Redis; `None`: as long ago as it is now. `None` is returned for a message
-    /// that came before the newest, by `at`, and of which nothing is noted.
+    /// `at`: when the message came, by the clock of Redis; `None`: use its age. Returns `None` for a message that came
+    /// before the newest by `at`; nothing is stored then.
     async fn send_newest(
         &self,
         message: Message,

@@ -1,4 +1,4 @@
-//! How what is kept of callers is forgotten.
+//! Deletes the stored data of callers.
 
 use std::future::Future;
 use std::time::Duration;
@@ -20,27 +20,27 @@ static FORGET: Script = Script::new("forget", include_str!("../scripts/forget.lu
 ///
 /// See the [module](super) for an example.
 pub trait ForgetBackend: Clone + Send + Sync + 'static {
-    /// Tells all processes to forget what they have of the tenant of this name; an empty one: of all.
+    /// Tells all processes to forget the tenant with this name; an empty name: all tenants.
     fn tell_to_forget(&self, tenant: &str) -> impl Future<Output = Result<u64, BackendError>> + Send;
 
-    /// Forgets some of what is kept of an owner, or of all, beginning at a place; the first is empty. Returns how many keys
-    /// there were, and the next place; `None`: there is none.
+    /// Deletes a part of an owner's data, or of all data, from a cursor on; the first cursor is empty. Returns the
+    /// number of keys and the next cursor; `None`: done.
     fn forget_some(
         &self,
         owner: Option<TenantHash>,
         place: Vec<u8>,
     ) -> impl Future<Output = Result<Forgotten, BackendError>> + Send;
 
-    /// What processes are told to forget from now on: names of tenants.
+    /// Subscribes to the names of tenants to forget.
     fn forgotten(&self) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
 
-    /// Forgets what is kept of a tenant, or of all, as [`Redis::forget`] does.
+    /// Deletes the data of a tenant, or all data, as [`Redis::forget`] does.
     fn forget_kept(&self, tenant: Option<&Tenant>) -> impl Future<Output = Result<u64, BackendError>> + Send {
         async move {
             if tenant.is_some_and(|tenant| tenant.as_str().is_empty()) {
                 return Ok(0);
             }
-            // First: a process that has not forgotten yet could write again what the loop below has deleted.
+            // First, because a process that still has the data could write it again behind the loop below.
             again(|| self.tell_to_forget(tenant.map_or("", Tenant::as_str))).await?;
             let (owner, mut place, mut count) = (tenant.map(TenantHash::of), Vec::new(), 0);
             loop {
@@ -53,19 +53,19 @@ pub trait ForgetBackend: Clone + Send + Sync + 'static {
     }
 }
 
-/// What came of one step.
+/// The result of one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forgotten {
-    /// How many keys there were.
+    /// How many keys were deleted.
     pub count: u64,
-    /// Where to go on.
+    /// The next cursor.
     pub next: Option<Vec<u8>>,
 }
 
-/// How many keys are looked at in one step.
+/// How many keys one step examines.
 const STEP: u32 = 500;
 
-/// A step that was not answered is taken again after these: it forgets what is left.
+/// The waits before an unanswered step is repeated. Repeating is safe: it deletes what is left.
 const AGAIN: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(1_000), Duration::from_millis(2_000)];
 
@@ -80,13 +80,13 @@ async fn again<T, F: Future<Output = Result<T, BackendError>>>(step: impl Fn() -
 }
 
 impl Redis {
-    /// Forgets what is kept in Redis of a tenant that was [authenticated](Tenant), or of all: answers, last good answers, and
-    /// where answers are that callers come back to. The [other processes](Self::on_forget) are told to forget what they have.
-    /// Returns how many keys there were, at least: what was gone when a step was taken again is not counted.
+    /// Deletes all data in Redis of an [authenticated](Tenant) tenant, or of all tenants: answers, last good answers,
+    /// and the places of resumable answers. Tells the [other processes](Self::on_forget) to forget theirs. Returns the
+    /// number of keys, at least: keys that a repeated step found deleted are not counted.
     ///
-    /// Calls under way go on. Each key of Redis is looked at once, some hundred at a time. What a tenant's answers took of
-    /// its `tenant_bytes` is free at the end of their windows. The digests of a
-    /// conversation's messages stay to their end.
+    /// Calls in flight continue. Examines each key of Redis once, some hundred at a time. The deleted answers count in
+    /// the tenant's `tenant_bytes` until their windows end. The digests of a conversation's messages stay until they
+    /// expire.
     ///
     /// ```no_run
     /// # async fn forget(redis: tower_buttress_redis::Redis) -> Result<(), tower_buttress_redis::backend::BackendError> {
@@ -98,15 +98,15 @@ impl Redis {
     /// # }
     /// ```
     ///
-    /// A tenant without a name has nothing: nothing is forgotten.
+    /// For a tenant with an empty name nothing is deleted.
     ///
     /// # Errors
     ///
-    /// Redis cannot be reached, for some seconds: some of it, or all, is still there. Call it again.
+    /// Redis is unreachable for some seconds: some or all data may remain. Call it again.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves what was not looked at.
+    /// Dropping the future leaves the keys that were not examined yet.
     pub async fn forget(&self, tenant: Option<&Tenant>) -> Result<u64, BackendError> {
         self.forget_kept(tenant).await
     }
@@ -143,8 +143,8 @@ impl Redis {
         let (owner, mut count) = (owner.map_or(0, TenantHash::get), 0);
         let names: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let Value::Array(theirs) = self.call(&KEPT.keys(&names).arg(owner)).await? else { return Err(unexpected()) };
-        // The answers first: a name without its answer is found to be gone, an answer without its name is never found, and
-        // stays.
+        // Deletes answers first: a name without its answer is harmless, but an answer without its name is never found
+        // again.
         let (mut logs, mut has_logs, mut tokens) = (redis::cmd("UNLINK"), false, Vec::new());
         for pair in theirs.chunks_exact(2) {
             let [Value::Int(place), Value::BulkString(token)] = pair else { return Err(unexpected()) };

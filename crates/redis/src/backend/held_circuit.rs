@@ -1,4 +1,4 @@
-//! What the model holds of a circuit.
+//! A circuit in the model.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,17 +14,17 @@ pub(super) struct HeldCircuit {
     pub(super) active: HashMap<Process, Instant>,
     pub(super) open: Option<Open>,
     pub(super) probe: Option<(Token, Lasting)>,
-    /// An operator's order, and until when it is kept.
+    /// An operator's order, with its expiry.
     pub(super) order: Option<(NumberedOrder, Instant)>,
-    /// The orders that were told last.
+    /// The last orders that were given.
     pub(super) told: Vec<Token>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Open {
-    /// How long it is open.
+    /// When it closes.
     pub(super) until: Lasting,
-    /// How many probes got no answer, and when that is forgotten.
+    /// The probes without an answer, with the expiry of that count.
     pub(super) unanswered: u32,
     pub(super) forgotten: Instant,
 }
@@ -40,7 +40,7 @@ impl HeldCircuit {
         }
     }
 
-    /// Forgets what has expired altogether.
+    /// Drops sets that have expired.
     pub(super) fn expire_sets(&mut self, now: Instant) {
         for set in [&mut self.votes, &mut self.active] {
             if set.values().all(|until| *until <= now) {
@@ -49,12 +49,12 @@ impl HeldCircuit {
         }
     }
 
-    /// How long it is open still.
+    /// How long it stays open.
     pub(super) fn open_for(&mut self, now: Instant) -> Duration {
         self.open.as_mut().map_or(Duration::ZERO, |open| open.until.left(now))
     }
 
-    /// Counts those only that stand, and that would not stand for longer than `active`, or while it is `open`.
+    /// Drops expired entries, and limits the others to `active` from now, or to the open time.
     pub(super) fn expire(&mut self, now: Instant, open: Duration, active: Duration) {
         retain_until(&mut self.votes, now, now + open.max(active));
         retain_until(&mut self.active, now, now + active);
@@ -67,7 +67,7 @@ impl HeldCircuit {
     }
 }
 
-/// Removes those that stand no more. None stands for longer than until `latest`.
+/// Drops expired entries, and limits the others to `latest`.
 pub(super) fn retain_until(processes: &mut HashMap<Process, Instant>, now: Instant, latest: Instant) {
     processes.retain(|_, until| *until > now);
     processes.values_mut().for_each(|until| *until = latest.min(*until));

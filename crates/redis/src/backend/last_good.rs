@@ -1,4 +1,4 @@
-//! What the last good answers of a fleet need of an engine.
+//! The engine of shared last good answers.
 
 use std::future::Future;
 use std::time::Duration;
@@ -19,31 +19,31 @@ static RECALL: Script = Script::new("recall", include_str!("../scripts/recall.lu
 ///
 /// See the [module](super) for an example.
 pub trait LastGoodBackend: Clone + Send + Sync + 'static {
-    /// Keeps an answer, in the place of an earlier one to the same request. Returns whether its tenant has room for it.
+    /// Stores an answer in place of an earlier one to the same request. Returns whether its tenant has room for it.
     fn remember(&self, answer: KeptAnswer) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
-    /// An answer that was kept, and its age.
+    /// A stored answer, and its age.
     fn recall(
         &self,
         exact: Fingerprint,
     ) -> impl Future<Output = Result<Option<(Bytes, Duration)>, BackendError>> + Send;
 
-    /// What names the request whose answer was the last of this normal form.
+    /// The request whose answer is the latest for this normal form.
     fn last_of(&self, normal: Fingerprint) -> impl Future<Output = Result<Option<Fingerprint>, BackendError>> + Send;
 }
 
-/// A last good answer to be kept.
+/// A last good answer to store.
 #[derive(Clone, Debug)]
 pub struct KeptAnswer {
-    /// What it is kept under.
+    /// Its keys.
     pub keys: LastGoodKeys,
-    /// All of it.
+    /// The encoded answer.
     pub bytes: Bytes,
-    /// How old it is.
+    /// Its age.
     pub age: Duration,
-    /// For how long it is kept.
+    /// How long to keep it.
     pub ttl: Duration,
-    /// How many bytes of last good answers its tenant may have.
+    /// The limit of the tenant's last good answers, in bytes.
     pub tenant_bytes: u64,
 }
 

@@ -1,7 +1,7 @@
-//! What the stores need of an engine: one method for each script, with the same arithmetic in Redis and in memory.
+//! The engines behind the stores: one method per script, implemented in Redis and in memory with the same arithmetic.
 //!
-//! Each trait is the engine of one thing that is shared. One that goes around another sees every operation, which is how to
-//! try what a service does when an operation fails:
+//! Each trait is the engine of one kind of shared state. An engine that wraps another sees every operation, which
+//! allows tests with failing operations:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -80,25 +80,25 @@ pub(crate) use crate::ids::hex;
 pub use crate::ids::{Process, Token};
 use crate::options::{Outage, PATIENCE};
 
-/// The engine of a [`RedisStore`](crate::RedisStore): a [`Redis`](crate::Redis), or, with the feature `model`, a `Model`
-/// in memory.
+/// The engine of a [`RedisStore`](crate::RedisStore): a [`Redis`](crate::Redis), or, with the feature `model`, a
+/// `Model` in memory.
 ///
-/// Each operation is atomic, and may be repeated when its answer was lost. What names a flight (a call that is made by
-/// one process, for all that ask the same) is its key and the token of the lease, so that a process that has lost its
-/// lease can write to its own flight only.
+/// Each operation is atomic and may be repeated if its reply was lost. A flight is a call that one process makes for
+/// all equal requests. Its key and the token of its lease identify it, so that a process that lost its lease can write
+/// only to its own flight.
 ///
 /// See the [module](self) for an example.
 pub trait Backend: Clone + Send + Sync + 'static {
-    /// Takes the lease of a key, or says who has it.
+    /// Takes the lease of a key, or returns its holder.
     fn claim(&self, claim: ClaimArgs) -> impl Future<Output = Result<Claimed, BackendError>> + Send;
 
-    /// Prolongs a lease. `false`: it is not this flight's.
+    /// Renews a lease. `false`: this flight does not hold it.
     fn renew(&self, flight: Flight, lease: Duration) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
-    /// From now on nobody can join the flight. `false`: the lease is not this flight's.
+    /// Closes the flight to new followers. `false`: this flight does not hold the lease.
     fn outgrow(&self, flight: Flight) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
-    /// Writes `bytes` into the flight's log at `offset`, sends them to those who listen, and keeps the log for `ttl`.
+    /// Appends `bytes` to the flight's log at `offset`, sends them to listeners, and keeps the log for `ttl`.
     fn append(
         &self,
         flight: Flight,
@@ -107,37 +107,37 @@ pub trait Backend: Clone + Send + Sync + 'static {
         ttl: Duration,
     ) -> impl Future<Output = Result<Appended, BackendError>> + Send;
 
-    /// Keeps the answer of a flight, or frees its key.
+    /// Stores the answer of a flight, or frees its key.
     fn settle(&self, flight: Flight, outcome: FlightEnd) -> impl Future<Output = Result<Settled, BackendError>> + Send;
 
-    /// Removes a kept answer that cannot be read. `false`: the key is another's, or its call is under way.
+    /// Deletes a stored answer that cannot be read. `false`: another flight holds the key, or the call is in flight.
     fn discard(&self, flight: Flight) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
-    /// At most `max` bytes of the flight's log from `offset` on.
+    /// At most `max` bytes of the flight's log, from `offset`.
     fn read(&self, flight: Flight, offset: u64, max: usize)
     -> impl Future<Output = Result<Bytes, BackendError>> + Send;
 
-    /// Whose lease the key is.
+    /// The lease that holds the key.
     fn holder(&self, key: Fingerprint) -> impl Future<Output = Result<Option<Token>, BackendError>> + Send;
 
-    /// Asks the process that makes a call to share it. Returns how many heard that.
+    /// Asks the process that makes a call to share it. Returns the number of receivers.
     fn want(&self, process: Process, want: Want) -> impl Future<Output = Result<u64, BackendError>> + Send;
 
-    /// Tells those who listen to a flight that it cannot be shared any longer, whatever its log says.
+    /// Tells the listeners of a flight that it is no longer shared, whatever its log says.
     fn forsake(&self, flight: Flight) -> impl Future<Output = Result<u64, BackendError>> + Send;
 
-    /// What is appended to a flight from now on: see [`Piece`].
+    /// Subscribes to appended bytes of a flight: see [`Piece`].
     fn listen(&self, flight: Flight) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
 
-    /// What this process is asked for from now on.
+    /// Subscribes to requests to this process.
     fn inbox(&self, process: Process) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
 
-    /// Tells those who listen to a flight that they have all of its log, up to this place. Default: they are not told.
+    /// Tells the listeners of a flight that its log is complete up to this length. Default: does nothing.
     fn mark(&self, _flight: Flight, _length: u64) -> impl Future<Output = Result<u64, BackendError>> + Send {
         async { Ok(0) }
     }
 
-    /// Says for `ttl` where the answer of a token is. Default: answers are where they were given.
+    /// Stores for `ttl` the place of a token's answer. Default: other processes cannot find answers.
     fn offer(
         &self,
         _token: Fingerprint,
@@ -148,68 +148,68 @@ pub trait Backend: Clone + Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// Where the answer of a token is. Default: nowhere.
+    /// The place of a token's answer. Default: none.
     fn offered(&self, _token: Fingerprint) -> impl Future<Output = Result<Option<Offered>, BackendError>> + Send {
         async { Ok(None) }
     }
 
-    /// The answer of a token is nowhere any more. Default: nothing.
+    /// Removes the place of a token's answer. Default: does nothing.
     fn withdraw(&self, _token: Fingerprint) -> impl Future<Output = Result<(), BackendError>> + Send {
         async { Ok(()) }
     }
 
-    /// Asks a process for an answer that callers come back to. Returns how many heard that. Default: none.
+    /// Asks a process for a resumable answer. Returns the number of receivers. Default: none.
     fn ask(&self, _process: Process, _ask: Ask) -> impl Future<Output = Result<u64, BackendError>> + Send {
         async { Ok(0) }
     }
 
-    /// How long one operation may take. All operations of a claim together take about as long; a claim behind a call of this
-    /// process that is just being settled first waits for that, at most as long. Default: 100 ms.
+    /// The time limit of one operation. All operations of a claim together take about as long; a claim of a key that
+    /// this process is settling waits for that first, for at most the same time. Default: 100 ms.
     fn patience(&self) -> Duration {
         PATIENCE
     }
 
-    /// What a call gets while the engine cannot be reached. Default: [`Outage::Local`].
+    /// What a call gets while the engine is unreachable. Default: [`Outage::Local`].
     fn outage(&self) -> Outage {
         Outage::Local
     }
 }
 
-/// A claim of a key.
+/// The arguments of a claim.
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimArgs {
     /// The key.
     pub key: Fingerprint,
-    /// What the request says.
+    /// The digest of the request.
     pub payload: Fingerprint,
-    /// The lease that is taken.
+    /// The lease to take.
     pub token: Token,
     /// The process that takes it.
     pub owner: Process,
-    /// How long it holds, unless it is renewed.
+    /// How long the lease lasts unless renewed.
     pub lease: Duration,
 }
 
 /// A call that one process makes for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flight {
-    /// What names the request.
+    /// The request's key.
     pub key: Fingerprint,
-    /// The lease under which the call is made.
+    /// The lease of the call.
     pub token: Token,
 }
 
-/// The answer to a claim.
+/// The result of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Claimed {
-    /// The lease is taken.
+    /// This claim took the lease.
     Lead,
-    /// It is another's.
+    /// Another claim holds the key.
     Taken {
-        /// What became of it.
+        /// The state of its flight.
         state: FlightState,
-        /// Whether its request says the same.
+        /// Whether its request has the same payload.
         same_payload: bool,
         /// Its lease.
         token: Token,
@@ -217,102 +217,102 @@ pub enum Claimed {
         owner: Process,
         /// How long ago it was claimed.
         age: Duration,
-        /// How long the key is held, as of now.
+        /// How long the key will be held.
         ttl: Duration,
     },
 }
 
-/// What became of a flight.
+/// The state of a flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FlightState {
-    /// It is under way.
+    /// It is in flight.
     InFlight,
-    /// Its answer is kept.
+    /// Its answer is stored.
     Kept,
-    /// It is under way, and nobody can join any more.
+    /// It is in flight, and closed to new followers.
     Outgrown,
 }
 
-/// What became of bytes that were appended.
+/// The result of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Appended {
-    /// They are written, and were sent to as many.
+    /// The bytes are written and sent.
     Written {
-        /// How many processes heard them.
+        /// How many processes received them.
         receivers: u64,
     },
-    /// What came before them is gone: the log is this long.
+    /// The log is shorter than `offset`: earlier bytes are lost.
     Rewind {
-        /// Where to go on.
+        /// Its length, where to continue.
         length: u64,
     },
 }
 
-/// What becomes of a flight.
+/// How a flight ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FlightEnd {
-    /// Its key is free.
+    /// Frees the key.
     Free,
-    /// Its answer is kept.
+    /// Stores the answer.
     Keep {
-        /// For how long.
+        /// How long.
         window: Duration,
-        /// How long its log must be.
+        /// The expected length of its log.
         length: u64,
-        /// On whose account it is kept.
+        /// The tenant whose quota it uses.
         tenant: Fingerprint,
-        /// How many bytes of kept answers this tenant may have.
+        /// The limit of that tenant's kept answers, in bytes.
         tenant_bytes: u64,
-        /// The tenant that was authenticated, by which it is forgotten.
+        /// The authenticated tenant, by which the answer can be deleted.
         owner: Option<TenantHash>,
     },
 }
 
-/// What became of that.
+/// The result of settling a flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Settled {
-    /// It is so.
+    /// Done.
     Done,
-    /// The key is another's.
+    /// Another flight holds the key.
     Lost,
-    /// The log is not whole.
+    /// The log is incomplete.
     NotWhole,
-    /// The tenant has as much kept as it may have.
+    /// The tenant has used its quota.
     NoRoom,
 }
 
-/// What is heard of a flight: where the bytes begin in its log, and the bytes.
+/// A message of a flight: an offset in its log, and bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Piece {
     /// The next bytes.
     Bytes {
-        /// Where they begin.
+        /// Their offset.
         offset: u64,
-        /// The bytes; none as a sign of life.
+        /// The bytes; empty as a sign of life.
         bytes: Bytes,
     },
-    /// The flight is shared no longer.
+    /// The flight is no longer shared.
     Forsaken,
-    /// What comes from now on is new: all that there was is in the log, which is this long.
+    /// The log is complete up to this length; later messages are new.
     CaughtUp {
-        /// How long the log is.
+        /// The length of the log.
         length: u64,
     },
 }
 
-/// Headers of pieces that are not bytes: no log is this long.
+/// Special offsets of messages without bytes: no log is this long.
 const FORSAKEN: u64 = u64::MAX;
 const CAUGHT_UP: u64 = u64::MAX - 1;
 
 // === impl Piece ===
 
 impl Piece {
-    /// Reads what was heard; `None`: it is none.
+    /// Parses a message; `None`: it is not a piece.
     #[must_use]
     pub fn decode(mut message: Bytes) -> Option<Self> {
         let offset = u64::from_le_bytes(*message.first_chunk()?);

@@ -1,4 +1,4 @@
-//! The engine in memory: the same arithmetic as that of the scripts.
+//! The engine in memory, with the arithmetic of the scripts.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,10 +17,10 @@ use super::redis::whole_millis;
 use super::{BackendError, Flight, FlightState, Offered, Process, Subscription, Token};
 use crate::client::subscriptions::{Heard, Hearer};
 
-/// What Redis does, in memory and by tokio's clock: for tests of a fleet within one process. Clones are the same engine, and
+/// Redis in memory, on tokio's clock, for tests of a fleet within one process. Clones are the same engine and share
 /// one connection to it.
 ///
-/// A property test holds it equal to the scripts on a real Redis.
+/// A property test compares it with the scripts on a real Redis.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -40,7 +40,7 @@ pub struct Model {
     connection: Arc<Connection>,
 }
 
-/// What a [`Model`] held at a moment: what a replica holds that is behind.
+/// The content of a [`Model`] at a moment, such as that of a replica that lags behind.
 #[derive(Clone)]
 pub struct Checkpoint(State);
 
@@ -53,28 +53,28 @@ struct Connection {
 pub(super) struct State {
     pub(super) flights: HashMap<Fingerprint, Expiring<Meta>>,
     pub(super) logs: HashMap<Flight, Expiring<BytesMut>>,
-    /// How many bytes of kept answers each tenant has, and until when.
+    /// The bytes of kept answers per tenant, by expiry.
     pub(super) kept: HashMap<Fingerprint, Vec<(u64, Instant)>>,
     pub(super) offers: HashMap<Fingerprint, Expiring<Offer>>,
-    /// Last good answers, those of a normal form, and how many bytes of them each tenant has, and until when.
+    /// Last good answers, the latest per normal form, and their bytes per tenant by expiry.
     pub(super) answers: HashMap<Fingerprint, Expiring<StaleAnswer>>,
     pub(super) normal: HashMap<Fingerprint, Expiring<Fingerprint>>,
     pub(super) answered: HashMap<Fingerprint, Vec<(u64, Instant)>>,
     pub(super) circuits: HashMap<CircuitId, HeldCircuit>,
-    /// Until when the calls of a limit are paused, and whether one finds out then.
+    /// The end of each limit's pause, and whether one call probes then.
     pub(super) pauses: HashMap<Fingerprint, (Lasting, bool)>,
     pub(super) rates: HashMap<(Fingerprint, String), Lasting>,
-    /// How long a call was to wait that took its turn, and until when that is known.
+    /// The wait that was granted to a request, with the expiry of that record.
     pub(super) requests: HashMap<Token, (Lasting, Instant)>,
     pub(super) processes: HashMap<Process, Instant>,
     pub(super) conversations: HashMap<Fingerprint, Conversation>,
     channels: HashMap<Channel, Vec<(Hearer, Arc<Connection>)>>,
     is_unreachable: bool,
     operations: u64,
-    /// How far its clock is ahead of those of the processes, and how far it has gone back.
+    /// How far its clock is ahead of the processes', and how far it has gone back.
     ahead: Duration,
     behind: Duration,
-    /// From when on it counts the milliseconds.
+    /// The start of its millisecond count.
     epoch: Epoch,
 }
 
@@ -98,7 +98,7 @@ pub(super) struct Offer {
 #[derive(Clone)]
 pub(super) struct StaleAnswer {
     pub(super) bytes: Bytes,
-    /// How old it was, and as of when.
+    /// Its age, and when it had that age.
     pub(super) age: Duration,
     pub(super) since: Instant,
     pub(super) owner: Option<TenantHash>,
@@ -111,13 +111,13 @@ pub(super) struct Meta {
     pub(super) state: FlightState,
     pub(super) owner: Process,
     pub(super) begun: Instant,
-    /// Of a kept one.
+    /// Set for kept answers.
     pub(super) tenant: Option<TenantHash>,
     /// How long it is held.
     pub(super) lasts: Duration,
 }
 
-/// A time that comes no later than it was to come, also where the clock has gone back since.
+/// A time that comes no later than planned, even if the clock has gone back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lasting {
     pub(super) at: Instant,
@@ -134,12 +134,12 @@ pub(super) enum Channel {
     Forgotten,
 }
 
-/// The newest message of a conversation, and those that were superseded.
+/// The newest message of a conversation, and the superseded ones.
 #[derive(Clone)]
 pub(super) struct Conversation {
     pub(super) number: u64,
     pub(super) newest: Option<Fingerprint>,
-    /// The newest was, and is not superseded by the next one.
+    /// Whether the newest was answered; then the next does not supersede it.
     pub(super) is_answered: bool,
     /// When the newest came.
     pub(super) came: Option<Instant>,
@@ -175,7 +175,7 @@ impl Lasting {
         Self { at, noted: now }
     }
 
-    /// How long it is until then.
+    /// The time left until then.
     pub(super) fn left(&mut self, now: Instant) -> Duration {
         let back = self.noted.saturating_duration_since(now);
         if !back.is_zero() {
@@ -188,14 +188,14 @@ impl Lasting {
 // === impl Model ===
 
 impl Model {
-    /// An empty one.
+    /// An empty engine.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether it can be reached. While it cannot, no operation has an effect, and nothing is heard; what is heard later
-    /// begins with a gap.
+    /// Sets whether the engine is reachable. While it is not, operations have no effect and nothing is heard; later
+    /// messages begin with a gap.
     pub fn set_reachable(&self, reachable: bool) {
         let mut state = self.lock();
         if state.is_unreachable == reachable {
@@ -204,14 +204,14 @@ impl Model {
         }
     }
 
-    /// Another connection to the same engine, for a process of its own: see [`set_connected`](Self::set_connected).
+    /// Another connection to the same engine, as of another process: see [`set_connected`](Self::set_connected).
     #[must_use]
     pub fn connection(&self) -> Self {
         Self { state: self.state.clone(), connection: Arc::default() }
     }
 
-    /// Whether the engine can be reached over this connection. While it cannot, no operation has an effect, nothing is
-    /// heard, and those who are told something do not count this process; what is heard later begins with a gap.
+    /// Sets whether this connection reaches the engine. While it does not, operations have no effect, nothing is
+    /// heard, and senders do not count this process as a receiver; later messages begin with a gap.
     pub fn set_connected(&self, connected: bool) {
         let state = self.lock();
         if self.connection.is_cut.swap(!connected, Relaxed) == connected {
@@ -222,13 +222,13 @@ impl Model {
         }
     }
 
-    /// What it holds now.
+    /// The current content.
     #[must_use]
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint(self.lock().clone())
     }
 
-    /// Loses what was written since, as a failover to a replica that was behind. Those who listen hear a gap.
+    /// Loses everything written since `replica`, as a failover to a lagging replica. Listeners hear a gap.
     pub fn fail_over(&self, replica: Checkpoint) {
         let mut state = self.lock();
         let State { channels, is_unreachable, operations, ahead, behind, .. } = std::mem::take(&mut *state);
@@ -236,20 +236,20 @@ impl Model {
         state.tell_gap();
     }
 
-    /// Sets its clock forward: what it holds for a time is held for less.
+    /// Sets its clock forward: everything it holds for a time expires earlier.
     pub fn jump(&self, forward: Duration) {
         self.lock().ahead += forward;
     }
 
-    /// Sets its clock back, as a failover to a machine whose clock is behind: what it holds for a time would be held for
-    /// longer.
+    /// Sets its clock back, as a failover to a machine whose clock is behind: everything it holds for a time would
+    /// last longer.
     pub fn jump_back(&self, back: Duration) {
         let mut state = self.lock();
         state.expire();
         state.behind += back;
     }
 
-    /// How many flights, logs and last good answers it holds.
+    /// The number of flights, logs and last good answers.
     #[must_use]
     pub fn held(&self) -> usize {
         let state = self.lock();
@@ -259,7 +259,7 @@ impl Model {
         flights + answers + state.logs.values().filter(|log| log.until > now).count()
     }
 
-    /// Forgets everything, as a Redis that was restarted. Those who listen hear a gap.
+    /// Loses everything, as a restarted Redis. Listeners hear a gap.
     pub fn restart(&self) {
         let mut state = self.lock();
         state.flights.clear();
@@ -278,7 +278,7 @@ impl Model {
         state.tell_gap();
     }
 
-    /// How many operations there have been.
+    /// The number of operations so far.
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.lock().operations
@@ -337,7 +337,7 @@ impl State {
         ahead.checked_sub(self.behind).unwrap_or(ahead)
     }
 
-    /// Forgets the keys that have expired.
+    /// Drops expired keys.
     fn expire(&mut self) {
         let now = self.now();
         self.flights.retain(|_, meta| meta.until > now);
@@ -360,14 +360,14 @@ impl State {
         }
     }
 
-    /// What its clock shows, in milliseconds.
+    /// The time on its clock, in milliseconds.
     pub(super) fn millis(&self) -> u64 {
         let (now, epoch) = (self.now(), self.epoch.0);
         let before = whole_millis(epoch.saturating_duration_since(now));
         (whole_millis(now.saturating_duration_since(epoch)) + EPOCH_MILLIS).saturating_sub(before)
     }
 
-    /// Forgets what is kept of an owner, or of all. Returns how many keys those were.
+    /// Deletes the data of an owner, or of all. Returns the number of keys.
     pub(super) fn forget(&mut self, owner: Option<TenantHash>) -> u64 {
         let is_theirs = |theirs: Option<TenantHash>| owner.is_none() || theirs == owner;
         let before = self.flights.len() + self.answers.len() + self.offers.len();

@@ -1,4 +1,4 @@
-//! The circuits of a fleet, in memory.
+//! Circuits, in memory.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -149,7 +149,7 @@ impl CircuitBackend for Model {
 }
 
 impl State {
-    /// The order that holds, and until when it is kept.
+    /// The order that holds, with its expiry.
     fn order(&mut self, circuit: CircuitId) -> Option<&mut (NumberedOrder, Instant)> {
         let now = self.now();
         let fleet = self.circuits.entry(circuit).or_default();
@@ -157,8 +157,8 @@ impl State {
         fleet.order.as_mut()
     }
 
-    /// Takes an order, unless there is one with a higher number. Returns the one that holds. `age`: how many milliseconds ago
-    /// it was given; `None`: it is told again.
+    /// Takes an order, unless there is one with a higher number. Returns the one that holds. `age`: milliseconds since
+    /// it was given; `None`: it is repeated.
     fn hold(&mut self, circuit: CircuitId, process: Process, order: NumberedOrder, age: Option<u64>) -> HeldOrder {
         let (until, millis) = (self.now() + ORDER_KEPT, self.millis());
         let since = |number| Duration::from_millis(millis.saturating_sub(number));
@@ -172,7 +172,7 @@ impl State {
     }
 }
 
-/// Counts a process until then, if it is not counted for longer.
+/// Counts a process until then, or longer if it already is.
 fn prolong(voices: &mut HashMap<Process, Instant>, process: Process, until: Instant) {
     let counted = voices.entry(process).or_insert(until);
     *counted = until.max(*counted);

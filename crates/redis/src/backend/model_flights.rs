@@ -1,4 +1,4 @@
-//! The calls of a fleet and their answers, in memory.
+//! Calls and their answers, in memory.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ impl Backend for Model {
         if same_payload && meta.token == claim.token && meta.state != FlightState::Kept {
             return Ok(Claimed::Lead);
         }
-        // As the script, which does not say what became of a flight with another payload but whether it is kept.
+        // As the script does, which reports only whether a flight with another payload is kept.
         let state = if same_payload || meta.state == FlightState::Kept { meta.state } else { FlightState::InFlight };
         Ok(Claimed::Taken {
             state,
@@ -188,7 +188,7 @@ impl Backend for Model {
 // === impl State ===
 
 impl State {
-    /// The flight, while its lease holds and its answer is not kept.
+    /// The flight, while it holds its lease and is not kept.
     fn open(&mut self, flight: &Flight) -> Option<&mut Expiring<Meta>> {
         let meta = self.flights.get_mut(&flight.key)?;
         (meta.value.token == flight.token && meta.value.state != FlightState::Kept).then_some(meta)

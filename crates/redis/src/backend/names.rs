@@ -1,4 +1,4 @@
-//! What the keys and channels in Redis are called.
+//! The names of keys and channels in Redis.
 
 use bytes::Bytes;
 use tower_buttress::store::Fingerprint;
@@ -7,14 +7,14 @@ use super::circuits::{CircuitGroup, CircuitId};
 use super::{Flight, Process, Token};
 use crate::ids::hex;
 
-/// What a process is asked for: to share this flight.
+/// A request to a process to share this flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want(pub Flight);
 
-/// The version of keys and values. Processes with another share nothing with this one.
+/// The version of keys and values. Processes with different versions share nothing.
 const VERSION: &str = "1";
 
-/// The names of what Redis holds. The braces put a key and its flights into one slot of a cluster.
+/// Builds names. The braces put a key and its flights into one cluster slot.
 pub(super) struct Names<'a> {
     pub(super) prefix: &'a str,
 }
@@ -22,7 +22,7 @@ pub(super) struct Names<'a> {
 // === impl Want ===
 
 impl Want {
-    /// Reads what was sent. `None`: it is no such message.
+    /// Parses a message; `None`: it is not one of these.
     #[must_use]
     pub fn decode(message: &[u8]) -> Option<Self> {
         let (key, token) = message.split_first_chunk::<32>()?;
@@ -34,7 +34,7 @@ pub(crate) fn encode_want(want: Want) -> Bytes {
     [&want.0.key.as_bytes()[..], want.0.token.as_bytes()].concat().into()
 }
 
-/// The log of a flight, by the name of its [`meta`](Names::meta).
+/// The log of a flight, from the name of its [`meta`](Names::meta).
 pub(super) fn log_of(meta: &[u8], token: Token) -> Option<Vec<u8>> {
     let flight = meta.strip_suffix(b"m")?;
     Some([flight, b"r:", hex(token.as_bytes()).as_bytes()].concat())
@@ -43,7 +43,7 @@ pub(super) fn log_of(meta: &[u8], token: Token) -> Option<Vec<u8>> {
 // === impl Names ===
 
 impl Names<'_> {
-    /// Who has the key, and what became of it.
+    /// The holder of a key, and its state.
     pub(super) fn meta(&self, key: &Fingerprint) -> Vec<u8> {
         format!("{}:{VERSION}:{{{key}}}:m", self.prefix).into()
     }
@@ -53,7 +53,7 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{}}}:r:{}", self.prefix, flight.key, hex(flight.token.as_bytes())).into()
     }
 
-    /// Where the answer is that a caller was given this token for.
+    /// The place of a token's answer.
     pub(super) fn offer(&self, token: &Fingerprint) -> Vec<u8> {
         format!("{}:{VERSION}:{{{token}}}:h", self.prefix).into()
     }
@@ -63,17 +63,17 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{exact}}}:g", self.prefix).into()
     }
 
-    /// Of which request the last good answer of a normal form is.
+    /// The request of the latest last good answer of a normal form.
     pub(super) fn last_normal(&self, normal: &Fingerprint) -> Vec<u8> {
         format!("{}:{VERSION}:{{{normal}}}:n", self.prefix).into()
     }
 
-    /// How many bytes of last good answers a tenant has, by when they expire.
+    /// The bytes of a tenant's last good answers, by expiry.
     pub(super) fn last_good_of(&self, tenant: &Fingerprint) -> Vec<u8> {
         format!("{}:{VERSION}:{{{tenant}}}:y", self.prefix).into()
     }
 
-    /// What is kept of callers: answers, last good ones, and where those are that callers come back to. As a pattern.
+    /// The pattern of all data of callers: answers, last good answers, and places of resumable answers.
     pub(super) fn kept(&self) -> String {
         let mut prefix = String::new();
         for letter in self.prefix.chars() {
@@ -85,12 +85,12 @@ impl Names<'_> {
         format!("{prefix}:{VERSION}:{{*}}:[mgh]")
     }
 
-    /// The channel on which processes are told to forget.
+    /// The channel that tells processes what to forget.
     pub(super) fn forgotten(&self) -> Vec<u8> {
         format!("{}:{VERSION}:f", self.prefix).into()
     }
 
-    /// How many bytes of kept answers a tenant has, by when they expire.
+    /// The bytes of a tenant's kept answers, by expiry.
     pub(super) fn tenant(&self, tenant: &Fingerprint) -> Vec<u8> {
         format!("{}:{VERSION}:{{{tenant}}}:u", self.prefix).into()
     }
@@ -100,38 +100,38 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{}}}:c:{}", self.prefix, flight.key, hex(flight.token.as_bytes())).into()
     }
 
-    /// What the fleet says of a circuit: `v` votes, `a` processes that have it, `b` its state, `l` the lease of the probe, `o`
-    /// an operator's order.
+    /// The state of a circuit: `v` votes, `a` processes that use it, `b` its state, `l` the lease of the probe, `o` an
+    /// operator's order.
     pub(super) fn circuit(&self, circuit: CircuitId, what: char) -> Vec<u8> {
         format!("{}:{VERSION}:{{{}}}:{what}", self.prefix, circuit.hex()).into()
     }
 
-    /// The channel of all circuits of a name.
+    /// The channel of all circuits with a name.
     pub(super) fn group(&self, group: CircuitGroup) -> Vec<u8> {
         format!("{}:{VERSION}:b:{}", self.prefix, group.hex()).into()
     }
 
-    /// That the calls of a limit are paused.
+    /// The pause of a limit.
     pub(super) fn pause(&self, limit: &Fingerprint) -> Vec<u8> {
         format!("{}:{VERSION}:{{{limit}}}:w", self.prefix).into()
     }
 
-    /// What is taken of a rate.
+    /// The used part of a rate.
     pub(super) fn rate(&self, limit: &Fingerprint, name: &str) -> Vec<u8> {
         format!("{}:{VERSION}:{{{limit}}}:t:{name}", self.prefix).into()
     }
 
-    /// That a request to take or give back was done.
+    /// The record that a request to take or return was done.
     pub(super) fn request(&self, limit: &Fingerprint, request: Token) -> Vec<u8> {
         format!("{}:{VERSION}:{{{limit}}}:d:{}", self.prefix, hex(request.as_bytes())).into()
     }
 
-    /// The processes that there are.
+    /// The processes that share rates.
     pub(super) fn processes(&self) -> Vec<u8> {
         format!("{}:{VERSION}:n", self.prefix).into()
     }
 
-    /// Of a conversation: `i` its newest message, `s` those that were superseded.
+    /// A conversation: `i` its newest message, `s` the superseded ones.
     pub(super) fn conversation(&self, conversation: &Fingerprint, what: char) -> Vec<u8> {
         format!("{}:{VERSION}:{{{conversation}}}:{what}", self.prefix).into()
     }

@@ -1,4 +1,4 @@
-//! Where the answers are that callers come back to.
+//! The places of resumable answers.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use tower_buttress::store::{Fingerprint, OfferedAnswer};
 
 use super::{Flight, Process, Token};
 
-/// An answer to which callers come back.
+/// An answer that callers come back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offered {
     /// The call.
     pub flight: Flight,
-    /// What its request says.
+    /// The digest of its request.
     pub payload: Fingerprint,
-    /// The process that made it, and has its answer.
+    /// The process that made the call and has the answer.
     pub owner: Process,
-    /// What others must know of the answer.
+    /// What other processes must know of the answer.
     pub answer: OfferedAnswer,
     /// How long ago the call was claimed.
     pub age: Duration,
@@ -24,11 +24,11 @@ pub struct Offered {
     pub has_ended: bool,
 }
 
-/// What the process that has an answer is asked for by another.
+/// A request to the process that has an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ask {
-    /// A caller came back: the answer is to be shared, or [forsaken](super::Backend::forsake) where it is not there any more.
+    /// A caller came back: share the answer, or [forsake](super::Backend::forsake) it if it is gone.
     Return(Flight),
     /// A caller stops the call.
     Stop(Flight),
@@ -43,7 +43,7 @@ const HAS_ENDED: u8 = 2;
 // === impl Offered ===
 
 impl Offered {
-    /// All of it but the age.
+    /// Encodes everything but the age.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(137);
         bytes.put_slice(self.flight.key.as_bytes());
@@ -75,7 +75,7 @@ impl Offered {
 // === impl Ask ===
 
 impl Ask {
-    /// Reads what was sent. `None`: it is no such message.
+    /// Parses a message; `None`: it is not one of these.
     #[must_use]
     pub fn decode(mut message: &[u8]) -> Option<Self> {
         let key = fingerprint(&mut message)?;

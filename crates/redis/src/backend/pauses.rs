@@ -1,4 +1,4 @@
-//! What the rate limits of a fleet need of an engine.
+//! The engine of shared pauses.
 
 use std::future::Future;
 use std::time::Duration;
@@ -22,14 +22,14 @@ static PAUSED: Script =
 ///
 /// See the [module](super) for an example.
 pub trait PauseBackend: Clone + Send + Sync + 'static {
-    /// An upstream said to wait for this long with the calls of this limit. The others hear of it. `false`: they wait for
-    /// longer already.
+    /// An upstream asked to wait this long with the calls of this limit. The other processes hear of it. `false`: a
+    /// longer pause is known.
     fn pause(&self, pause: PauseNews) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
-    /// How the calls of this limit are paused from now on; for no time: not at all.
+    /// The pause of this limit from now; a duration of 0: none.
     fn paused(&self, limit: Fingerprint) -> impl Future<Output = Result<PeerPause, BackendError>> + Send;
 
-    /// What is told of pauses from now on: see [`PauseNews`].
+    /// Subscribes to news of pauses: see [`PauseNews`].
     fn pause_news(&self) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
 }
 
@@ -38,19 +38,19 @@ pub trait PauseBackend: Clone + Send + Sync + 'static {
 pub struct PauseNews {
     /// The limit.
     pub limit: Fingerprint,
-    /// How long its calls wait, from when this is heard.
+    /// How long its calls wait, from the receipt of this message.
     pub pause: PeerPause,
-    /// The process that the upstream told so.
+    /// The process that met the 429.
     pub process: Process,
 }
 
-/// How many bytes news have.
+/// The length of a message.
 const LENGTH: usize = 32 + 8 + 1 + 16;
 
 // === impl PauseNews ===
 
 impl PauseNews {
-    /// Reads what was heard; `None`: it is no news.
+    /// Parses a message; `None`: it is not such news.
     #[must_use]
     pub fn decode(mut message: Bytes) -> Option<Self> {
         if message.len() != LENGTH {

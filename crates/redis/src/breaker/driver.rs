@@ -1,4 +1,4 @@
-//! The task that tells the fleet what the circuits of this process do, and these circuits what the fleet says.
+//! The task that reports this process's circuits to Redis and applies what Redis reports.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use crate::backend::{
 };
 use crate::driver::{Driver, Subscribing};
 
-/// What the layer tells the task.
+/// A message from the layer to the task.
 pub(super) enum Update {
     New(PeerCircuit),
     Changed(PeerCircuit, CircuitChange),
-    /// An operator has given an order for all processes: it is among the [given ones](GivenOrders).
+    /// An operator gave an order for all processes: it is among the [given ones](GivenOrders).
     Given,
 }
 
@@ -31,15 +31,15 @@ pub(super) struct Circuits<B> {
     group: CircuitGroup,
     process: Process,
     circuits: HashMap<CircuitId, Watched>,
-    /// Orders that operators gave in this process, and that the task has not taken yet.
+    /// Orders of operators in this process that the task has not taken yet.
     given: Arc<GivenOrders>,
 }
 
-/// A process that learns now of a circuit whose open time is over, and that no probe has closed, keeps it open for this long:
-/// the fleet is about to test the upstream.
+/// A process that first reads a circuit whose open time is over, without a successful probe, keeps it open this long:
+/// a probe is imminent.
 const ABOUT_TO_TEST: Duration = Duration::from_secs(1);
 
-/// The most circuits that this process tells Redis of, or asks it for, at the same time.
+/// Limits the circuits that this process reports or reads at the same time.
 const MOST_ASKED: usize = 64;
 
 // === impl Circuits ===
@@ -125,7 +125,7 @@ impl<B: CircuitBackend> Circuits<B> {
         match Meaning::of(change) {
             Meaning::Opened(open_for) => {
                 watched.note_opened();
-                // A verdict that Redis did not take is out of date: calls have found since then that the upstream fails.
+                // A verdict that Redis did not take is outdated: later calls found the upstream failing.
                 if let Some((_, owed)) = &mut watched.owes_verdict {
                     *owed = ProbeVerdict::GivenBack;
                 }
@@ -190,15 +190,15 @@ impl<B: CircuitBackend> Circuits<B> {
         self.tell_owed(&ids).await;
     }
 
-    /// Also where this process gave the order: one that was given before it may have come to Redis after it.
+    /// Also if this process gave the order: an earlier one may have reached Redis after it.
     fn on_order_news(&mut self, news: OrderNews, heard: Instant) {
         if let Some(watched) = self.circuits.get_mut(&news.circuit) {
             watched.hear_order(&OrderNews { age: news.age + heard.elapsed(), ..news });
         }
     }
 
-    /// Obeys the order that Redis holds. Where Redis holds none, or an older one, it has forgotten the one that this process
-    /// obeys, and is told that again.
+    /// Obeys the order that Redis holds. If Redis holds none, or an older one, it has forgotten the order that this
+    /// process obeys, and gets it again.
     async fn on_held_order(&mut self, id: CircuitId, held: Option<HeldOrder>) {
         let Some(watched) = self.circuits.get_mut(&id) else { return };
         if held.is_some_and(|held| watched.obey(held.order, held.age)) {
@@ -213,7 +213,7 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    /// Asks for the leases of the probes that are due, and gives those back that are of no use.
+    /// Requests the leases of due probes, and returns unusable ones.
     async fn probe(&mut self, circuits: &[CircuitId], now: Instant) {
         for circuits in circuits.chunks(MOST_ASKED) {
             let mut asked = JoinSet::new();
@@ -233,15 +233,15 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    /// Lets another process test the upstream.
+    /// Lets another process probe.
     async fn give_back(&mut self, id: CircuitId, lease: Option<Token>) {
         if let Some(lease) = lease {
             self.report_verdict(id, lease, ProbeVerdict::GivenBack).await;
         }
     }
 
-    /// Tells Redis what came of a probe, and again later where Redis does not take it. Returns whether it knows, and whether
-    /// that counts.
+    /// Reports the result of a probe, and repeats it later if Redis does not take it. Returns whether Redis knows, and
+    /// whether the result counts.
     async fn report_verdict(&mut self, id: CircuitId, lease: Token, verdict: ProbeVerdict) -> bool {
         let taken = self.backend.verdict(id, lease, self.process, verdict, ACTIVE).await;
         self.circuits.get_mut(&id).is_some_and(|watched| watched.verdict_reported(lease, verdict, &taken))
@@ -254,14 +254,14 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    /// Asks what the fleet says of these circuits, which is told first what it does not know of them yet.
+    /// Reads these circuits, after reporting what Redis does not know yet.
     async fn look(&mut self, circuits: &[CircuitId]) {
         self.tell_owed(circuits).await;
         for circuits in circuits.chunks(MOST_ASKED) {
             let mut asked = JoinSet::new();
             for id in circuits.iter().copied() {
                 let (backend, process) = (self.backend.clone(), self.process);
-                // Both at once, so that this process knows after one round trip which circuits are open.
+                // In parallel, so that this process knows after one round trip which circuits are open.
                 asked.spawn(async move {
                     let (votes, held) = tokio::join!(backend.look(id, process, ACTIVE), backend.ordered(id));
                     (id, votes, held)
@@ -277,8 +277,8 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    /// Tells the fleet what it does not know of these circuits yet. Side by side: on a slow Redis one after the other would
-    /// keep this task for seconds, in which it hears nothing and tells of no order.
+    /// Reports what Redis does not know of these circuits, in parallel: one by one on a slow Redis would block this
+    /// task for seconds, in which it would hear nothing and send no order.
     async fn tell_owed(&mut self, circuits: &[CircuitId]) {
         for circuits in circuits.chunks(MOST_ASKED) {
             let mut telling = JoinSet::new();
@@ -306,7 +306,7 @@ impl<B: CircuitBackend> Circuits<B> {
             Some(votes) if votes.votes > 0 && watched.is_closed() => {
                 watched.hear(Votes { open_for: ABOUT_TO_TEST, ..votes });
             }
-            // No process finds the upstream failing any more: this one has missed that it is well, or may test it itself.
+            // No process finds the upstream failing: this one missed the recovery, or may probe itself.
             Some(votes) if votes.votes == 0 => watched.ask_now(),
             _ => {}
         }

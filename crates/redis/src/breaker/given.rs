@@ -1,4 +1,4 @@
-//! Orders that operators gave in this process, until the task takes them.
+//! Orders of operators in this process, until the task takes them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use tower_buttress::{CircuitOrder, PeerCircuit};
 
 use crate::backend::CircuitId;
 
-/// The last order to each circuit. They do not wait among the updates: where those are too many, some are dropped, and no order
+/// The last order per circuit. Kept apart from updates, some of which are dropped when there are too many; no order
 /// may be.
 #[derive(Debug, Default)]
 pub(super) struct GivenOrders(Mutex<HashMap<CircuitId, Given>>);

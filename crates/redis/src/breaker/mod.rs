@@ -1,4 +1,4 @@
-//! Circuits that the processes of a fleet share.
+//! Circuits shared by processes.
 
 mod driver;
 mod given;
@@ -18,8 +18,8 @@ use crate::backend::{CircuitBackend, CircuitGroup, Process};
 use crate::client::Redis;
 use crate::driver::Updates;
 
-/// Shares the circuits of a [`CircuitBreakerLayer`](tower_buttress::CircuitBreakerLayer) with those of other processes: what
-/// one has found out need not be found out by all, and one process at a time tests whether the upstream is well again.
+/// Shares the circuits of a [`CircuitBreakerLayer`](tower_buttress::CircuitBreakerLayer) with other processes: they
+/// learn from each other's failures, and one at a time probes for recovery.
 ///
 /// ```
 /// use tower_buttress::CircuitBreakerLayer;
@@ -35,31 +35,31 @@ use crate::driver::Updates;
 ///
 /// # What happens when
 ///
-/// - *A call is made*: nothing. Redis is never asked in a call, whatever the state of its circuit.
+/// - *A call is made*: nothing. No call ever waits for Redis, whatever the state of its circuit.
 /// - *A circuit opens here*: this process votes. The others hear of it within milliseconds.
-/// - *Others vote*: a process whose last three calls succeeded, the last of them within 10 s, ignores it. Else its circuit
-///   opens where half of the processes have voted, and two at least; otherwise one failure of its own opens it. A process
-///   whose own network is broken so opens no circuit but its own.
-/// - *The open time is over*: the process asks for the lease of the probe. The one that gets it makes its next call the
-///   probe; the others stay open until they hear of it. How often a probe got no answer is counted for all, so that open times
-///   double for the fleet. A process that gets no call to probe with gives the lease back after 2 s. One that
-///   is gone loses it after a minute; however long a probe takes, no other process joins it.
-/// - *The probe succeeds*: the circuits of all close. For 10 s, one failure opens them again.
-/// - *A process starts*: it asks once for each circuit that it uses first, and learns of one that is open.
-/// - *Redis cannot be reached*: each process goes on by itself, as without sharing, and probes by itself.
-/// - *An operator gives an order* ([`order_everywhere`](tower_buttress::CircuitBreakerHandle::order_everywhere)): it is carried
-///   out in every process within milliseconds, by one that missed it with its next look, and by one that starts with its
-///   first. It holds until the next order; where Redis was restarted empty, a process that obeys it tells it again. What no
-///   process asks for is forgotten after a day. Of two orders that counts which was given later, also where Redis could not
-///   be told of it at once, or its clock has jumped since. A circuit that has opened since it was to close stays open.
-/// - *A circuit is set by hand otherwise, or closed by a health probe*: that is this process's.
+/// - *Others vote*: a process whose last three calls succeeded, the last within 10 s, ignores the votes. Otherwise its
+///   circuit opens if half of the processes, and at least two, have voted; with fewer votes one failure of its own
+///   opens it. So a process with a broken network opens only its own circuits.
+/// - *The open time is over*: the process requests the lease of the probe. The one that gets it makes its next call
+///   the probe; the others stay open until they hear the result. All processes share the count of probes without an
+///   answer, so open times double for the fleet. A process without a call returns the lease after 2 s; a dead one
+///   loses it after a minute. No second process joins a long probe.
+/// - *The probe succeeds*: all circuits close. For 10 s, one failure reopens them.
+/// - *A process starts*: it reads each circuit at its first use, and learns of an open one.
+/// - *Redis is unreachable*: each process continues and probes alone.
+/// - *An operator gives an order* ([`order_everywhere`](tower_buttress::CircuitBreakerHandle::order_everywhere)):
+///   every process applies it within milliseconds; one that missed it with its next look, a new one with its first. It
+///   holds until the next order. If Redis restarts empty, a process that obeys the order sends it again. Redis forgets
+///   it after a day without readers. The later of two orders wins, also if Redis got it late or its clock has jumped.
+///   A circuit that opened after it was due to close stays open.
+/// - *A circuit is set by hand otherwise, or closed by a health probe*: only in this process.
 ///
-/// Processes that count calls differently (other windows, other thresholds) can share their circuits: what is shared are
-/// findings. Their keys must mean the same.
+/// Processes with different settings (windows, thresholds) can share circuits, because they share results. Their keys
+/// must mean the same.
 ///
 /// # Cost
 ///
-/// A script for a circuit that is used first, that opens, and that is tested; and two for each circuit every 20 s, every 5 s
+/// One script when a circuit is first used, opens, or is probed; two scripts per circuit every 20 s, or every 5 s
 /// while it is not closed.
 pub struct FleetBreaker<B = Redis> {
     backend: B,
@@ -72,7 +72,7 @@ pub struct FleetBreaker<B = Redis> {
 // === impl FleetBreaker ===
 
 impl<B: CircuitBackend> FleetBreaker<B> {
-    /// The circuits of this name: those of the same layer in each process.
+    /// The circuits with this name: those of the same layer in each process.
     #[must_use]
     pub fn new(backend: B, name: &str) -> Self {
         let (group, process) = (CircuitGroup::new(name), Process::random());
@@ -81,7 +81,7 @@ impl<B: CircuitBackend> FleetBreaker<B> {
 
     fn update(&self, update: Update) {
         let driver = || Circuits::new(self.backend.clone(), self.group, self.process, self.given.clone());
-        // Where thousands wait already, it is dropped: the task finds out with its next look.
+        // Dropped if thousands wait already: the task catches up with its next look.
         let _ = self.updates.tell(update, driver);
     }
 }

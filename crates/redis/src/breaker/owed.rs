@@ -1,4 +1,4 @@
-//! What this process has to tell the fleet of a circuit, until the fleet knows.
+//! What this process must report about a circuit until Redis knows.
 
 use std::time::Duration;
 
@@ -6,37 +6,37 @@ use crate::backend::{
     BackendError, CircuitBackend, CircuitId, GivenOrder, HeldOrder, ProbeVerdict, Process, Token, Votes,
 };
 
-/// All that is to be told of one circuit.
+/// Everything to report about one circuit.
 pub(super) struct Owed {
-    /// The lease of a probe that is still under way.
+    /// The lease of a probe in flight, to renew.
     pub(super) renewed: Option<Token>,
     pub(super) verdict: Option<(Token, ProbeVerdict)>,
-    /// For how long the circuit is still open here.
+    /// How long the circuit stays open here.
     pub(super) vote: Option<Duration>,
     pub(super) order: Option<GivenOrder>,
 }
 
-/// What Redis said to that.
+/// Redis's replies.
 pub(super) struct Told {
     pub(super) verdict: Option<(Token, ProbeVerdict, Result<bool, BackendError>)>,
     pub(super) vote: Option<Result<Votes, BackendError>>,
     pub(super) order: Option<Result<HeldOrder, BackendError>>,
 }
 
-/// A process that is not heard of for this long has no say.
+/// A process that is silent this long has no vote.
 pub(super) const ACTIVE: Duration = Duration::from_secs(60);
 
-/// A probe of a process that is not heard of for this long is another's. As long as one is under way, its lease is renewed.
+/// Another process takes the probe of one that is silent this long. The lease is renewed while a probe is in flight.
 pub(super) const PROBE_LEASE: Duration = Duration::from_secs(60);
 
 // === impl Owed ===
 
 impl Owed {
-    /// The verdict first: a vote that came before it would be cleared by one that says that the upstream is well.
+    /// The verdict goes first: a later success would clear a vote sent before it.
     pub(super) async fn tell<B: CircuitBackend>(self, backend: B, id: CircuitId, process: Process) -> Told {
         let Self { renewed, verdict, vote, order } = self;
         if let Some(lease) = renewed {
-            // Where Redis does not hear of it, it is told with the next look.
+            // On failure the next look repeats it.
             let _ = backend.probe(id, lease, PROBE_LEASE).await;
         }
         let verdict = match verdict {

@@ -1,4 +1,4 @@
-//! How this process asks for the lease of a probe, and gives it back.
+//! How this process requests and returns the lease of a probe.
 
 use std::time::Duration;
 
@@ -8,27 +8,27 @@ use super::owed::{ACTIVE, PROBE_LEASE};
 use super::watched::{Probe, Watched, jittered};
 use crate::backend::{BackendError, CircuitBackend, CircuitId, ProbeLease, ProbeVerdict, Process, Token};
 
-/// What this process asks Redis for.
+/// A request to Redis.
 pub(super) enum ProbeStep {
-    /// To be the one that tests the upstream.
+    /// Requests the lease.
     Ask(Token),
-    /// That another may: no call has come to test it with.
+    /// Returns the lease: no call came to probe with.
     GiveBack(Token),
 }
 
-/// What Redis said to that.
+/// Redis's reply.
 pub(super) enum StepReply {
     Asked(Token, Result<ProbeLease, BackendError>),
     GivenBack(Token, Result<bool, BackendError>),
 }
 
-/// A process that has had no call for this long gives the lease to one that may have.
+/// A process without a call for this long returns the lease.
 const NO_CALL: Duration = Duration::from_secs(2);
 
-/// How often this process asks for the lease while another tests the upstream, or while there is no call to test it with.
+/// How often this process requests the lease while another one probes, or while it has no call.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// The clock of Redis may be a little behind: asked again at once, it would say once more that it is too early.
+/// Redis's clock may be slightly behind: an immediate request would be too early again.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 
 // === impl ProbeStep ===
@@ -48,9 +48,9 @@ impl ProbeStep {
 // === impl Watched ===
 
 impl Watched {
-    /// What is due for its probe; `None`: nothing.
+    /// What to do for the probe now; `None`: nothing.
     pub(super) fn next_step(&mut self, now: Instant) -> Option<ProbeStep> {
-        // The caller of the probe has left, and no change of the circuit says so.
+        // The caller of the probe has left, which changes no state.
         let is_left = !self.is_probing();
         if let Probe::Ours { give_back_at: at @ None, .. } = &mut self.probe
             && is_left
@@ -78,18 +78,18 @@ impl Watched {
     }
 
     pub(super) fn on_step(&mut self, reply: StepReply) {
-        // The hold ends with this: the next call is the probe. Counted from the reply, which a slow Redis gives late.
+        // The hold ends now: the next call is the probe. Counts from the reply, which may be late.
         let ours = |lease, is_sure| Probe::Ours { lease, is_sure, give_back_at: Some(Instant::now() + NO_CALL) };
         match reply {
             StepReply::Asked(lease, Ok(ProbeLease::Granted { unanswered })) => {
                 self.circuit.note_unanswered(unanswered);
                 self.probe = ours(lease, true);
             }
-            // Another process tests it, or gives that up.
+            // Another process probes, or is about to stop.
             StepReply::Asked(_, Ok(ProbeLease::Wait(wait))) => {
                 self.ask_in(jittered(wait.clamp(SHORTEST_WAIT, ASK_EVERY)));
             }
-            // Each process goes on by itself. This one may have the lease all the same.
+            // Each process continues alone. This one may still have the lease.
             StepReply::Asked(lease, Err(_)) => self.probe = ours(lease, false),
             StepReply::GivenBack(lease, given_back) => {
                 self.verdict_reported(lease, ProbeVerdict::GivenBack, &given_back);

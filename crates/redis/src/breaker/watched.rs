@@ -11,90 +11,91 @@ use crate::backend::{BackendError, GivenOrder, HeldOrder, NumberedOrder, OrderNe
 pub(super) struct Watched {
     pub(super) circuit: PeerCircuit,
     pub(super) probe: Probe,
-    /// When the fleet is asked next what it says of the circuit.
+    /// When to read the circuit again.
     pub(super) look_at: Instant,
-    /// Redis did not take the vote of this process: the fleet does not know yet what it found.
+    /// Redis did not take this process's vote.
     pub(super) owes_vote: bool,
-    /// Redis did not take what came of the probe under this lease. Until it does, no other process may probe.
+    /// Redis did not take the result of the probe with this lease. Until it does, no other process may probe.
     pub(super) owes_verdict: Option<(Token, ProbeVerdict)>,
-    /// When it last opened, and how often it had opened by then, as far as the layer has told this task.
+    /// When it last opened, and how often it had opened by then, as the layer told this task.
     pub(super) opened: Option<(Instant, u64)>,
     /// The operator's order that it obeys.
     pub(super) order: Option<NumberedOrder>,
-    /// When the operator gave it, by the clock of this process; `None`: only the clock of the engine tells, and that may have
+    /// When the operator gave it, by this process's clock; `None`: only the engine's clock tells, which may have
     /// jumped.
     pub(super) order_given: Option<Instant>,
-    /// One that an operator gave in this process, and that the fleet does not know yet.
+    /// An order of an operator in this process that Redis does not know yet.
     pub(super) owes_order: Option<GivenOrder>,
 }
 
-/// Who tests the upstream.
+/// Who probes.
 pub(super) enum Probe {
-    /// The circuit is not open, or goes on by itself.
+    /// Nobody: the circuit is not open, or this process continues alone.
     None,
-    /// No process yet: this one asks for the lease at `ask_at`.
+    /// No process yet: this one requests the lease at `ask_at`.
     Held {
         _hold: ProbeHold,
         ask_at: Instant,
-        /// The last time this process had no call to probe with. It asks again once it has refused more calls than this.
+        /// The refused calls when this process last had no call to probe with. It asks again after it has refused
+        /// more.
         refused: Option<u64>,
     },
-    /// This process, under this lease. Where no call has come by `give_back_at`, it gives the lease back.
+    /// This process, with this lease. Without a call by `give_back_at`, it returns the lease.
     Ours {
         lease: Token,
-        /// Redis granted it. Otherwise the reply was lost, and the circuit goes on as without a fleet.
+        /// Whether Redis granted it. If not, the reply was lost, and the circuit continues as without sharing.
         is_sure: bool,
         give_back_at: Option<Instant>,
     },
 }
 
-/// What a change of state here means to the others.
+/// The meaning of a state change for other processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// The upstream fails, and calls are refused for so long.
+    /// The upstream fails, and calls are refused for this long.
     Opened(Duration),
-    /// The circuit opened because the others say so.
+    /// The circuit opened because of other processes.
     Followed(Duration),
-    /// A call tests the upstream.
+    /// A call probes the upstream.
     Probes,
-    /// It is well.
+    /// The upstream has recovered.
     Closed,
-    /// Set by hand. What is for the whole fleet is told by itself.
+    /// Set by hand. Orders for all processes are sent separately.
     Ours,
 }
 
-/// Of two orders that were given within this time, that with the higher number counts: news of one may be on their way for as
-/// long, so that it seems to have been given that much later than it was.
+/// Of two orders given within this time the higher number wins: news of an order may be delayed this long, so that it
+/// seems later than it was.
 const ORDERS_APART: Duration = Duration::from_secs(1);
 
-/// How often this process tells a verdict again that Redis did not take.
+/// How often this process repeats a verdict that Redis did not take.
 pub(super) const LOOK_OWED: Duration = Duration::from_millis(500);
 
-/// How often this process asks for what it may have missed of a circuit that is closed, and of one that is not.
+/// How often this process reads a closed circuit, and one that is not closed, for news that it missed.
 pub(super) const LOOK_CLOSED: Duration = Duration::from_secs(20);
 pub(super) const LOOK_OPEN: Duration = Duration::from_secs(5);
 
 // === impl Watched ===
 
 impl Watched {
-    /// Holds probes back, and asks Redis for their lease after `open_for`.
+    /// Holds probes, and requests their lease after `open_for`.
     pub(super) fn hold(&mut self, open_for: Duration) {
         self.hold_until(open_for, None);
     }
 
-    /// This process had no call to probe with: it asks for the lease again once it has one.
+    /// This process had no call to probe with: it requests the lease again when it has one.
     pub(super) fn hold_until_called(&mut self, at_least: Duration) {
         let refused = self.refused();
         self.hold_until(at_least, Some(refused));
     }
 
     fn hold_until(&mut self, wait: Duration, refused: Option<u64>) {
-        // The hold that is there ends first. Ended later, it would end the new one with it.
+        // Ends the existing hold first; later it would end the new one too.
         self.probe = Probe::None;
         self.probe = Probe::Held { _hold: self.circuit.hold_probes(), ask_at: Instant::now() + wait, refused };
     }
 
-    /// How many calls were refused.
+    /// The number of refused calls.
     pub(super) fn refused(&self) -> u64 {
         self.circuit.handle().map_or(0, |handle| handle.snapshot().refused)
     }
@@ -118,7 +119,7 @@ impl Watched {
         }
     }
 
-    /// The lease that this process gave back without a reply, since it may have it still; else a new one.
+    /// The lease that this process returned without a reply, which it may still have; else a new one.
     pub(super) fn lease_to_ask_for(&mut self) -> Token {
         match self.owes_verdict {
             Some((lease, ProbeVerdict::GivenBack)) => {
@@ -136,7 +137,7 @@ impl Watched {
         }
     }
 
-    /// When something is to be done next.
+    /// When to act next.
     pub(super) fn due(&self) -> Instant {
         let probe = match &self.probe {
             Probe::None => None,
@@ -146,7 +147,7 @@ impl Watched {
         probe.map_or(self.look_at, |probe| probe.min(self.look_at))
     }
 
-    /// Obeys an order of the fleet that is later than the last one, and was given `age` ago. Returns whether it is.
+    /// Obeys an order that is later than the last one and was given `age` ago. Returns whether it is later.
     pub(super) fn obey(&mut self, order: NumberedOrder, age: Duration) -> bool {
         let is_later = self.order.is_none_or(|last| last.number < order.number);
         if is_later {
@@ -158,9 +159,8 @@ impl Watched {
         is_later
     }
 
-    /// Hears of an order that another process told Redis. It may have been given before the one that is obeyed here and have
-    /// the higher number all the same, because the clock of the engine jumped before its process could tell it. Then the one
-    /// that is obeyed is told again, with a number above it.
+    /// Handles an order of another process. It may be older than the one obeyed here and still have a higher number,
+    /// if the engine's clock jumped in between. Then this process repeats its own order, with a number above it.
     pub(super) fn hear_order(&mut self, news: &OrderNews) {
         let OrderNews { order, age, is_again, .. } = *news;
         let given = (!is_again).then(|| Instant::now().checked_sub(age)).flatten();
@@ -178,21 +178,21 @@ impl Watched {
         }
     }
 
-    /// Whether the order is a `Close` that comes too late: the circuit has opened since an operator gave it.
+    /// Whether the order is a `Close` that comes too late: the circuit has opened since.
     fn is_outdated(&self, order: CircuitOrder, age: Duration) -> bool {
         let Some(handle) = self.circuit.handle().filter(|_| order == CircuitOrder::Close) else { return false };
         let snapshot = handle.snapshot();
         let is_open = matches!(snapshot.state, CircuitState::Open | CircuitState::HalfOpen);
-        // An opening that the layer has not told this task of yet is newer than the order.
+        // An opening that this task does not know yet is newer than the order.
         let opened_before = self.opened.is_some_and(|(at, times)| times == snapshot.opened && at.elapsed() >= age);
         is_open && !opened_before
     }
 
-    /// What is to be told to the fleet, if anything is.
+    /// What to report, if anything.
     pub(super) fn owed(&mut self) -> Option<Owed> {
         let open_for = || self.circuit.handle()?.snapshot().open_for;
         let vote = if self.owes_vote { open_for().filter(|left| !left.is_zero()) } else { None };
-        // A vote that Redis did not take while it held is of no use to anybody.
+        // A vote that Redis did not take while it held is useless now.
         self.owes_vote = vote.is_some();
         let renewed = if self.is_probing() { self.lease() } else { None };
         let owed = Owed { renewed, verdict: self.owes_verdict, vote, order: self.owes_order };
@@ -200,7 +200,7 @@ impl Watched {
         is_any.then_some(owed)
     }
 
-    /// Redis was told what was [owed](Self::owed), and took it or did not.
+    /// Records whether Redis took what was [owed](Self::owed).
     pub(super) fn reported(&mut self, told: Told) {
         let Told { verdict, vote, order } = told;
         if let Some((lease, verdict, taken)) = verdict {
@@ -219,7 +219,7 @@ impl Watched {
         }
     }
 
-    /// Redis was told what came of a probe. Returns whether it knows, and whether that counts.
+    /// Records the reply to a probe's result. Returns whether Redis knows, and whether the result counts.
     pub(super) fn verdict_reported(
         &mut self,
         lease: Token,
@@ -227,7 +227,7 @@ impl Watched {
         taken: &Result<bool, BackendError>,
     ) -> bool {
         match taken {
-            // The lease has ended, with this or before it.
+            // The lease has ended, now or earlier.
             Ok(counts) => {
                 self.owes_verdict = None;
                 *counts
@@ -239,21 +239,21 @@ impl Watched {
         }
     }
 
-    /// Redis did not take what came of a probe. It is told again soon: a failure as a vote, so that only its lease is to be
-    /// given back then.
+    /// Redis did not take the result of a probe. A failure is repeated as a vote, so that then only the lease must be
+    /// returned.
     fn owe_verdict(&mut self, lease: Token, verdict: ProbeVerdict) {
         let owed = if verdict == ProbeVerdict::Well { ProbeVerdict::Well } else { ProbeVerdict::GivenBack };
         self.owes_verdict = Some((lease, owed));
         self.look_at = self.look_at.min(Instant::now() + LOOK_OWED);
     }
 
-    /// The circuit has opened.
+    /// Notes that the circuit has opened.
     pub(super) fn note_opened(&mut self) {
         let times = self.circuit.handle().map_or(0, |handle| handle.snapshot().opened);
         self.opened = Some((Instant::now(), times));
     }
 
-    /// Whether a call of this process tests the upstream.
+    /// Whether a call of this process probes the upstream.
     pub(super) fn is_probing(&self) -> bool {
         self.circuit.handle().is_some_and(|handle| handle.snapshot().probes > 0)
     }
@@ -279,7 +279,7 @@ impl Meaning {
     }
 }
 
-/// A little more, so that a fleet does not ask as one.
+/// Adds jitter, so that processes do not ask at the same time.
 pub(super) fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(1.0 + fastrand::f64() * 0.1)
 }

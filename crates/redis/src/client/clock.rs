@@ -1,21 +1,21 @@
-//! The clock of Redis, as its answers show it.
+//! The clock of Redis, estimated from its replies.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The last reading: the time here, and what the clock of Redis showed then, in milliseconds.
+/// The last reading: the local time, and Redis's time in milliseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Clock(Mutex<Option<(Instant, u64)>>);
 
-/// A reply that took longer does not fix the time closely enough.
+/// A slower reply does not determine the time precisely enough.
 const SURE: Duration = Duration::from_millis(50);
 
 // === impl Clock ===
 
 impl Clock {
-    /// Notes a reply: it was asked for at `sent`, has come now, and showed this many milliseconds.
+    /// Records a reply that shows this many milliseconds, to a request sent at `sent`.
     pub(crate) fn note(&self, millis: u64, sent: Instant) {
         let took = sent.elapsed();
         if took <= SURE {
@@ -23,7 +23,7 @@ impl Clock {
         }
     }
 
-    /// What it showed, or will show, at that time; `None`: that is not known.
+    /// What Redis's clock shows at that time; `None`: unknown.
     pub(crate) fn at(&self, at: Instant) -> Option<u64> {
         let (noted, millis) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         let between = |from: Instant, to: Instant| u64::try_from((to - from).as_millis()).ok();

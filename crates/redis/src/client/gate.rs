@@ -1,4 +1,4 @@
-//! Whether Redis is asked at all: decides from what became of earlier commands.
+//! Decides from earlier commands whether to send any to Redis.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Gate {
     state: State,
-    /// When Redis last answered anything.
+    /// When Redis last answered.
     answered: Option<Instant>,
-    /// Commands in a row that were not answered in time.
+    /// Consecutive commands without an answer in time.
     timeouts: u32,
-    /// How long a probe waits, and how far apart probes are.
+    /// The timeout of a probe, and the time between probes.
     period: Duration,
     opened: Option<Instant>,
 }
@@ -19,18 +19,18 @@ pub(crate) struct Gate {
 enum State {
     Open,
     Shut {
-        /// It may open from then on.
+        /// The earliest time to open.
         opens_from: Instant,
     },
 }
 
-/// How many timeouts in a row are an outage, even where Redis answers other commands.
+/// This many consecutive timeouts are an outage, even if Redis answers other commands.
 const MAX_TIMEOUTS: u32 = 3;
 
 const FIRST_PERIOD: Duration = Duration::from_secs(1);
 const LONGEST_PERIOD: Duration = Duration::from_secs(30);
 
-/// A Redis that fails again within this time after it came back is not tried again at once.
+/// If Redis fails again within this time after its return, the gate stays shut longer.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 // === impl Gate ===
@@ -50,14 +50,14 @@ impl Gate {
         self.timeouts = 0;
     }
 
-    /// Redis did not answer a command in time that was sent at `sent`. Returns whether this shut the gate.
+    /// Redis did not answer a command sent at `sent` in time. Returns whether this shut the gate.
     pub(crate) fn timed_out(&mut self, sent: Instant, now: Instant) -> bool {
         self.timeouts = self.timeouts.saturating_add(1);
         let is_silent = self.answered.is_none_or(|answered| answered <= sent);
         (is_silent || self.timeouts >= MAX_TIMEOUTS) && self.shut(now)
     }
 
-    /// There is no connection. Returns whether this shut the gate.
+    /// The connection is lost. Returns whether this shut the gate.
     pub(crate) fn lost(&mut self, now: Instant) -> bool {
         self.shut(now)
     }
@@ -68,13 +68,13 @@ impl Gate {
         }
         let again = self.opened.is_some_and(|opened| now.saturating_duration_since(opened) < STABLE_AFTER);
         self.period = if again { (self.period * 2).min(LONGEST_PERIOD) } else { FIRST_PERIOD };
-        // The first time, it opens as soon as Redis answers.
+        // The first time, the gate opens as soon as Redis answers.
         let wait = if again { self.period } else { Duration::ZERO };
         self.state = State::Shut { opens_from: now.checked_add(wait).unwrap_or(now) };
         true
     }
 
-    /// How long the next probe waits for its answer.
+    /// The timeout of the next probe.
     pub(crate) fn period(&self) -> Duration {
         self.period
     }
@@ -84,7 +84,7 @@ impl Gate {
         self.period = (self.period * 2).min(LONGEST_PERIOD);
     }
 
-    /// A probe was answered. Returns how long to wait until the gate may open; zero: it is open now.
+    /// A probe was answered. Returns the time until the gate may open; zero: it is open.
     pub(crate) fn probe_answered(&mut self, now: Instant) -> Duration {
         if let State::Shut { opens_from } = self.state {
             let wait = opens_from.saturating_duration_since(now);

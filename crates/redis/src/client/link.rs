@@ -1,4 +1,4 @@
-//! The connection for commands: opened when it is needed, and replaced when it is lost.
+//! The connection for commands: opened on demand, replaced when lost.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, RedisResult, Value};
 use tokio::sync::watch;
 
-/// Sends commands on a connection that is there.
+/// Sends commands on an existing connection.
 pub(crate) trait Commands: Send + Sync {
     fn send<'a>(&'a self, command: &'a Cmd) -> Pin<Box<dyn Future<Output = RedisResult<Value>> + Send + 'a>>;
 }
@@ -22,7 +22,7 @@ enum Source {
     Own {
         opener: Arc<Opener>,
     },
-    /// The application brought its own.
+    /// A connection of the application.
     Brought(Arc<dyn Commands>),
 }
 
@@ -34,7 +34,7 @@ struct Opener {
 #[derive(Default)]
 struct Slot {
     connection: Connection,
-    /// Tells one connection from the next.
+    /// Distinguishes connections.
     number: u64,
 }
 
@@ -48,16 +48,16 @@ enum Connection {
 
 type Opened = Option<RedisResult<MultiplexedConnection>>;
 
-/// A connection, for one command.
+/// A connection for one command.
 pub(crate) enum Line {
     Own { connection: MultiplexedConnection, number: u64 },
     Brought(Arc<dyn Commands>),
 }
 
-/// A connection that takes longer to open is given up. Its callers have long since gone on without it.
+/// The time limit to open a connection. Callers stop waiting much earlier.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Commands that wait to be written.
+/// Limit of commands that wait to be written.
 const QUEUE: usize = 4096;
 
 // === impl Commands ===
@@ -80,7 +80,7 @@ impl Link {
         Self { source }
     }
 
-    /// The connection. Where there is none, it is opened, and goes on being opened when this future is dropped.
+    /// Returns the connection. Opens one if needed, and continues to open it if this future is dropped.
     pub(crate) async fn line(&self) -> RedisResult<Line> {
         match &self.source {
             Source::Brought(connection) => Ok(Line::Brought(connection.clone())),
@@ -88,7 +88,7 @@ impl Link {
         }
     }
 
-    /// The connection of this line is of no use any more. Returns whether it was the one that there is.
+    /// Drops the connection of this line. Returns whether it was the current one.
     pub(crate) fn give_up(&self, line: &Line) -> bool {
         if let (Source::Own { opener }, Line::Own { number, .. }) = (&self.source, line) {
             let mut slot = opener.slot();
@@ -100,7 +100,7 @@ impl Link {
         false
     }
 
-    /// Whatever connection there is, or is being opened, is of no use any more.
+    /// Drops the current connection, open or opening.
     pub(crate) fn give_up_any(&self) {
         if let Source::Own { opener } = &self.source {
             let mut slot = opener.slot();

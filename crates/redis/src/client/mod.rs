@@ -1,4 +1,4 @@
-//! One Redis: two connections, a bound on every wait, and a gate that shuts in an outage.
+//! One Redis: two connections, a limit on every wait, and a gate that shuts in an outage.
 
 mod clock;
 mod gate;
@@ -26,7 +26,7 @@ use crate::error::BackendError;
 use crate::ids::Process;
 use crate::options::{Outage, RedisOptions};
 
-/// A Redis or Valkey that the processes of a fleet share. Clones are the same Redis.
+/// A Redis or Valkey shared by processes. Clones share its connections.
 ///
 /// ```
 /// use tower_buttress_redis::{Redis, RedisOptions};
@@ -41,37 +41,37 @@ use crate::options::{Outage, RedisOptions};
 ///
 /// # What happens when
 ///
-/// - *It is made*: nothing. The first operation connects, so that a service starts whether Redis is there or not.
-/// - *Redis does not answer*: the operation ends after [`patience`](RedisOptions::patience), and so does every other that
-///   waits. From then on none is sent, and what needs Redis goes on without it at once, until a task of this Redis has
-///   had an answer: it asks after 1 s, then 2 s, up to every 30 s. A Redis that fails again within 10 s of coming back
-///   is left alone for 2 s, then 4 s, up to 30 s.
-/// - *The connection is lost* (Redis restarts, a proxy closes what is idle): the operation is sent once more on a new
-///   one, within the same patience. All operations can be repeated.
-/// - *A connection is half open* (its peer is gone without a word): it is replaced with the first probe that gets no answer.
-/// - *It is dropped*: its connections are closed, and its tasks end.
+/// - *It is created*: nothing. The first operation connects, so a service starts even while Redis is down.
+/// - *Redis does not answer*: the operation fails after [`patience`](RedisOptions::patience), with all others that
+///   wait. From then on no operation is sent, and callers continue at once without Redis. A task probes after 1 s,
+///   then 2 s, up to every 30 s, until Redis answers. If Redis fails again within 10 s of its return, the task waits 2
+///   s, then 4 s, up to 30 s.
+/// - *The connection is lost* (a restart of Redis, an idle timeout of a proxy): the operation is repeated once on a
+///   new one, within the same patience. All operations can be repeated.
+/// - *A connection is half open* (its peer vanished): the first unanswered probe replaces it.
+/// - *It is dropped*: its connections close, and its tasks end.
 ///
 /// # Cost
 ///
-/// Two connections, one of them for subscriptions and only once there is one. No operation blocks the connection for
-/// those behind it.
+/// Two connections; the one for subscriptions opens with the first subscription. No operation blocks the connection
+/// for later ones.
 #[derive(Clone)]
 pub struct Redis {
     inner: Arc<Inner>,
 }
 
-/// Whether Redis can be reached.
+/// Whether Redis is reachable.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Health {
-    /// It answers, as far as is known.
+    /// Redis answers, as far as is known.
     Reached,
-    /// It does not, and is not asked for the time being.
+    /// Redis does not answer; no operation is sent for now.
     #[non_exhaustive]
     Unreachable {
         /// Since when.
         since: Instant,
-        /// What ended the last operation.
+        /// The error of the last operation.
         why: Arc<str>,
     },
 }
@@ -93,11 +93,11 @@ struct Inner {
 // === impl Redis ===
 
 impl Redis {
-    /// The Redis of these options. Nothing is connected yet.
+    /// Creates a client with these options. Does not connect.
     ///
     /// # Errors
     ///
-    /// The options are such that no connection can be opened. A Redis that cannot be reached is no error.
+    /// The options cannot open a connection. An unreachable Redis is not an error.
     pub fn new(options: RedisOptions) -> RedisResult<Self> {
         let client = Client::open(options.info)?;
         let inner = Inner {
@@ -116,17 +116,16 @@ impl Redis {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Whether it can be reached, now and from now on.
+    /// Watches whether Redis is reachable.
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Health> {
         self.inner.health.subscribe()
     }
 
-    /// Whether it answers now. Asks it, for as long as its patience lasts, and not at all while it is known to be
-    /// unreachable.
+    /// Sends a command and returns whether Redis answers, within its patience. Sends nothing while Redis is known to
+    /// be unreachable.
     ///
-    /// A service that asks at its start has its connection open before the first call, and says at once where the
-    /// address is wrong.
+    /// A service that calls it at its start has a connection before the first call, and detects a wrong address.
     pub async fn ping(&self) -> bool {
         self.call(&Command::Plain(redis::cmd("PING"))).await.is_ok()
     }
@@ -135,7 +134,7 @@ impl Redis {
         &self.inner.prefix
     }
 
-    /// All that share rates through one Redis here are one process.
+    /// All layers that share rates through one Redis are one process.
     pub(crate) fn process(&self) -> Process {
         self.inner.process
     }
@@ -152,17 +151,17 @@ impl Redis {
         &self.inner.subscriptions
     }
 
-    /// What the clock of Redis showed at that time, in milliseconds; `None`: that is not known.
+    /// Redis's clock at that time, in milliseconds; `None`: unknown.
     pub(crate) fn clock_at(&self, at: tokio::time::Instant) -> Option<u64> {
         self.inner.clock.at(at)
     }
 
-    /// Its clock showed this in the answer to what was sent then.
+    /// Records Redis's clock from the reply to a command sent then.
     pub(crate) fn note_clock(&self, millis: u64, sent: tokio::time::Instant) {
         self.inner.clock.note(millis, sent);
     }
 
-    /// Asks Redis, for as long as its patience lasts.
+    /// Sends a command, and waits for the reply within the patience.
     pub(crate) async fn call(&self, command: &Command) -> Result<Value, BackendError> {
         let sent = now();
         let (result, answer) = self.ask(command, sent).await;
@@ -218,7 +217,7 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// Asks until there is an answer, and opens the gate then.
+/// Probes until Redis answers, then opens the gate.
 async fn probe(inner: Weak<Inner>) {
     let ping = Command::Plain(redis::cmd("PING"));
     loop {
@@ -236,12 +235,12 @@ async fn probe(inner: Weak<Inner>) {
                 continue;
             }
             Ok(Err(_)) => {}
-            // The connection may be half open: its peer is gone without a word.
+            // The connection may be half open.
             Err(_) => inner.link.give_up_any(),
         }
         inner.gate().probe_failed();
         drop(inner);
-        // Processes that lost Redis at the same moment do not come back at the same moment.
+        // Jitter, so that processes that lost Redis together do not return together.
         tokio::time::sleep_until(begun + period.mul_f64(1.0 - fastrand::f64() * 0.2)).await;
     }
 }
@@ -249,7 +248,7 @@ async fn probe(inner: Weak<Inner>) {
 // === impl Health ===
 
 impl Health {
-    /// Whether Redis can be reached.
+    /// Whether Redis is reachable.
     #[must_use]
     pub fn is_reached(&self) -> bool {
         matches!(self, Self::Reached)
@@ -266,7 +265,7 @@ impl Inner {
     async fn send(&self, command: &Command) -> RedisResult<Value> {
         let mut line = self.link.line().await?;
         match self.send_on(command, &mut line).await {
-            // Redis has restarted, or a proxy has closed an idle connection: a new one may work.
+            // Redis restarted, or a proxy closed an idle connection: a new one may work.
             Err(why) if why.is_unrecoverable_error() && why.is_io_error() => {
                 let mut line = self.link.line().await?;
                 self.send_on(command, &mut line).await
@@ -293,7 +292,7 @@ impl Inner {
     }
 }
 
-/// Whether this is no answer of a Redis that works.
+/// Whether a working Redis would not answer so.
 fn is_outage(why: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
     why.is_unrecoverable_error()
@@ -302,7 +301,7 @@ fn is_outage(why: &RedisError) -> bool {
         || matches!(why.kind(), ErrorKind::Server(BusyLoading | MasterDown | ReadOnly))
 }
 
-/// What Redis says, without what it was asked.
+/// The error of Redis, without the command.
 fn describe(why: &RedisError) -> String {
     why.detail().map_or_else(|| why.category().to_owned(), |detail| format!("{}: {detail}", why.category()))
 }

@@ -1,45 +1,45 @@
-//! What is told of each operation, for figures.
+//! Reports of operations, for metrics.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An operation that Redis was asked for, or would have been.
+/// An operation that was sent to Redis, or skipped.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Operation {
-    /// The script (`claim`, `vote` ..) or the command (`publish` ..). One of some twenty.
+    /// The script (`claim`, `vote` ..) or command (`publish` ..): one of about twenty names.
     pub name: &'static str,
-    /// What became of it.
+    /// Its result.
     pub result: OperationResult,
-    /// How long it took: what a call that needs it waited.
+    /// Its duration: how long a call that needs it waited.
     pub took: Duration,
 }
 
-/// What became of an operation.
+/// The result of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OperationResult {
     /// Redis answered.
     Answered,
-    /// Redis answered with an error: it has no memory left, or no permission was given.
+    /// Redis answered with an error: out of memory, or no permission.
     Refused,
     /// No answer within [`patience`](crate::RedisOptions::patience).
     TimedOut,
-    /// There was no connection, or it was lost.
+    /// No connection, or it was lost.
     Lost,
-    /// It was not sent: Redis is known to be unreachable.
+    /// Not sent: Redis is known to be unreachable.
     Skipped,
 }
 
-/// Who is told.
+/// The receiver of reports.
 #[derive(Clone)]
 pub(crate) struct Watcher(Arc<dyn Fn(&Operation) + Send + Sync>);
 
 // === impl OperationResult ===
 
 impl OperationResult {
-    /// Its name, as for a label: `answered`, `refused`, `timed_out`, `lost` or `skipped`.
+    /// The result as a label: `answered`, `refused`, `timed_out`, `lost` or `skipped`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Scripts: called by their hash, and sent whole where Redis does not know them.
+//! Scripts, called by their hash; sent whole if Redis does not know them.
 
 use std::sync::OnceLock;
 
@@ -13,7 +13,7 @@ pub(crate) struct Script {
     hash: OnceLock<String>,
 }
 
-/// What is sent to Redis.
+/// A command to Redis.
 #[derive(Debug)]
 pub(crate) enum Command {
     Plain(Cmd),
@@ -24,12 +24,12 @@ pub(crate) enum Command {
 // === impl Script ===
 
 impl Script {
-    /// `name`: the name under which its calls are counted.
+    /// `name` counts its calls in metrics.
     pub(crate) const fn new(name: &'static str, code: &'static str) -> Self {
         Self { name, code, hash: OnceLock::new() }
     }
 
-    /// A call with these keys (channels too), to which arguments can be added.
+    /// A call with these keys and channels, to which arguments can be added.
     pub(crate) fn keys(&'static self, keys: &[&[u8]]) -> Command {
         let hash = self.hash.get_or_init(|| redis::Script::new(self.code).get_hash().to_owned());
         let mut by_hash = redis::cmd("EVALSHA");
@@ -51,7 +51,7 @@ impl Command {
         self
     }
 
-    /// The name under which it is counted: that of the script, or of the command.
+    /// The name in metrics: that of the script or command.
     pub(crate) fn name(&self) -> &'static str {
         let command = match self {
             Self::Script(script, _) => return script.name,
@@ -69,8 +69,7 @@ impl Command {
         }
     }
 
-    /// A script that Redis does not know is sent with `EVAL`, which every Redis and every proxy takes: `SCRIPT LOAD` is
-    /// refused by some.
+    /// Sends an unknown script with `EVAL`, which every Redis and proxy accepts; some refuse `SCRIPT LOAD`.
     pub(crate) async fn send(&self, line: &mut Line) -> RedisResult<Value> {
         match self {
             Self::Plain(command) => line.send(command).await,
@@ -82,7 +81,7 @@ impl Command {
     }
 }
 
-/// The same call with the script itself in the place of its hash.
+/// The same call with the script instead of its hash.
 fn whole(script: &Script, by_hash: &Cmd) -> Cmd {
     let mut command = redis::cmd("EVAL");
     command.arg(script.code);

@@ -1,4 +1,4 @@
-//! The connection for subscriptions, and who hears which channel.
+//! The connection for subscriptions, and the receivers of each channel.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -15,22 +15,22 @@ use redis::{Client, Msg, RedisResult};
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-/// What is heard on a channel from now on. Dropped, it is unsubscribed.
+/// The messages of a channel from now on. Dropping it unsubscribes.
 #[derive(Debug)]
 pub struct Subscription {
     messages: mpsc::Receiver<(Heard, Instant)>,
     queue: Arc<Queue>,
-    /// Dropped, it unsubscribes.
+    /// Unsubscribes when dropped.
     _guard: Option<Unsubscribe>,
 }
 
-/// Something on a channel.
+/// A message, or a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Heard {
     /// A message.
     Message(Bytes),
-    /// Messages may have been missed: the connection was lost, or they were not read in time.
+    /// Messages may be missing: the connection was lost, or they were not read in time.
     Gap,
 }
 
@@ -41,16 +41,16 @@ pub(crate) struct Hearer {
     queue: Arc<Queue>,
 }
 
-/// What both halves know.
+/// State of both halves.
 #[derive(Debug, Default)]
 struct Queue {
-    /// Messages were missed since the last one was read.
+    /// Whether messages were dropped since the last read.
     missed: AtomicBool,
-    /// How much waits to be read.
+    /// The bytes that wait to be read.
     bytes: AtomicUsize,
 }
 
-/// The connection, which is opened with the first subscription.
+/// The connection, opened by the first subscription.
 #[derive(Debug)]
 pub(crate) struct Subscriptions {
     client: Client,
@@ -70,7 +70,7 @@ enum Request {
         channel: Vec<u8>,
         number: u64,
     },
-    /// The connection for commands is lost: this one may be, too.
+    /// The connection for commands was lost: check this one.
     Check,
 }
 
@@ -81,12 +81,12 @@ struct Unsubscribe {
     requests: mpsc::UnboundedSender<Request>,
 }
 
-/// The task that has the connection.
+/// The task that owns the connection.
 struct Task {
     client: Client,
     requests: mpsc::UnboundedReceiver<Request>,
     channels: HashMap<Vec<u8>, HashMap<u64, Hearer>>,
-    /// Who waits until Redis has confirmed a subscription.
+    /// Subscribers that wait for Redis's confirmation.
     waiting: Vec<oneshot::Sender<()>>,
 }
 
@@ -94,20 +94,20 @@ struct Task {
 enum ConnectionEnd {
     /// It was lost.
     Lost,
-    /// Nobody can subscribe any more.
+    /// No receiver can subscribe any more.
     Closed,
 }
 
-/// How many messages may wait to be read.
+/// Limit of messages that wait to be read.
 const QUEUE: usize = 64;
 
-/// And as many bytes. The first message waits, however long it is.
+/// Limit of bytes that wait. The first message is accepted at any length.
 const QUEUE_BYTES: usize = 256 * 1024;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The connection is asked for a sign of life this often: one whose peer is gone without a word is replaced within a second,
-/// before other processes take this one for gone.
+/// The interval of pings: a connection whose peer vanished is replaced within 1 s, before other processes consider
+/// this one dead.
 const PING_EVERY: Duration = Duration::from_millis(500);
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -117,14 +117,14 @@ const RECONNECT_AFTER_AT_MOST: Duration = Duration::from_secs(2);
 // === impl Subscription ===
 
 impl Subscription {
-    /// A subscription, and what feeds it.
+    /// A subscription, and its sending half.
     pub(crate) fn new() -> (Hearer, Self) {
         let (sender, messages) = mpsc::channel(QUEUE);
         let queue = Arc::<Queue>::default();
         (Hearer { messages: sender, queue: queue.clone() }, Self { messages, queue, _guard: None })
     }
 
-    /// What is heard next; `None`: nothing any more.
+    /// The next message; `None`: the subscription ended.
     ///
     /// # Cancel safety
     ///
@@ -133,7 +133,7 @@ impl Subscription {
         poll_fn(|cx| self.poll_next(cx)).await.map(|(heard, _)| heard)
     }
 
-    /// The same, and when it came: who reads it may have been busy since then.
+    /// The next message, and when it arrived; the reader may have been busy since.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Heard, Instant)>> {
         let next = ready!(self.messages.poll_recv(cx));
         if let Some((heard, _)) = &next {
@@ -143,7 +143,7 @@ impl Subscription {
         Poll::Ready(if is_gap { Some((Heard::Gap, Instant::now())) } else { next })
     }
 
-    /// Whether nothing waits to be heard.
+    /// Whether no message waits.
     pub(crate) fn is_quiet(&self) -> bool {
         self.messages.is_empty() && !self.queue.missed.load(Relaxed)
     }
@@ -152,13 +152,13 @@ impl Subscription {
 // === impl Hearer ===
 
 impl Hearer {
-    /// Whether there is still a subscription.
+    /// Whether the subscription still exists.
     #[cfg(any(test, feature = "model"))]
     pub(crate) fn is_heard(&self) -> bool {
         !self.messages.is_closed()
     }
 
-    /// Returns whether anybody hears it.
+    /// Returns whether there is a receiver.
     pub(crate) fn tell(&self, heard: Heard) -> bool {
         let (bytes, now) = (heard.len(), Instant::now());
         // Counted before it can be read.
@@ -200,21 +200,21 @@ impl Subscriptions {
         Self { client, requests: OnceCell::new(), numbers: AtomicU64::new(0) }
     }
 
-    /// Subscribes to a channel, and waits until Redis has confirmed it.
+    /// Subscribes to a channel, and waits for Redis's confirmation.
     pub(crate) async fn subscribe(&self, channel: &[u8]) -> Option<Subscription> {
         let requests = self.requests.get_or_init(|| async { Task::spawn(self.client.clone()) }).await;
         let (hearer, mut subscription) = Subscription::new();
         let (done, confirmed) = oneshot::channel();
         let number = self.numbers.fetch_add(1, Relaxed);
         let channel = channel.to_vec();
-        // Made first: it unsubscribes also where this future is dropped before there is an answer.
+        // Created first, so that dropping this future also unsubscribes.
         subscription._guard = Some(Unsubscribe { channel: channel.clone(), number, requests: requests.clone() });
         requests.send(Request::Subscribe { channel, number, hearer, done }).ok()?;
         confirmed.await.ok()?;
         Some(subscription)
     }
 
-    /// Finds out at once whether the connection is still there, rather than with its next ping.
+    /// Checks the connection now instead of with the next ping.
     pub(crate) fn check(&self) {
         if let Some(requests) = self.requests.get() {
             let _ = requests.send(Request::Check);
@@ -247,7 +247,7 @@ impl Task {
         loop {
             if let Some((sink, stream)) = self.connect().await {
                 pause = RECONNECT_AFTER;
-                // What was published while there was no connection was missed, too.
+                // Messages published while disconnected were missed too.
                 if !std::mem::take(&mut is_first) {
                     self.tell_gap();
                 }
@@ -256,7 +256,7 @@ impl Task {
                 }
                 self.tell_gap();
             }
-            // Subscriptions that are asked for meanwhile are made with the rest when there is a connection.
+            // New subscriptions wait until there is a connection.
             let until = Instant::now() + pause;
             pause = (pause * 2).min(RECONNECT_AFTER_AT_MOST);
             loop {
@@ -271,7 +271,7 @@ impl Task {
         }
     }
 
-    /// A connection that is subscribed to all that is heard.
+    /// Opens a connection with all subscriptions.
     async fn connect(&mut self) -> Option<(PubSubSink, PubSubStream)> {
         let (mut sink, stream) = timeout(CONNECT_TIMEOUT, self.client.get_async_pubsub()).await.ok()?.ok()?.split();
         let channels: Vec<&[u8]> = self.channels.keys().map(Vec::as_slice).collect();
@@ -313,7 +313,7 @@ impl Task {
         }
     }
 
-    /// Notes who hears what. Returns what must be said to Redis.
+    /// Records a receiver. Returns what to send to Redis.
     fn note(&mut self, request: Request) -> Option<Change> {
         match request {
             Request::Subscribe { channel, number, hearer, done } => {
@@ -332,7 +332,7 @@ impl Task {
                 self.channels.remove(&channel);
                 Some(Change::Removed(channel))
             }
-            // The connection is only looked at: no channel changes.
+            // Only checks the connection.
             Request::Check => None,
         }
     }

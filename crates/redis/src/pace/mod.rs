@@ -1,4 +1,4 @@
-//! The limits of a fleet.
+//! Rate limits shared by processes.
 
 mod pauses;
 mod rates;

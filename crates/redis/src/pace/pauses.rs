@@ -1,4 +1,4 @@
-//! Pauses that the processes of a fleet share.
+//! Pauses shared by processes.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -14,8 +14,8 @@ use crate::backend::{BackendError, PauseBackend, PauseNews, Process};
 use crate::client::Redis;
 use crate::driver::{Driver, Subscribing, Updates};
 
-/// Shares the pauses of a [`PaceLayer`](tower_buttress::PaceLayer) with those of other processes: a 429 that one process
-/// met keeps all others from meeting it.
+/// Shares the pauses of a [`PaceLayer`](tower_buttress::PaceLayer) with other processes: after a 429 in one process
+/// the others do not meet one.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -32,24 +32,24 @@ use crate::driver::{Driver, Subscribing, Updates};
 ///
 /// # What happens when
 ///
-/// - *A call is made*: nothing. Redis is never asked in a call.
-/// - *An upstream answers 429 and says how long to wait, or two tenants meet one*: the calls with the same credential to the
-///   same host wait in every process, as long as there, within milliseconds. A pause is never shortened.
-/// - *The pause ends*: where the upstream asked for more than a process waits, or did not say how long, one call of each process
-///   finds out, and the others wait for its head. Then each starts again at the rate at which its own calls were served before, so that the fleet
-///   comes back at the rate of the fleet.
-/// - *A process starts*: it asks once for each credential that it uses first.
-/// - *Redis cannot be reached*: each process learns of a 429 by itself.
+/// - *A call is made*: nothing. No call waits for Redis.
+/// - *An upstream answers 429 and says how long to wait, or two tenants meet one*: within milliseconds the calls with
+///   the same credential to the same host wait in every process, for as long. A pause is never shortened.
+/// - *The pause ends*: if the upstream asked for more than a process waits, or did not say how long, one call per
+///   process probes, and the others wait for its head. Each process then starts at the rate at which its own calls
+///   were served before, so that the fleet returns to its earlier rate.
+/// - *A process starts*: it reads each credential's pause at its first use.
+/// - *Redis is unreachable*: each process learns of a 429 by itself.
 ///
-/// **Rates** ([`requests`](tower_buttress::PaceLayer::requests), [`tokens`](tower_buttress::PaceLayer::tokens)) are those of one
-/// process, whether Redis is reached or not: give each process its part of what the upstream allows, or use [`FleetPace`](crate::FleetPace).
+/// **Rates** ([`requests`](tower_buttress::PaceLayer::requests), [`tokens`](tower_buttress::PaceLayer::tokens)) apply
+/// per process: give each process its share of the upstream's limit, or use [`FleetPace`](crate::FleetPace).
 pub struct FleetPauses<B = Redis> {
     backend: B,
     process: Process,
     updates: Updates<Update>,
 }
 
-/// What the layer tells the task.
+/// A message from the layer to the task.
 enum Update {
     New(PeerLimit),
     Paused(PeerLimit, PeerPause),
@@ -59,12 +59,12 @@ struct Limits<B> {
     backend: B,
     process: Process,
     limits: HashMap<Fingerprint, Vec<PeerLimit>>,
-    /// Limits whose pauses Redis is asked for, and limits that wait until it is asked for fewer.
+    /// Limits whose pauses are being read, and limits that wait to be read.
     asking: JoinSet<(Fingerprint, Result<PeerPause, BackendError>)>,
     waiting: HashSet<Fingerprint>,
 }
 
-/// The most limits that Redis is asked for at the same time.
+/// Limits the concurrent reads.
 const MOST_ASKED: usize = 64;
 
 // === impl FleetPauses ===
@@ -78,7 +78,7 @@ impl<B: PauseBackend> FleetPauses<B> {
 
     fn update(&self, update: Update) {
         let (backend, process) = (self.backend.clone(), self.process);
-        // Where the task cannot take it, other processes learn of the pause as in an outage: from the upstream.
+        // If the task cannot take it, other processes learn of the pause from the upstream, as in an outage.
         let _ = self.updates.tell(update, || Limits::new(backend, process));
     }
 }
@@ -136,7 +136,7 @@ impl<B: PauseBackend> Driver for Limits<B> {
                 self.ask();
                 Poll::Ready(())
             }
-            // None is under way. (The error of a join is a panic, and these tasks do not panic.)
+            // None is in flight. (The error of a join is a panic, and these tasks do not panic.)
             Poll::Ready(_) | Poll::Pending => Poll::Pending,
         }
     }
@@ -165,7 +165,7 @@ impl<B: PauseBackend> Limits<B> {
         let _ = self.backend.pause(PauseNews { limit, pause, process: self.process }).await;
     }
 
-    /// Asks Redis for the pauses of as many waiting limits as there is room for.
+    /// Reads the pauses of waiting limits, as many as allowed.
     fn ask(&mut self) {
         let room = MOST_ASKED.saturating_sub(self.asking.len());
         for id in self.waiting.iter().take(room).copied().collect::<Vec<_>>() {

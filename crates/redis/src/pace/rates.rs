@@ -1,4 +1,4 @@
-//! Rates that the processes of a fleet share.
+//! Rates shared by processes.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -13,8 +13,8 @@ use super::pauses::FleetPauses;
 use crate::backend::{PauseBackend, Process, RateBackend, RateTurn, TakenRate, Token};
 use crate::client::Redis;
 
-/// Shares the pauses and the rates of a [`PaceLayer`](tower_buttress::PaceLayer) with those of other processes: a rate
-/// is that of all of them together.
+/// Shares the pauses and rates of a [`PaceLayer`](tower_buttress::PaceLayer) with other processes: a rate applies to
+/// all of them together.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -32,30 +32,29 @@ use crate::client::Redis;
 ///
 /// # What happens when
 ///
-/// - *A call is made that a rate counts*: one script takes what it needs from all of its rates, or from none, and says
-///   when it is sent. Calls are sent in the order in which they asked, whichever process they are of. One whose turn would be
-///   more than a second away is not given it yet: it waits in its process, tenants in turn, and the first of those asks again.
-///   One that would have to wait for longer than [`max_wait`](tower_buttress::PaceLayer::max_wait) is refused, as far as its
-///   process can tell when it comes: how many wait in the others is seen by how far apart its own turns are.
-/// - *It has used less than was reserved, or more, or was not sent*: that is corrected, behind it. What a caller gives back
-///   that goes away while it waits is for calls that come then: they may be sent together with those that waited behind it.
-/// - *An upstream answers 429*: as with [`FleetPauses`]. Calls start again one interval of the rate apart, in the fleet. Those
-///   whose turns fall into the pause take other ones, behind it.
-/// - *Redis cannot be reached*: each process has its part of every rate. How many processes there are is known from the
-///   last time that Redis was reached: each says every 5 s that it is there. Until then it is
-///   [`processes`](Self::processes).
-/// - *An answer says that less is left of a rate* (other clients use it, too): the next call of the process that was told waits for
-///   as long as that takes, and those of the others behind it.
-/// - *Redis forgets the rates* (it was restarted): each process tells with its next call what it knows itself.
+/// - *A call is made that a rate counts*: one script takes what it needs from all of its rates, or from none, and returns
+///   when to send it. Calls are sent in the order in which they asked, in all processes. A call whose turn is more than a
+///   second away gets none yet: it waits in its process, where tenants take turns, and the first waiting call asks again. A
+///   call that would wait longer than [`max_wait`](tower_buttress::PaceLayer::max_wait) is refused at once, as far as its
+///   process can tell; it infers the number of calls that wait elsewhere from the time between its own turns.
+/// - *A call used less or more than reserved, or was not sent*: the difference is corrected after it. What a leaving caller
+///   returns goes to calls that come then: they may be sent together with those that waited behind it.
+/// - *An upstream answers 429*: as with [`FleetPauses`]. Calls of the fleet start again one interval of the rate apart. Calls
+///   whose turn falls into the pause take another one behind it.
+/// - *Redis is unreachable*: each process has its share of every rate, by the last known number of processes, each of which
+///   reports every 5 s; before the first report by [`processes`](Self::processes).
+/// - *An answer reports that less is left of a rate* (other clients use it too): the next call of the process that got the
+///   answer waits for the difference, and the calls of other processes behind it.
+/// - *Redis loses the rates* (it restarted): each process reports its own knowledge with its next call.
 ///
-/// The rates of a caller ([`PaceLayer::per_caller`](tower_buttress::PaceLayer::per_caller)) are those of all processes, too, by
-/// its tenant or, where there is none, its credentials. A layer without rates shares its pauses only. Limits that are
-/// [learned](tower_buttress::PaceLayer::learn) are those of each process.
+/// The rates of a caller ([`PaceLayer::per_caller`](tower_buttress::PaceLayer::per_caller)) also apply to all processes, per
+/// tenant or, without one, per credential. A layer without rates shares only its pauses.
+/// [Learned](tower_buttress::PaceLayer::learn) limits are per process.
 ///
 /// # Cost
 ///
-/// A script before each call that a rate counts, or a few where calls wait, within the [`patience`](crate::RedisOptions::patience) of Redis, and
-/// one behind it where tokens are counted.
+/// One script before each call that a rate counts, or a few if calls wait, within the [`patience`](crate::RedisOptions::patience)
+/// of Redis; one more after it if tokens are counted.
 pub struct FleetPace<B = Redis> {
     pauses: FleetPauses<B>,
     fleet: Arc<RateFleet<B>>,
@@ -71,7 +70,7 @@ struct RateFleet<B> {
 
 const BEAT_EVERY: Duration = Duration::from_secs(5);
 
-/// A process that is not heard of for this long is gone.
+/// A process that is silent for this long is gone.
 const BEAT_TTL: Duration = Duration::from_secs(15);
 
 // === impl FleetPace ===
@@ -86,8 +85,8 @@ impl<B: PauseBackend + RateBackend> FleetPace<B> {
         Self { pauses: FleetPauses::new(backend), fleet: Arc::new(fleet) }
     }
 
-    /// How many processes there are, until Redis has said so: a process that starts while Redis is away has its part of
-    /// the rates. Default: 1.
+    /// The number of processes until Redis reports it: a process that starts during an outage takes its share by this
+    /// number. Default: 1.
     #[must_use]
     pub fn processes(self, processes: u32) -> Self {
         self.fleet.processes.store(processes.max(1), Relaxed);
@@ -121,7 +120,7 @@ impl<B: PauseBackend + RateBackend> PacePeers for FleetPace<B> {
         Box::pin(async move {
             let (told, turn) = oneshot::channel();
             let asked = fleet.clone();
-            // In a task of its own: where the call is dropped meanwhile, what was taken for it is given back.
+            // In its own task, so that what was taken is returned if the call is dropped meanwhile.
             tokio::spawn(async move {
                 let taken = costs.iter().map(taken).collect();
                 let turn = asked.backend.reserve(id, Token::random(), taken, pause, max_wait).await;
@@ -172,7 +171,7 @@ fn taken(cost: &RateCost) -> TakenRate {
     TakenRate { name: cost.name().into(), cost: cost.cost(), burst: cost.burst(), level: cost.level() }
 }
 
-/// By how much each rate is to be corrected: more than zero where more was used than was reserved.
+/// The correction of each rate: positive if more was used than reserved.
 fn changes(reserved: &[RateCost], used: &[RateCost]) -> Vec<(String, i64)> {
     let micros = |cost: Duration| i64::try_from(cost.as_micros()).unwrap_or(i64::MAX);
     let of = |reserved: &RateCost| {

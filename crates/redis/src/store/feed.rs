@@ -1,4 +1,4 @@
-//! The log of a call that another process makes, as it is read here.
+//! Reads the log of a call that another process makes.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use tower_buttress::store::{BodyPart, Head, Lease, MemoryLease, Recorder};
 
 use super::wire::{Damaged, Decoder, HeadRecord, Record};
 
-/// The log here, and what of it was read.
+/// The local log, and the position in the remote one.
 pub(super) struct Feed {
     pub(super) recorder: Recorder,
     pub(super) memory: Option<MemoryLease>,
     pub(super) decoder: Decoder,
-    /// How much of the log was read.
+    /// How much of the remote log was read.
     pub(super) read: u64,
     pub(super) has_head: bool,
 }
 
-/// What was read last.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fed {
-    /// There is more to come.
+    /// More will come.
     More,
     /// The answer is whole.
     Whole,
@@ -35,7 +35,7 @@ impl Feed {
         Self { recorder, memory, decoder, read: 0, has_head: false }
     }
 
-    /// Writes what these bytes say, as fast as it is read here. `age`: how long ago the flight was claimed, and as of when.
+    /// Decodes bytes into the local log, as fast as it is read. `age`: the flight's age, and when it had that age.
     pub(super) async fn take(&mut self, bytes: &[u8], age: (Duration, Instant)) -> Result<Fed, Damaged> {
         self.read += bytes.len() as u64;
         self.decoder.push(bytes);

@@ -1,4 +1,4 @@
-//! The task that feeds a log here with the answer to a call that another process makes.
+//! The task that fills a local log with the answer to a call of another process.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ pub(super) struct Follower<B> {
     flight: Flight,
     owner: Process,
     lease: Duration,
-    /// A caller came back to the answer, and reads it also where another call holds its key by now.
+    /// Whether a caller came back to the answer; it reads on even if another call holds the key by now.
     is_return: bool,
-    /// How old the flight was when it was found, and when that was.
+    /// The age of the flight when it was found, and when that was.
     age: (Duration, Instant),
     feed: Feed,
     watch: LeaderWatch,
@@ -30,19 +30,19 @@ enum FollowEnd {
     Whole,
     Failed,
     Damaged,
-    /// The leader is gone: the key is free for another.
+    /// The leader is gone: the key is free.
     LeaderGone,
-    /// The leader is there, and does not share the answer any longer.
+    /// The leader no longer shares the answer.
     Forsaken,
-    /// No caller here reads the answer.
+    /// No local caller reads the answer.
     Unread,
-    /// Redis cannot be reached, so that nothing is known of the leader.
+    /// Redis is unreachable, so the leader's state is unknown.
     CutOff,
 }
 
 const TICK: Duration = Duration::from_millis(250);
 
-/// As much is read at once. With what of a record was there before it is what a follower holds beside its log.
+/// The read size. With a partial record it is all that a follower holds beside its log.
 const CHUNK: usize = 64 * 1024;
 
 // === impl Follower ===
@@ -66,7 +66,7 @@ impl<B: Backend> Follower<B> {
         tokio::spawn(follower.run());
     }
 
-    /// Feeds the log of a caller that came back to an answer.
+    /// Fills the log of a caller that came back to an answer.
     pub(super) fn return_to(backend: B, offered: Offered, recorder: Recorder, lease: Duration) {
         let now = Instant::now();
         let Offered { flight, payload, owner, age, .. } = offered;
@@ -83,11 +83,11 @@ impl<B: Backend> Follower<B> {
         };
         let Self { backend, flight, feed, is_return, .. } = self;
         if matches!(ended, FollowEnd::LeaderGone) && !is_return {
-            // Only where it is still that leader's.
+            // Only if that leader still holds it.
             let _ = backend.settle(flight, FlightEnd::Free).await;
         }
         let Feed { recorder, memory, .. } = feed;
-        // First: a caller that reads the end and asks again must find the replay, or a key that is free.
+        // First, so that a caller that reads the end and repeats the request finds the replay or a free key.
         drop(memory);
         match ended {
             FollowEnd::Whole => recorder.finish(),
@@ -100,8 +100,8 @@ impl<B: Backend> Follower<B> {
     }
 
     async fn follow(&mut self) -> Result<FollowEnd, Damaged> {
-        // Before anything is read, so that nothing falls in between. Where this process cannot subscribe, which says nothing of
-        // the leader, it reads the log with each tick.
+        // Before the first read, so that no bytes are missed. If this process cannot subscribe, it reads the log with
+        // each tick.
         let mut pieces = self.backend.listen(self.flight).await.ok();
         if self.is_left() {
             return Ok(FollowEnd::Unread);
@@ -131,7 +131,7 @@ impl<B: Backend> Follower<B> {
                     self.watch.on_heard();
                     self.on_bytes(offset, &bytes).await
                 }
-                // The leader shares it no longer, and may have written all of it.
+                // The leader no longer shares it, but may have written all of it.
                 Some(Piece::Forsaken) => Ok(self.catch_up().await?.or(Some(FollowEnd::Forsaken))),
                 Some(Piece::CaughtUp { length }) => {
                     self.watch.on_heard();
@@ -178,7 +178,7 @@ impl<B: Backend> Follower<B> {
                 return Ok(Some(FollowEnd::Unread));
             }
             let Ok(bytes) = self.backend.read(self.flight, self.feed.read, CHUNK).await else {
-                // Tried again with the next message, or the next tick.
+                // Repeated with the next message or tick.
                 return Ok(None);
             };
             if !bytes.is_empty() {
@@ -191,7 +191,7 @@ impl<B: Backend> Follower<B> {
         }
     }
 
-    /// Whether the caller who came back is gone: no other ever reads this log.
+    /// Whether the caller that came back has left: no other reads this log.
     fn is_left(&self) -> bool {
         self.is_return && self.feed.recorder.log().listeners() == 0
     }
@@ -224,17 +224,17 @@ impl<B: Backend> Follower<B> {
         if self.is_return {
             let now = Instant::now();
             let is_mute = self.watch.is_mute(now, self.lease);
-            // Where this process cannot listen, the leader's silence says nothing.
+            // If this process cannot listen, the leader's silence means nothing.
             let is_cut_off = self.watch.is_cut_off(now, self.feed.has_head) || is_mute && pieces.is_none();
             let is_gone = self.watch.is_gone(now, self.lease) || is_mute;
             return Ok(if is_cut_off { Some(FollowEnd::CutOff) } else { is_gone.then_some(FollowEnd::LeaderGone) });
         }
-        // A suspended leader still has its inbox, but its lease ends: then another process holds the key.
+        // A suspended leader keeps its inbox, but its lease ends: then another process holds the key.
         let holder = self.backend.holder(self.flight.key).await;
         let now = Instant::now();
         match holder {
             Ok(Some(token)) if token != self.flight.token => {
-                // What the leader wrote before that may still be waiting to be read here.
+                // Bytes that the leader wrote before may still wait here.
                 let is_quiet = pieces.as_ref().is_none_or(Subscription::is_quiet);
                 if is_quiet { Ok(Some(FollowEnd::LeaderGone)) } else { Ok(None) }
             }
@@ -247,7 +247,7 @@ impl<B: Backend> Follower<B> {
     }
 }
 
-/// What is heard next; never ready without a subscription.
+/// The next message; pending without a subscription.
 async fn next(pieces: &mut Option<Subscription>) -> Option<Heard> {
     match pieces {
         Some(pieces) => pieces.next().await,

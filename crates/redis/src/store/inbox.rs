@@ -1,4 +1,4 @@
-//! What other processes ask this one for: to share an answer, or to stop a call.
+//! Requests of other processes: to share an answer, or to stop a call.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
@@ -8,32 +8,32 @@ use super::inner::Inner;
 use super::updates::Update;
 use crate::backend::{Ask, Backend, Flight, FlightEnd, Heard, Want};
 
-/// How long this process waits, at first, when Redis did not let it subscribe to its inbox.
+/// The first wait after a failed subscription to the inbox.
 const INBOX_RETRY: Duration = Duration::from_millis(100);
 const INBOX_RETRY_AT_MOST: Duration = Duration::from_secs(5);
 
 // === impl Inner ===
 
 impl<B: Backend> Inner<B> {
-    /// From now on, hears what other processes ask this one for.
+    /// Subscribes to requests of other processes.
     pub(super) fn hear_wants(self: &Arc<Self>) {
         if !self.hears_wants.swap(true, Relaxed) {
             tokio::spawn(hear_wants(Arc::downgrade(self)));
         }
     }
 
-    /// Asks the task of a call to share its answer. Returns whether there is such a task.
+    /// Asks the task of a call to share its answer. Returns whether there is one.
     fn share(&self, flight: Flight) -> bool {
         let leaders = self.leaders();
         let leader = leaders.get(&flight.token);
         if let Some(leader) = leader {
-            // The channel has room for one: a second want while the task has not seen the first would say nothing new.
+            // One pending request is enough.
             let _ = leader.wants.try_send(());
         }
         leader.is_some()
     }
 
-    /// Redis may have been restarted, and have forgotten which answers callers may come back to: their tasks tell it again.
+    /// Redis may have restarted and lost the places of resumable answers: their tasks store them again.
     fn offer_again(&self) {
         for leader in self.leaders().values() {
             if let Some(updates) = leader.updates.upgrade() {
@@ -42,13 +42,13 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// Another process wants the answer to a call that, as far as it knows, this process makes.
+    /// Another process wants the answer to a call that it attributes to this process.
     fn on_want(&self, flight: Flight) {
         if self.share(flight) {
             return;
         }
-        // The call is over, and Redis did not hear of it. This frees its key, unless the answer is kept, and those who wait for
-        // it claim the key anew.
+        // The call is over, and Redis missed it. Frees the key unless the answer is kept; those who wait claim it
+        // again.
         let backend = self.backend.clone();
         tokio::spawn(async move {
             let _ = backend.settle(flight, FlightEnd::Free).await;
@@ -56,7 +56,7 @@ impl<B: Backend> Inner<B> {
         });
     }
 
-    /// A caller came back to an answer, in another process.
+    /// A caller came back to an answer in another process.
     fn on_ask(&self, ask: Ask) {
         match ask {
             Ask::Return(flight) => {
@@ -82,7 +82,7 @@ async fn hear_wants<B: Backend>(store: Weak<Inner<B>>) {
             return;
         };
         let inbox = backend.inbox(process).await;
-        // The backend's tasks end when nobody has it any more.
+        // Otherwise the backend's tasks would not end.
         drop(backend);
         let Ok(mut inbox) = inbox else {
             tokio::time::sleep(pause).await;
@@ -93,7 +93,7 @@ async fn hear_wants<B: Backend>(store: Weak<Inner<B>>) {
         while let Some(heard) = inbox.next().await {
             let Some(store) = store.upgrade() else { return };
             let Heard::Message(message) = heard else {
-                // Who asked for something that was missed here asks again.
+                // Senders of missed requests repeat them.
                 store.offer_again();
                 continue;
             };

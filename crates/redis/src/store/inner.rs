@@ -1,4 +1,4 @@
-//! What the clones of a store share, and the tasks of its calls.
+//! The state shared by clones of a store, and the tasks of its calls.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
@@ -15,12 +15,12 @@ use crate::backend::{Process, Token};
 
 pub(super) struct Inner<B> {
     pub(super) backend: B,
-    /// What this process knows by itself: its calls in flight, and what it has kept lately.
+    /// The calls in flight and recent answers of this process.
     pub(super) memory: MemoryStore,
     pub(super) process: Process,
     pub(super) settings: Settings,
     pub(super) observer: Option<Arc<dyn Observer>>,
-    /// The tasks of the calls that are made here, and of answers that callers come back to.
+    /// The tasks of this process's calls, and of resumable answers.
     pub(super) leaders: Mutex<HashMap<Token, Reachable>>,
     pub(super) settling: Settling,
     pub(super) hears_wants: AtomicBool,

@@ -1,4 +1,4 @@
-//! The last good answers of a fleet.
+//! Last good answers shared by processes.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use super::wire::{Decoder, Encoder, HeadRecord, Record};
 use crate::backend::{BackendError, KeptAnswer, LastGoodBackend, hex};
 use crate::client::Redis;
 
-/// Shares the answers of a `LastGoodLayer` with other processes: one that any of them was given is returned by all when the
-/// upstream fails, also by a process that has just started.
+/// Shares the answers of a `LastGoodLayer` with other processes: any of them returns another's answer when the
+/// upstream fails, even right after its start.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -31,20 +31,20 @@ use crate::client::Redis;
 ///
 /// # What happens when
 ///
-/// - *An answer is kept*: it is written into Redis behind the call, for the `ttl` of the layer. It takes the place of an earlier
-///   one to the same request.
-/// - *A call fails, and this process has no answer*: Redis is asked, for the very request and then for its normal form; what is
-///   too old for the caller is no answer.
-/// - *A tenant has its share* ([`tenant_bytes`](Self::tenant_bytes)): further answers are kept by the process that was given
-///   them only, until some have expired.
-/// - *Redis cannot be reached*: nothing waits for it, and each process has what it was given itself. An answer that a frozen Redis
-///   takes when it goes on is taken for that much younger than it is.
-/// - *What is in Redis is damaged, or another tenant's*: it is no answer.
+/// - *An answer is kept*: it is written to Redis after the call, for the layer's `ttl`, in place of an earlier one to
+///   the same request.
+/// - *A call fails, and this process has no answer*: it reads Redis, first for the exact request, then for its normal
+///   form. An answer too old for the caller is ignored.
+/// - *A tenant has used its quota* ([`tenant_bytes`](Self::tenant_bytes)): only the process that got a further answer
+///   keeps it, until older ones expire.
+/// - *Redis is unreachable*: nothing waits for it, and each process uses its own answers. An answer that a frozen
+///   Redis takes when it continues counts as younger by that time.
+/// - *The stored data is damaged or another tenant's*: it is ignored.
 ///
 /// # Cost
 ///
-/// A script behind each call whose answer is kept, with the answer in it. Where a call has failed, one to three round trips,
-/// each within the [`patience`](crate::RedisOptions::patience).
+/// One script after each call whose answer is kept, with the answer in it. After a failed call one to three round
+/// trips, each within the [`patience`](crate::RedisOptions::patience).
 #[derive(Clone)]
 pub struct FleetLastGood<B = Redis> {
     backend: B,
@@ -52,13 +52,13 @@ pub struct FleetLastGood<B = Redis> {
     memory: Memory,
 }
 
-/// What the last good answers of one tenant may take in Redis.
+/// The default limit of one tenant's last good answers in Redis.
 const TENANT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How many bytes of answers may be on their way to Redis, where they do not count in a `Memory` of the stack.
+/// Limit of bytes on their way to Redis, unless they count in a `Memory` of the stack.
 const ON_THEIR_WAY: usize = 32 * 1024 * 1024;
 
-/// How many bytes an answer is taken to have beside its body.
+/// The assumed size of an answer beside its body.
 const HEAD: usize = 1024;
 
 // === impl FleetLastGood ===
@@ -70,15 +70,15 @@ impl<B: LastGoodBackend> FleetLastGood<B> {
         Self { backend, tenant_bytes: TENANT_BYTES, memory: Memory::new(ON_THEIR_WAY) }
     }
 
-    /// The memory in which answers count while they are on their way to Redis. Where there is no room for one, it is kept by
-    /// this process alone. One tenant, as the answers are told apart, may take a quarter of it. Default: 32 MiB of its own.
+    /// The memory in which answers count on their way to Redis. Without room, only this process keeps an answer. One
+    /// tenant may use a quarter. Default: 32 MiB of its own.
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
         self
     }
 
-    /// How much the last good answers of one tenant may take in Redis, in bytes. Default: 64 MiB.
+    /// Limits one tenant's last good answers in Redis, in bytes. Default: 64 MiB.
     #[must_use]
     pub fn tenant_bytes(mut self, bytes: u64) -> Self {
         self.tenant_bytes = bytes;
@@ -91,7 +91,7 @@ impl<B: LastGoodBackend> SharedLastGood for FleetLastGood<B> {
         // Without a runtime nothing is shared.
         let Ok(runtime) = Handle::try_current() else { return };
         let Self { backend, tenant_bytes, memory } = self.clone();
-        // The body is there twice for a while: as it came, and encoded.
+        // The body is briefly held twice: as received, and encoded.
         let tenant = Tenant::new(hex(keys.tenant.as_bytes()));
         let mut reservation = memory.reserve(Some(&tenant));
         if !reservation.grow(2 * answer.body.len() + HEAD) {
@@ -133,14 +133,14 @@ async fn find<B: LastGoodBackend>(
     if let Some(answer) = recall(keys.exact).await? {
         return Ok(Some(answer));
     }
-    // An answer that is too old hides no younger one to the same question in another spelling.
+    // An answer that is too old must not hide a younger one to another spelling.
     let Some(normal) = keys.normal else { return Ok(None) };
     let Some(exact) = backend.last_of(normal).await? else { return Ok(None) };
-    // The last of the normal form may be this very request's, kept since the first look.
+    // The latest of the normal form may be this request's own, kept since the first read.
     Ok(recall(exact).await?.map(|answer| answer.exact(exact == keys.exact)))
 }
 
-/// `None`: its head is too long.
+/// `None`: the head is too long.
 fn encode(keys: &LastGoodKeys, answer: &LastGoodAnswer) -> Option<BytesMut> {
     let mut out = BytesMut::with_capacity(answer.body.len() + 1024);
     let mut encoder = Encoder::begin(&keys.exact, &keys.tenant, &mut out);
@@ -150,7 +150,7 @@ fn encode(keys: &LastGoodKeys, answer: &LastGoodAnswer) -> Option<BytesMut> {
     is_short.then_some(out)
 }
 
-/// `None`: it is no whole answer of this tenant to this request.
+/// `None`: not a whole answer of this tenant to this request.
 fn decode(exact: &Fingerprint, tenant: &Fingerprint, bytes: &[u8], age: Duration) -> Option<LastGoodAnswer> {
     let mut decoder = Decoder::new(*exact, *tenant);
     decoder.push(bytes);

@@ -1,4 +1,4 @@
-//! The task of a call that is made here: it holds the lease, and shares the answer with those who want it.
+//! The task of a call of this process: it holds the lease, and shares the answer on request.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::relay::{Relay, Shared};
 use super::updates::{Keep, Update};
 use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, FlightEnd, Process, Settled, Token};
 
-/// Where the task of a call hears from others. Dropped, nobody reaches it any more.
+/// Receives messages for the task of a call. Dropping it makes the task unreachable.
 pub(super) struct Mailbox<B: Backend> {
     sender: mpsc::UnboundedSender<Update>,
     updates: mpsc::UnboundedReceiver<Update>,
@@ -35,19 +35,19 @@ pub(super) struct Leader<B: Backend> {
     offers: Offers,
     claimed: Instant,
     has_key: bool,
-    /// The call is over, and Redis could not be told to free its key.
+    /// The call is over, but Redis did not take the command to free its key.
     owes_free: bool,
-    /// Another process has the key, or has had it.
+    /// Whether another process has, or had, the key.
     is_lost: bool,
 }
 
-/// How often an answer is written from its beginning, where Redis lost it while it was written.
+/// How often an answer is written from its beginning if Redis loses it meanwhile.
 const MAX_WRITES: u32 = 3;
 
-/// How often the task looks at a relay that has nothing to send, or could not: it may owe a sign of life.
+/// How often the task checks a relay that has nothing to send, or could not: a sign of life may be due.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How long to wait before each further attempt to free a key.
+/// The waits before further attempts to free a key.
 const FREE_AGAIN: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 
 // === impl Mailbox ===
@@ -72,7 +72,7 @@ impl<B: Backend> Leader<B> {
         mailbox: Mailbox<B>,
     ) -> mpsc::UnboundedSender<Update> {
         let Mailbox { sender, updates, wants, registration } = mailbox;
-        // The sender goes to the lease only: held by the task too, it would hide from it that the lease is gone.
+        // Only the lease holds the sender: a copy in the task would hide that the lease is gone.
         let (payload, tenant) = (*request.payload(), *request.tenant());
         let relay = Relay::new(flight, payload, log.clone(), store.settings);
         let leader = Self {
@@ -95,7 +95,7 @@ impl<B: Backend> Leader<B> {
         tokio::spawn(async move {
             let backend = leader.backend.clone();
             let owes_free = leader.run(updates, wants).await;
-            // From now on this process says that it does not have the answer.
+            // From now on this process reports that it does not have the answer.
             drop(registration);
             if owes_free {
                 free_again(&backend, flight).await;
@@ -104,14 +104,14 @@ impl<B: Backend> Leader<B> {
         sender
     }
 
-    /// Returns whether the key is still to be freed.
+    /// Returns whether the key must still be freed.
     async fn run(mut self, mut updates: mpsc::UnboundedReceiver<Update>, mut wants: mpsc::Receiver<()>) -> bool {
         let every = self.settings.lease / 3;
         let mut renew = interval_at(Instant::now() + every, every);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tick = interval_at(Instant::now() + TICK, TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Until the layer has dropped the lease, and what it offers the answer with.
+        // Until the layer drops the lease and the answer's offers.
         let mut has_updates = true;
         while has_updates || self.offers.is_open() || self.relay.is_sharing() {
             let update = tokio::select! {
@@ -138,7 +138,7 @@ impl<B: Backend> Leader<B> {
                     let Keep { memory, retention, undecided } = *keep;
                     self.keep(memory, retention).await;
                     drop(undecided);
-                    // What is kept is not freed.
+                    // A kept key is not freed.
                     self.has_key = false;
                 }
                 Some(Update::Over) => self.free().await,
@@ -171,7 +171,7 @@ impl<B: Backend> Leader<B> {
         if self.is_lost || self.backend.renew(self.flight, self.settings.lease).await != Ok(false) {
             return;
         }
-        // Redis may have forgotten it: it was restarted, or could not be reached when the call was made.
+        // Redis may have lost it: it restarted, or was unreachable when the call was made.
         let claim = ClaimArgs {
             key: self.flight.key,
             payload: self.payload,
@@ -187,12 +187,12 @@ impl<B: Backend> Leader<B> {
 
     async fn free(&mut self) {
         if std::mem::replace(&mut self.has_key, false) && !self.is_lost {
-            // Where all attempts fail, the lease ends by itself.
+            // If all attempts fail, the lease expires.
             self.owes_free = self.backend.settle(self.flight, FlightEnd::Free).await.is_err();
         }
     }
 
-    /// Sends what there is to those who want it.
+    /// Sends new bytes to those who want them.
     async fn share(&mut self) {
         // First: a process that reads of the failure claims the key at once.
         if self.log.has_failed() {
@@ -202,7 +202,7 @@ impl<B: Backend> Leader<B> {
             Shared::On => {}
             Shared::Outgrown => self.outgrown().await,
             Shared::Refused => {
-                // Other processes cannot have this answer: they are to make calls of their own.
+                // Other processes cannot get this answer and must make their own calls.
                 self.free().await;
                 let _ = self.backend.forsake(self.flight).await;
                 self.bypassed("the backend has no room for an answer: it is not shared");
@@ -210,7 +210,7 @@ impl<B: Backend> Leader<B> {
         }
     }
 
-    /// Other processes must not wait for this answer: their claims are told that nobody can join it.
+    /// Other processes must not wait for this answer: their claims learn that the flight is closed.
     async fn outgrown(&self) {
         let _ = self.backend.outgrow(self.flight).await;
         let _ = self.backend.forsake(self.flight).await;
@@ -222,11 +222,11 @@ impl<B: Backend> Leader<B> {
         }
     }
 
-    /// Writes all of it, and makes it a replay for every process.
+    /// Writes the whole answer, as a replay for every process.
     async fn keep(&mut self, memory: MemoryLease, retention: Retention) {
         let settled = if self.is_lost { Ok(Settled::Lost) } else { self.settle(&retention).await };
         match settled {
-            // Without a guarantee: what is in Redis may be forgotten here to make room.
+            // Not guaranteed: the local copy may be evicted, because Redis has it.
             Ok(Settled::Done) => memory.keep(Retention::new(retention.now(), retention.window())),
             // Another process has the key: its answer counts.
             Ok(Settled::Lost) => drop(memory),
@@ -259,7 +259,7 @@ impl<B: Backend> Leader<B> {
             match settled {
                 Settled::Done | Settled::NoRoom => break,
                 Settled::Lost => {
-                    // Redis was restarted meanwhile: it has forgotten the lease, and perhaps the log.
+                    // Redis restarted meanwhile: it lost the lease, and perhaps the log.
                     self.renew().await;
                     if self.is_lost {
                         break;
@@ -273,7 +273,7 @@ impl<B: Backend> Leader<B> {
     }
 }
 
-/// Frees the key, if it is still this flight's and its answer is not kept.
+/// Frees the key if this flight still holds it and its answer is not kept.
 async fn free_again<B: Backend>(backend: &B, flight: Flight) {
     for wait in FREE_AGAIN {
         sleep(wait).await;

@@ -12,7 +12,7 @@ use super::updates::{Keep, Update};
 pub struct RedisLease {
     memory: Option<MemoryLease>,
     key: Fingerprint,
-    /// To the task that shares the call.
+    /// Sends updates to the task of the call.
     updates: mpsc::UnboundedSender<Update>,
     settling: Settling,
 }
@@ -52,7 +52,7 @@ impl Lease for RedisLease {
         let Some(memory) = self.memory.take() else { return };
         let undecided = self.settling.begin(self.key);
         let update = Update::Keep(Box::new(Keep { memory, retention, undecided }));
-        // The task is gone with its runtime: this process remembers at least.
+        // The task ended with its runtime: keep the answer at least in this process.
         if let Err(mpsc::error::SendError(Update::Keep(keep))) = self.updates.send(update) {
             keep.memory.keep(keep.retention);
         }

@@ -1,4 +1,4 @@
-//! Calls that are in flight in any process of the fleet, and the answers that were given a moment ago.
+//! Calls in flight in any process, and recent answers.
 
 mod feed;
 mod follower;
@@ -40,8 +40,8 @@ use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, FlightEn
 use crate::client::Redis;
 use crate::options::Outage;
 
-/// The store of [`DedupLayer`](tower_buttress::DedupLayer) that the processes of a fleet share: a double click on two
-/// machines is one call, and an `Idempotency-Key` is known to all.
+/// A store of [`DedupLayer`](tower_buttress::DedupLayer) shared by processes: a double click on two machines is one
+/// call, and every process knows every `Idempotency-Key`.
 ///
 /// ```
 /// use tower_buttress::DedupLayer;
@@ -57,60 +57,59 @@ use crate::options::Outage;
 ///
 /// # What happens when
 ///
-/// - *A call is made that nobody asks for elsewhere*: its key is claimed before it, and freed or kept after it. Its
-///   answer is written into Redis only once, at its end, and only where it is kept.
-/// - *Another process asks for it meanwhile*: the process that makes the call writes what it has into Redis, and each part
-///   as it comes. The other reads it from the first part on, within a millisecond or so. Its caller counts as a listener.
+/// - *A call is made that no other process wants*: its key is claimed before it, and freed or kept after it. Its
+///   answer is written to Redis once, at its end, and only if it is kept.
+/// - *Another process wants it meanwhile*: the calling process writes what it has to Redis, then each part as it
+///   comes. The other reads it from the first part, within about a millisecond. Its caller counts as a listener.
 /// - *The answer was kept*: every process replays it, with its age.
-/// - *The process that makes the call dies before the head*: the others notice within two seconds or so, and one of them
-///   makes the call. One that is only suspended holds its lease for 10 s.
-/// - *A process is asked for a call that it has no more* (that its key is free was lost on its way to Redis): it frees the key and
-///   says so at once, and the one that asked makes the call.
-/// - *It dies after the head*: those who read the answer elsewhere get an error. What is truncated never looks whole.
-/// - *A process has lost its lease* (it was suspended for longer): its callers read its answer, and it is not kept.
-/// - *Redis cannot be reached*: a claim waits for [`patience`](crate::RedisOptions::patience) once, and from then on for
-///   nothing; each process goes on with what it knows itself ([`Outage::Local`]). What is under way goes on for the
-///   callers of its own process. Those who read it elsewhere wait for Redis for 10 s, and then get an error.
-/// - *A caller comes back to an answer* that another process has ([`resumable`](tower_buttress::DedupLayer::resumable)): that
-///   process shares it as above, in flight or ended, for as long as it lives. Where it is gone for 5 s, what was kept for the
-///   key is read to its end, and anything else is gone (410). Where Redis cannot be asked, or this process cannot hold
-///   another such reader (half a MiB each, a quarter of the layer's memory for one tenant), the caller is told to come back
-///   a second later. A `DELETE` is a success when the process that makes the call has heard of it; where that is not so
-///   within 1.5 s, it is to be sent again.
-/// - *Redis has no memory left*: the answer is not shared, and not kept there; an event says so.
+/// - *The calling process dies before the head*: the others notice within about 2 s, and one of them repeats the call.
+///   A suspended process holds its lease for 10 s.
+/// - *A process is asked for a call that it no longer has* (Redis missed that its key is free): it frees the key and
+///   says so at once, and the asking process makes the call.
+/// - *The calling process dies after the head*: readers in other processes get an error. A truncated answer never
+///   looks whole.
+/// - *A process loses its lease* (it was suspended for longer): its callers read its answer, which is not kept.
+/// - *Redis is unreachable*: a claim waits once for [`patience`](crate::RedisOptions::patience), later claims do not
+///   wait. Each process uses its own state ([`Outage::Local`]). Calls in flight continue for callers of their own
+///   process; readers elsewhere wait 10 s for Redis, then get an error.
+/// - *A caller comes back to an answer* of another process ([`resumable`](tower_buttress::DedupLayer::resumable)):
+///   that process shares it as above, in flight or ended, while it lives. 5 s after its death a kept answer is read to
+///   its end; any other is gone (410). If Redis is unreachable, or this process has no memory for another such reader
+///   (0.5 MiB each, a quarter of the layer's memory per tenant), the caller gets a `Retry-After` of 1 s. `DELETE`
+///   succeeds once the calling process has confirmed it; without confirmation within 1.5 s the caller must repeat it.
+/// - *Redis has no memory left*: the answer is neither shared nor kept there, and an event reports it.
 ///
-/// What the processes promise each other, and what not, is in the [crate's documentation](crate#what-is-promised).
+/// The [crate's documentation](crate#what-is-promised) has the promises and their limits.
 ///
 /// # Cost
 ///
-/// A script for each claim, and one at the end of a call that led; a small one every third of a lease while it is under
-/// way. A claim that this process can answer itself asks nobody. Memory is that of [`MemoryStore`], which holds the calls
-/// of this process.
+/// One script per claim, one at the end of a leading call, and a small one per third of a lease in between. A claim
+/// that this process can answer itself sends nothing. [`MemoryStore`] holds this process's calls and uses its memory.
 pub struct RedisStore<B = Redis> {
     inner: Arc<Inner<B>>,
 }
 
-/// What the backend says of a claim.
+/// The backend's decision on a claim.
 enum Decision {
     Lead,
     Mismatch,
-    /// This flight is under way in another process, since then.
+    /// This flight is in flight in another process; the duration is its age.
     Follow(Flight, Process, Duration),
-    /// The answer is under way, and no other call can join it.
+    /// The answer is in flight, and closed to new followers.
     Outgrown,
-    /// It is kept: how old it is, and for how much longer it is kept.
+    /// The answer is kept: its age, and how much longer it is kept.
     Replay(Replayed, Duration, Duration),
     Outage(BackendError),
 }
 
-/// What the kept answers of one tenant may take in Redis.
+/// The default limit of one tenant's kept answers in Redis.
 const TENANT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How often the key is claimed, where an earlier attempt found only what is left of a dead call or of a kept answer.
+/// Limit of claims for a key whose earlier attempts found only remains of a dead call or kept answer.
 const MAX_CLAIMS: u32 = 3;
 
-/// How much longer than one operation a whole claim may take. One that Redis does not answer ends first that way, and counts as
-/// an outage, so that the next claims wait for nothing.
+/// How much longer than one operation a whole claim may take. Without an answer the operation times out first and
+/// counts as an outage, so that later claims do not wait.
 const DECISION_GRACE: Duration = Duration::from_millis(10);
 
 // === impl RedisStore ===
@@ -135,36 +134,36 @@ impl<B: Backend> RedisStore<B> {
         }
     }
 
-    /// What this process holds of its own calls. Default: [`MemoryStore::default`].
+    /// Holds this process's own calls. Default: [`MemoryStore::default`].
     ///
-    /// Set it before the store is used or cloned: a clone that is there keeps what it had.
+    /// Set it before the store is used or cloned: existing clones keep the old one.
     #[must_use]
     pub fn memory(self, memory: MemoryStore) -> Self {
         self.with(|inner| inner.memory = memory)
     }
 
-    /// How long a key is held for a process that is not heard of. Default: 10 s; at least 1 s.
+    /// How long a silent process holds a key. Default: 10 s; at least 1 s.
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
         self.with(|inner| inner.settings.lease = lease.max(Duration::from_secs(1)))
     }
 
-    /// How long an answer may be in Redis, in bytes. Default: 8 MiB. What is longer is shared no longer, and those who
-    /// read it in other processes get an error.
+    /// Limits the length of an answer in Redis, in bytes. Default: 8 MiB. A longer answer is no longer shared, and
+    /// readers in other processes get an error.
     #[must_use]
     pub fn max_log(self, bytes: u64) -> Self {
         self.with(|inner| inner.settings.max_log = bytes)
     }
 
-    /// How much the kept answers of one tenant may take in Redis, in bytes. Default: 64 MiB; choose about an eighth of what
-    /// Redis has for answers. What goes beyond it is remembered by the process that made the call, within the share that the
-    /// tenant has of its [`memory`](Self::memory), and an event says so.
+    /// Limits one tenant's kept answers in Redis, in bytes. Default: 64 MiB; choose about an eighth of Redis's memory
+    /// for answers. Beyond the limit only the calling process keeps an answer, within the tenant's share of its
+    /// [`memory`](Self::memory), and an event reports it.
     #[must_use]
     pub fn tenant_bytes(self, bytes: u64) -> Self {
         self.with(|inner| inner.settings.tenant_bytes = bytes)
     }
 
-    /// Is told when an answer could not be shared or kept.
+    /// Receives events when an answer could not be shared or kept.
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         self.with(|inner| inner.observer = Some(observer))
@@ -258,7 +257,7 @@ impl<B: Backend> Inner<B> {
         })
     }
 
-    /// Asks the backend whose the key is.
+    /// Asks the backend for the holder of the key.
     async fn decide(&self, flight: Flight, payload: Fingerprint) -> Decision {
         let Flight { key, token } = flight;
         let args = ClaimArgs { key, payload, token, owner: self.process, lease: self.settings.lease };
@@ -270,7 +269,7 @@ impl<B: Backend> Inner<B> {
             let Claimed::Taken { state, same_payload, token, owner, age, ttl } = claimed else { return Decision::Lead };
             let there = Flight { token, ..flight };
             match state {
-                // This process makes no such call any more: the key was released, and Redis has not heard of it.
+                // This process no longer makes that call: it released the key, and Redis missed it.
                 FlightState::InFlight | FlightState::Outgrown if owner == self.process => {
                     let _ = self.backend.settle(there, FlightEnd::Free).await;
                 }
@@ -279,7 +278,7 @@ impl<B: Backend> Inner<B> {
                 FlightState::Outgrown => return Decision::Outgrown,
                 FlightState::Kept => match Replayed::read(&self.backend, there, payload).await {
                     Ok(Some(replayed)) => return Decision::Replay(replayed, age, ttl),
-                    // The answer was evicted or damaged, and only its key is left.
+                    // The answer was evicted or damaged; only its key is left.
                     Ok(None) => {
                         if let Err(why) = self.backend.discard(there).await {
                             return Decision::Outage(why);
@@ -292,7 +291,7 @@ impl<B: Backend> Inner<B> {
         Decision::Outage(BackendError::Unreachable)
     }
 
-    /// Redis cannot say whose the key is.
+    /// Redis cannot name the holder of the key.
     fn outage(
         &self,
         taken: Taken<B>,
@@ -300,7 +299,7 @@ impl<B: Backend> Inner<B> {
         why: BackendError,
     ) -> Result<Claim<RedisLease>, BoxError> {
         match self.backend.outage() {
-            // The leader claims again, so that the call is shared after all once the backend is back.
+            // The leader claims again, so that the call is shared once the backend is back.
             Outage::Local => Ok(taken.lead(request)),
             Outage::Refuse => Err(why.into()),
         }

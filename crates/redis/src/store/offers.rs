@@ -1,4 +1,4 @@
-//! Where the answer to a call is, for callers that come back to it in another process.
+//! The places of resumable answers, for callers that come back in another process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,31 +15,31 @@ use super::inner::Inner;
 use super::updates::Update;
 use crate::backend::{Ask, Backend, Flight, Offered, Process};
 
-/// Takes what the layer says of the tokens of one answer to the task of its call.
+/// Sends the layer's tokens of one answer to the task of its call.
 pub(super) struct LeaseOffers(pub(super) mpsc::UnboundedSender<Update>);
 
-/// The answers that other processes have.
+/// The answers of other processes.
 pub(super) struct AnswersElsewhere<B>(pub(super) Arc<Inner<B>>);
 
-/// The tokens of an answer, as the task of its call tells Redis of them.
+/// The tokens of an answer, stored in Redis by the task of its call.
 pub(super) struct Offers {
     offers: Vec<AnswerOffer>,
     owner: Option<TenantHash>,
-    /// When Redis is told of all of them again: it may have been restarted, and forgets each after a while.
+    /// When to store all of them again: Redis may have restarted, and each expires.
     tell_at: Instant,
-    /// When the answer has ended.
+    /// When the answer ended.
     ended: Option<Instant>,
-    /// Tokens that lead nowhere any more, which Redis could not be told, and when it forgets each by itself.
+    /// Withdrawn tokens that Redis did not take, and when each expires.
     withdrawn: Vec<(Fingerprint, Instant)>,
 }
 
-/// How long after Redis could not be told of something it is told again.
+/// The wait before a failed store is repeated.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// After a restart of Redis its processes tell it of their answers within this long, not all at once.
+/// After a restart of Redis, processes store their answers within this time, not all at once.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// How long a stop waits, each time, for the process of the answer to withdraw it.
+/// The waits of a stop for the answer's process to withdraw it.
 const STOP_WAITS: [Duration; 6] = [
     Duration::from_millis(5),
     Duration::from_millis(20),
@@ -72,7 +72,7 @@ impl Offers {
         Self { offers: Vec::new(), owner, tell_at: Instant::now(), ended: None, withdrawn: Vec::new() }
     }
 
-    /// Whether Redis is to be told of something when it is [due](Self::due).
+    /// Whether anything must be stored when it is [due](Self::due).
     pub(super) fn is_open(&self) -> bool {
         !self.offers.is_empty() || !self.withdrawn.is_empty()
     }
@@ -81,7 +81,7 @@ impl Offers {
         self.ends().map_or(self.tell_at, |ends| ends.min(self.tell_at))
     }
 
-    /// Until when the answer is read, where it has ended and is read at all.
+    /// Until when the answer can be read, if it has ended.
     fn ends(&self) -> Option<Instant> {
         let window = self.offers.iter().map(|offer| offer.window).max()?;
         Some(self.ended? + window)
@@ -103,7 +103,7 @@ impl Offers {
         self.tell_all(backend, call).await;
     }
 
-    /// The time of [`due`](Self::due) has come.
+    /// Acts at the time of [`due`](Self::due).
     pub(super) async fn on_due<B: Backend>(&mut self, backend: &B, call: Call) {
         if self.ends().is_some_and(|ends| ends <= Instant::now()) {
             self.offers.clear();
@@ -112,12 +112,12 @@ impl Offers {
         self.withdraw_again(backend).await;
     }
 
-    /// Redis may have forgotten all of it.
+    /// Redis may have lost all of them.
     pub(super) fn tell_soon(&mut self) {
         self.tell_at = self.tell_at.min(Instant::now() + SPREAD.mul_f64(fastrand::f64()));
     }
 
-    /// Callers may not come back any more.
+    /// Callers may no longer come back.
     pub(super) async fn withdraw<B: Backend>(&mut self, backend: &B) {
         let now = Instant::now();
         self.withdrawn.extend(self.offers.drain(..).map(|offer| (offer.token, now + offer.window.max(RETRY * 3))));
@@ -136,7 +136,7 @@ impl Offers {
         }
     }
 
-    /// Tells of them no more: Redis forgets them by itself.
+    /// Stops storing them: they expire in Redis.
     pub(super) fn close(&mut self) {
         self.offers.clear();
     }
@@ -157,10 +157,10 @@ impl Offers {
         self.tell_at = Instant::now() + if is_told { every } else { RETRY };
     }
 
-    /// Returns whether Redis knows it.
+    /// Returns whether Redis has it.
     async fn tell<B: Backend>(&self, offer: &AnswerOffer, backend: &B, call: Call) -> bool {
         let now = Instant::now();
-        // While the call lasts it outlives the next time that it is told.
+        // During the call it outlives the next repetition.
         let ttl = match self.ended {
             Some(ended) => (ended + offer.window).saturating_duration_since(now),
             None => offer.window.max(RETRY * 3),
@@ -192,7 +192,7 @@ impl<B: Backend> SharedAnswers for AnswersElsewhere<B> {
         let inner = self.0.clone();
         Box::pin(async move {
             let offered = inner.backend.offered(token).await?;
-            // An answer of this process that the layer does not know any more is about to be withdrawn.
+            // An answer of this process that the layer no longer knows is about to be withdrawn.
             Ok(offered.filter(|offered| offered.owner != inner.process).map(|offered| offered.answer))
         })
     }
@@ -213,8 +213,8 @@ impl<B: Backend> SharedAnswers for AnswersElsewhere<B> {
     fn stop(&self, token: Fingerprint) -> AnswerFuture<Result<(), BoxError>> {
         let inner = self.0.clone();
         Box::pin(async move {
-            // The process of the answer withdraws its tokens when it has heard that. The message may be lost, so it is sent
-            // again.
+            // The answer's process withdraws its tokens when it hears this. The message may be lost, so it is
+            // repeated.
             for wait in STOP_WAITS {
                 let Some(offered) = inner.backend.offered(token).await? else { return Ok(()) };
                 inner.backend.ask(offered.owner, Ask::Stop(offered.flight)).await?;

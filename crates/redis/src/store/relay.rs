@@ -1,4 +1,4 @@
-//! Writes the answer to a call of this process into its log in Redis: as it comes, while another process reads it, or at its
+//! Writes the answer to a call of this process into its log in Redis: live while another process reads it, or at its
 //! end.
 
 use std::future::poll_fn;
@@ -23,7 +23,7 @@ pub(super) struct Relay {
     written: u64,
     /// How often Redis had less than that.
     restarts: u32,
-    /// A follower waits to be told that it has read all that was recorded when it asked.
+    /// A follower waits for the message that it has read everything recorded when it asked.
     owes_mark: bool,
     state: State,
 }
@@ -34,53 +34,53 @@ enum State {
     Writing(Box<Writing>),
     /// All of it is written.
     Written,
-    /// It cannot be shared any more.
+    /// It can no longer be shared.
     Outgrown,
 }
 
 struct Writing {
     reader: Reader,
     encoder: Encoder,
-    /// What is to be sent next.
+    /// The bytes to send next.
     out: BytesMut,
-    /// Bytes of `out`, and of what comes, that Redis has already.
+    /// The bytes of `out`, and of what follows, that Redis already has.
     skip: u64,
     has_head: bool,
-    /// Nothing is recorded that is not in `out`.
+    /// Everything recorded is in `out`.
     is_at_tip: bool,
     /// The last record of the answer is in `out`.
     has_ended: bool,
     is_too_long: bool,
     /// Since when Redis has not answered. The next tick sends `out` again.
     waiting: Option<Instant>,
-    /// How many messages in a row no process heard.
+    /// Consecutive messages without a receiver.
     unheard: u32,
     sent: Instant,
 }
 
-/// What became of what was sent.
+/// The result of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shared {
     On,
     /// The answer is too long to be shared, or its followers were too slow.
     Outgrown,
-    /// Redis has no room for more of it.
+    /// Redis has no room for more.
     Refused,
 }
 
-/// At most this much is sent in one command, which has to be answered within the patience of the backend.
+/// Limit of one command, which must be answered within the backend's patience.
 const CHUNK: usize = 64 * 1024;
 
-/// Followers are sent a sign of life when nothing else was sent for this long.
+/// Followers get a sign of life after this long without other messages.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
-/// After this number of messages without a subscriber, the relay ends.
+/// The relay ends after this number of messages without a subscriber.
 const UNHEARD: u32 = 2;
 
-/// The relay ends when Redis has not answered for this long: its followers have given up by then.
+/// The relay ends after this long without an answer of Redis: its followers have given up by then.
 const UNREACHABLE: Duration = Duration::from_secs(12);
 
-/// A Redis that loses what it was given more often than this takes no more of it.
+/// Limit of losses in Redis; then the relay ends.
 const MAX_RESTARTS: u32 = 8;
 
 // === impl Relay ===
@@ -103,7 +103,7 @@ impl Relay {
     pub(super) fn is_sharing(&self) -> bool {
         match self.state {
             State::Writing(_) => true,
-            // Redis may have forgotten it meanwhile.
+            // Redis may have lost it meanwhile.
             State::Written => self.owes_mark,
             State::Idle | State::Outgrown => false,
         }
@@ -124,7 +124,7 @@ impl Relay {
         !matches!(self.state, State::Outgrown)
     }
 
-    /// Redis has lost the log: all of it is to be written again.
+    /// Redis lost the log: write all of it again.
     pub(super) fn restart(&mut self) {
         self.written = 0;
         self.state = State::Idle;
@@ -166,7 +166,7 @@ impl Relay {
         }
     }
 
-    /// Sends what was gathered, or a sign of life.
+    /// Sends the gathered bytes, or a sign of life.
     pub(super) async fn send<B: Backend>(&mut self, backend: &B) -> Shared {
         if matches!(self.state, State::Written) && self.owes_mark {
             self.look_again(backend).await;
@@ -174,7 +174,7 @@ impl Relay {
         let owes_mark = self.owes_mark;
         let writing = match &mut self.state {
             State::Writing(writing) => writing,
-            // What was to be written again is not recorded any more.
+            // The bytes to write again are no longer recorded.
             State::Outgrown => return Shared::Outgrown,
             State::Idle | State::Written => return Shared::On,
         };
@@ -182,7 +182,7 @@ impl Relay {
             self.state = State::Outgrown;
             return Shared::Outgrown;
         }
-        // Where a mark is owed, an empty piece is sent first: it finds out whether Redis still has what comes before the mark.
+        // Before a mark an empty piece is sent, to check that Redis still has everything before it.
         if writing.out.is_empty() && !writing.has_ended && !owes_mark && writing.sent.elapsed() < SIGN_OF_LIFE {
             return Shared::On;
         }
@@ -204,7 +204,7 @@ impl Relay {
                         self.state = State::Idle;
                         return Shared::On;
                     }
-                    // The callers of this process do not wait for Redis.
+                    // Callers of this process do not wait for Redis.
                     if self.log.listeners() > 1 {
                         writing.reader.listen(false);
                     }
@@ -218,14 +218,14 @@ impl Relay {
         if matches!(self.state, State::Outgrown) { Shared::Outgrown } else { Shared::On }
     }
 
-    /// Tells the followers that what comes from now on is new.
+    /// Tells followers that later messages are new.
     async fn mark<B: Backend>(&mut self, backend: &B) {
-        // Where the message is lost, they ask again.
+        // If the message is lost, they ask again.
         self.owes_mark = false;
         let _ = backend.mark(self.flight, self.written).await;
     }
 
-    /// All of it was written, perhaps long ago. Finds out whether Redis still has it.
+    /// Everything was written, perhaps long ago. Checks whether Redis still has it.
     async fn look_again<B: Backend>(&mut self, backend: &B) {
         match backend.append(self.flight, self.written, Bytes::new(), self.settings.lease * 3).await {
             Ok(Appended::Rewind { length }) => {
@@ -256,7 +256,7 @@ impl Relay {
                     self.state = State::Outgrown;
                 }
             }
-            // Redis has lost some of it, which is written again from what this process has recorded.
+            // Redis lost some of it; write it again from the local record.
             Appended::Rewind { length } => {
                 self.restarts += 1;
                 if self.restarts > MAX_RESTARTS {
@@ -269,7 +269,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Writes all of it, and returns how long that is.
+    /// Writes all of it, and returns its length.
     pub(super) async fn finish<B: Backend>(&mut self, backend: &B) -> Result<u64, BackendError> {
         loop {
             match &mut self.state {
@@ -286,7 +286,7 @@ impl Relay {
                     if writing.is_too_long || self.written + writing.out.len() as u64 > self.settings.max_log {
                         return Err(BackendError::Refused("the answer is too long".into()));
                     }
-                    // It is written to be kept, whether anybody hears it or not.
+                    // It is written to be kept, with or without receivers.
                     writing.unheard = 0;
                     self.append(backend).await?;
                 }
@@ -331,7 +331,7 @@ impl Writing {
             self.skip_written();
             self.is_at_tip = read.is_pending() || self.has_ended;
             if read.is_pending() {
-                // Nothing to send is no reason to wake up.
+                // With nothing to send, do not wake.
                 return if self.out.is_empty() { Poll::Pending } else { Poll::Ready(()) };
             }
         }
@@ -359,7 +359,7 @@ impl Writing {
                 self.encoder.fail(&mut self.out);
                 self.has_ended = true;
             }
-            // The answer goes on, but this reader was too slow, and what it had to read is gone.
+            // The answer continues, but this reader was too slow and missed a part.
             Some(Err(_)) => self.is_too_long = true,
         }
         Poll::Ready(())

@@ -1,4 +1,4 @@
-//! Keys whose answer has ended while Redis is being asked whether it keeps it.
+//! Keys whose answer has ended while Redis decides whether to keep it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,12 +12,12 @@ pub(super) struct Settling {
     keys: Arc<Mutex<HashMap<Fingerprint, watch::Receiver<()>>>>,
 }
 
-/// As long as it lives, claims of its key wait.
+/// Claims of its key wait while it lives.
 #[derive(Debug)]
 pub(super) struct Undecided {
     settling: Settling,
     key: Fingerprint,
-    /// Dropped, it wakes those who wait.
+    /// Dropping it wakes the waiting claims.
     decided: watch::Sender<()>,
 }
 
@@ -30,7 +30,7 @@ impl Settling {
         Undecided { settling: self.clone(), key, decided }
     }
 
-    /// Waits until it is decided, or for `at_most`. A claim that goes on undecided joins the call, which has ended.
+    /// Waits for the decision, at most `at_most`. A claim that continues without it joins the ended call.
     pub(super) async fn wait(&self, key: &Fingerprint, at_most: Duration) {
         let waiting = self.keys().get(key).cloned();
         if let Some(mut waiting) = waiting {
@@ -48,7 +48,7 @@ impl Settling {
 impl Drop for Undecided {
     fn drop(&mut self) {
         let mut keys = self.settling.keys();
-        // A later flight of the key may be there.
+        // A later flight may have taken the key.
         if keys.get(&self.key).is_some_and(|waiting| waiting.same_channel(&self.decided.subscribe())) {
             keys.remove(&self.key);
         }

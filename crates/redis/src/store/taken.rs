@@ -1,4 +1,4 @@
-//! What a claim holds of this process while Redis is asked whose the key is.
+//! What a claim holds in this process while Redis decides who has the key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use super::lease::RedisLease;
 use super::replay::Replayed;
 use crate::backend::{Backend, Flight, FlightEnd, Process};
 
-/// What a claim has taken: the key in this process, the log of the answer, and perhaps the lease in Redis. Dropped before it is
-/// known what becomes of the claim, it gives all of that back.
+/// What a claim has taken: the key in this process, the answer's log, and perhaps the lease in Redis. Dropped before
+/// the decision, it returns all of it.
 pub(super) struct Taken<B: Backend> {
     pub(super) inner: Arc<Inner<B>>,
     pub(super) flight: Flight,
     pub(super) memory: Option<MemoryLease>,
     pub(super) recorder: Option<Recorder>,
-    /// Opened before the key is claimed: as soon as it is, another process may ask for the answer.
+    /// Opened before the claim: right after it another process may ask for the answer.
     pub(super) mailbox: Option<Mailbox<B>>,
-    /// Whether Redis may have given the lease, so that it is to be freed.
+    /// Whether Redis may have granted the lease, so that it must be freed.
     pub(super) is_asked: bool,
 }
 
@@ -65,7 +65,7 @@ impl<B: Backend> Taken<B> {
         Claim::Replay(log)
     }
 
-    /// The answer is under way, and no other call can join it.
+    /// The answer is in flight, and closed to new followers.
     pub(super) fn refuse_to_join(mut self) -> Claim<RedisLease> {
         let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
         drop(memory);
@@ -79,7 +79,7 @@ impl<B: Backend> Drop for Taken<B> {
     fn drop(&mut self) {
         if let Some(recorder) = self.recorder.take() {
             drop(self.memory.take());
-            // Callers of this process who have joined meanwhile claim the key again.
+            // Callers of this process that joined meanwhile claim the key again.
             recorder.fail(LeaderGone::new());
         }
         if !self.is_asked {

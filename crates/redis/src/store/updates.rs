@@ -1,4 +1,4 @@
-//! What the lease and the inbox of a process tell the task of a call.
+//! Messages of the lease and the inbox to the task of a call.
 
 use tower_buttress::store::{AnswerOffer, MemoryLease, Retention};
 
@@ -6,19 +6,19 @@ use super::settling::Undecided;
 
 #[derive(Debug)]
 pub(super) enum Update {
-    /// The layer will not keep the answer: the key is to be freed.
+    /// The layer will not keep the answer: free the key.
     Free,
-    /// The answer has ended whole, and the layer keeps it.
+    /// The answer ended whole, and the layer keeps it.
     Keep(Box<Keep>),
     /// The layer has dropped the lease.
     Over,
     /// Callers may come back to the answer.
     Offer(Box<AnswerOffer>),
-    /// The answer has ended, and callers may come back to it for a while.
+    /// The answer has ended, and callers may come back for a while.
     Ended,
-    /// Callers may not come back any more.
+    /// Callers may no longer come back.
     Withdraw,
-    /// Redis may have forgotten the tokens by which callers come back.
+    /// Redis may have lost the tokens.
     OfferAgain,
     /// A caller of another process stops the call.
     Stop,
@@ -28,6 +28,6 @@ pub(super) enum Update {
 pub(super) struct Keep {
     pub(super) memory: MemoryLease,
     pub(super) retention: Retention,
-    /// Dropped when it is known whether Redis keeps the answer.
+    /// Dropped when Redis has decided whether to keep the answer.
     pub(super) undecided: Undecided,
 }

@@ -1,4 +1,4 @@
-//! What a follower knows of the process that makes the call, its leader: whether it is there, silent or gone.
+//! What a follower knows of its leader, the calling process: alive, silent or gone.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::backend::BackendError;
 
-/// Signs of life of the leader, and the lack of them.
+/// The leader's signs of life.
 #[derive(Debug)]
 pub(super) struct LeaderWatch {
     /// When the leader last gave a sign of life.
@@ -14,39 +14,39 @@ pub(super) struct LeaderWatch {
     has_been_heard: bool,
     /// When the leader was last asked for the answer.
     asked: Instant,
-    /// Since when no process has had the leader's inbox.
+    /// Since when no process has subscribed to the leader's inbox.
     absent: Option<Instant>,
-    /// A process whose inbox no one has had for this long is gone.
+    /// After this long without a subscriber the leader is gone.
     absence: Duration,
-    /// Since when nobody has held the key.
+    /// Since when the key has no holder.
     keyless: Option<Instant>,
     /// Since when Redis has not answered.
     unreachable: Option<Instant>,
     /// When this process last missed messages.
     pub(super) gap: Option<Instant>,
-    /// For how many ticks in a row no caller here has read the answer.
+    /// Consecutive ticks without a local reader.
     unread: u32,
 }
 
-/// How long a leader may say nothing until it is asked again.
+/// How long a leader may be silent before it is asked again.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// The same before its first word: the message that asked it may have been lost.
+/// The same before its first message: the request may have been lost.
 const FIRST_SILENCE: Duration = Duration::from_millis(500);
 
-/// A process whose inbox nobody has had for this long is gone, and another makes its call. Callers wait for that, so it is
-/// short; and a process that lives finds within a second that its connection is of no use (`PING_EVERY`, `PING_TIMEOUT`), and
-/// opens another.
+/// A process without a subscriber to its inbox for this long is gone, and another makes its call. Short, because
+/// callers wait for it; a live process detects a dead connection within 1 s (`PING_EVERY`, `PING_TIMEOUT`) and opens
+/// another.
 pub(super) const ABSENCE: Duration = Duration::from_millis(1_500);
 
-/// The same for a caller that came back: no other process can make this call. A process that has lost its connection takes up
-/// to 2 s until it tries again, and a second for that.
+/// The same for a caller that came back, whose call no other process can make. A process that lost its connection
+/// retries within 2 s and takes up to 1 s.
 pub(super) const ABSENCE_OF_ANSWER: Duration = Duration::from_secs(5);
 
-/// After a restart of Redis its processes do not come back at the same moment: none is taken for gone before this.
+/// After a restart of Redis processes return at different times: none counts as gone before this.
 const RETURN: Duration = Duration::from_secs(2);
 
-/// Without Redis a caller that has nothing yet goes on by itself after this long.
+/// Without Redis a caller that has nothing yet continues alone after this long.
 const UNREACHABLE_BEFORE_HEAD: Duration = Duration::from_secs(1);
 const UNREACHABLE_AFTER_HEAD: Duration = Duration::from_secs(10);
 
@@ -81,7 +81,7 @@ impl LeaderWatch {
             Err(_) => {}
         }
         match asked {
-            // Redis answers again. The leader may find that out a moment later than this process.
+            // Redis answers again. The leader may notice later than this process.
             Ok(_) if self.unreachable.take().is_some() => self.gap = Some(now),
             Ok(_) => {}
             Err(_) => _ = self.unreachable.get_or_insert(now),
@@ -105,17 +105,17 @@ impl LeaderWatch {
         now.saturating_duration_since(self.heard.max(self.asked)) >= limit
     }
 
-    /// Whether the leader has had the time that it takes to come back, and has not.
+    /// Whether the leader has had the time to return, and has not.
     pub(super) fn is_gone(&self, now: Instant, lease: Duration) -> bool {
         let since = |since: Option<Instant>| since.map(|since| now.saturating_duration_since(since));
         let has_returned = since(self.gap).is_none_or(|gap| gap >= RETURN);
-        // A leader that lives renews its lease, and so claims a key again that Redis has forgotten.
+        // A live leader renews its lease, and so claims a lost key again.
         let keyless = since(self.keyless).is_some_and(|keyless| keyless >= lease / 2);
         let absent = since(self.absent).is_some_and(|absent| absent >= self.absence);
         has_returned && (keyless || absent)
     }
 
-    /// Whether the leader has given no sign of life for as long as a lease: it is suspended.
+    /// Whether the leader was silent for a whole lease: it is suspended.
     pub(super) fn is_mute(&self, now: Instant, lease: Duration) -> bool {
         self.unreachable.is_none() && now.saturating_duration_since(self.heard) >= lease
     }

@@ -1,7 +1,7 @@
-//! The log of an answer, as it is written into Redis: a preamble that says whose it is, and records.
+//! The format of an answer's log in Redis: a preamble that identifies it, then records.
 //!
-//! A record is `kind u8, length u32 LE, payload`. What is whole ends with a record that says how many records and bytes
-//! came before it: nothing truncated, no hole and no mix of two answers reads like that.
+//! A record is `kind u8, length u32 LE, payload`. A whole log ends with a record of the number of records and bytes
+//! before it, so that no truncation, gap or mixture of two answers is valid.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ const MAGIC: &[u8; 4] = b"TB1\0";
 /// Magic, key and payload.
 const PREAMBLE: usize = 4 + 32 + 32;
 
-/// Longer data is written as several records.
+/// Longer data is split into several records.
 const MAX_DATA: usize = 64 * 1024;
 
-/// Heads and trailers are no longer than this.
+/// Limit of heads and trailers.
 const MAX_RECORD: usize = 1024 * 1024;
 
 const HEAD: u8 = 1;
@@ -28,17 +28,17 @@ const TRAILERS: u8 = 3;
 const END: u8 = 4;
 const FAIL: u8 = 5;
 
-/// What may be wrong with an answer, by the names under which it is written.
+/// The faults of an answer, with their encoding.
 const FAULTS: [OutputFault; 3] = [OutputFault::Syntax, OutputFault::Schema, OutputFault::Empty];
 
-/// Writes a log. The same answer is always written in the same way, so that it can be written again from any place.
+/// Writes a log. The same answer always has the same bytes, so that it can be rewritten from any offset.
 #[derive(Debug)]
 pub(super) struct Encoder {
     records: u64,
     bytes: u64,
 }
 
-/// Reads a log, in whatever pieces it comes.
+/// Reads a log in pieces of any size.
 #[derive(Debug)]
 pub(super) struct Decoder {
     key: Fingerprint,
@@ -72,7 +72,7 @@ pub(super) struct HeadRecord {
     pub(super) invalid: Option<InvalidOutput>,
 }
 
-/// It is no log of this answer.
+/// The bytes are not a log of this answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Damaged;
 
@@ -87,7 +87,7 @@ impl Encoder {
         Self { records: 0, bytes: PREAMBLE as u64 }
     }
 
-    /// `after`: how long after the claim it came. Returns whether it is short enough to be read again.
+    /// `after`: the time since the claim. Returns whether the head is short enough to be read again.
     pub(super) fn head(&mut self, head: &Head, after: Duration, out: &mut BytesMut) -> bool {
         let mut record = BytesMut::new();
         record.put_u16_le(head.status().as_u16());
@@ -104,7 +104,7 @@ impl Encoder {
         record.len() <= MAX_RECORD
     }
 
-    /// Returns whether it is short enough to be read again.
+    /// Returns whether the part is short enough to be read again.
     pub(super) fn part(&mut self, part: &BodyPart, out: &mut BytesMut) -> bool {
         match part {
             BodyPart::Data(data) => {
@@ -144,7 +144,7 @@ impl Encoder {
 // === impl Decoder ===
 
 impl Decoder {
-    /// Reads the log of the answer to this request, and no other.
+    /// Reads the log of the answer to this request only.
     pub(super) fn new(key: Fingerprint, payload: Fingerprint) -> Self {
         let buffer = BytesMut::new();
         Self { key, payload, buffer, has_begun: false, is_over: false, records: 0, bytes: 0 }
@@ -240,7 +240,7 @@ fn get_headers(record: &mut Bytes) -> Option<HeaderMap> {
         let name = HeaderName::from_bytes(&get_bytes(record)?).ok()?;
         let mut value = HeaderValue::from_maybe_shared(get_bytes(record)?).ok()?;
         value.set_sensitive(record.try_get_u8().ok()? != 0);
-        // A map that is full refuses more: it is none that was written here.
+        // A full map refuses more: this process did not write such a head.
         headers.try_append(name, value).ok()?;
     }
     Some(headers)

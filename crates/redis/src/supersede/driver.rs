@@ -1,4 +1,4 @@
-//! The task that tells Redis which messages came to this process, and ends those that a newer one has superseded.
+//! The task that reports this process's messages to Redis, and ends those that a newer one superseded.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,33 +14,33 @@ use super::live::{LiveMessages, Question};
 use crate::backend::{BackendError, ConversationBackend, ConversationNews, Message, Newest};
 use crate::driver::{Driver, Subscribing};
 
-/// Something has changed in a conversation.
+/// A conversation has changed.
 pub(super) struct Changed(pub(super) Fingerprint);
 
 pub(super) struct Messages<B> {
     backend: B,
     live: Arc<LiveMessages>,
-    /// Questions that Redis has not answered. There is one at a time for each conversation, so that its messages stay in order.
+    /// Unanswered requests to Redis: one at a time per conversation, so that its messages stay in order.
     asking: JoinSet<(Message, Reply)>,
-    /// The conversations of those.
+    /// Their conversations.
     busy: HashSet<Fingerprint>,
-    /// Conversations that wait until fewer are busy.
+    /// Conversations that wait for a free slot.
     waiting: HashSet<Fingerprint>,
-    /// When Redis is asked again what it did not answer.
+    /// When to repeat requests that Redis did not answer.
     ask_again_at: Option<Instant>,
 }
 
-/// What Redis said.
+/// Redis's reply.
 enum Reply {
     Newest(Result<Newest, BackendError>),
-    /// Whether it knows that the message was answered.
+    /// Whether Redis knows that the message was answered.
     Answered(bool),
 }
 
-/// The most conversations that Redis is asked about at the same time.
+/// Limit of conversations with a request in flight.
 const MOST_ASKED: usize = 64;
 
-/// How long after Redis gave no answer it is asked again.
+/// The wait before a failed request is repeated.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 // === impl Messages ===
@@ -90,7 +90,7 @@ impl<B: ConversationBackend> Driver for Messages<B> {
                 self.on_reply(&message, reply);
                 Poll::Ready(())
             }
-            // None is under way. (The error of a join is a panic, and these tasks do not panic.)
+            // None is in flight. (The error of a join is a panic, and these tasks do not panic.)
             Poll::Ready(_) | Poll::Pending => Poll::Pending,
         }
     }

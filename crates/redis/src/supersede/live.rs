@@ -1,4 +1,4 @@
-//! The messages that are under way in this process.
+//! The messages in flight in this process.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,19 +11,19 @@ use tower_buttress::store::Fingerprint;
 
 use crate::backend::Message;
 
-/// Both the calls and the task write to it. A call that does tells the task.
+/// Calls and the task both write to it. A call notifies the task of its changes.
 #[derive(Debug, Default)]
 pub(super) struct LiveMessages {
     conversations: Mutex<HashMap<Fingerprint, LiveConversation>>,
-    /// The task was not told of every change.
+    /// Whether the task missed a change.
     is_behind: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct LiveConversation {
-    /// The highest number of a message that this process has heard of.
+    /// The highest number known to this process.
     newest: u64,
-    /// In the order in which they came.
+    /// In order of arrival.
     messages: Vec<Live>,
 }
 
@@ -31,29 +31,29 @@ struct LiveConversation {
 struct Live {
     message: PeerMessage,
     came: Instant,
-    /// Zero until Redis has given it one.
+    /// Zero until Redis assigns one.
     number: u64,
-    /// Redis is to be asked where it stands.
+    /// Redis must be asked for its place.
     is_unasked: bool,
-    /// Redis is to be told that it was answered.
+    /// Redis must be told that it was answered.
     is_answered: bool,
     /// When it was answered; `None`: it was not, or Redis knows.
     answered_at: Option<Instant>,
     calls: u32,
 }
 
-/// What Redis is asked for.
+/// A request to Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
-    /// Where the message stands that came at this time.
+    /// The place of a message that came at this time.
     Newest(Instant),
     Answered,
 }
 
-/// How long Redis is told again that a message was answered: it refuses one that was superseded for as long.
+/// How long the report of an answered message is repeated: Redis refuses superseded messages this long.
 const TELLS_FOR: Duration = Duration::from_secs(600);
 
-/// With this many conversations under way, Redis is told only once.
+/// With this many conversations in flight, the report is sent once.
 const MOST_TOLD_AGAIN: usize = 4096;
 
 // === impl LiveMessages ===
@@ -69,7 +69,7 @@ impl LiveMessages {
         if let Some(live) = conversation.get(&id) {
             live.calls += 1;
             live.is_unasked = true;
-            // Redis is told first that the calls before this one were answered: they count as another message.
+            // First reports that the earlier calls were answered: they count as another message.
             live.is_answered |= live.answered_at.is_some();
             return;
         }
@@ -98,7 +98,7 @@ impl LiveMessages {
         }
     }
 
-    /// The task looks at all conversations when it can.
+    /// Makes the task examine all conversations.
     pub(super) fn look_at_all(&self) {
         self.is_behind.store(true, Relaxed);
     }
@@ -107,18 +107,18 @@ impl LiveMessages {
         self.is_behind.load(Relaxed)
     }
 
-    /// All conversations. The task that looks at them is not behind any more.
+    /// All conversations. Clears the mark that the task missed a change.
     pub(super) fn all(&self) -> Vec<Fingerprint> {
         self.is_behind.store(false, Relaxed);
         self.lock().keys().copied().collect()
     }
 
-    /// What Redis is to be asked for next; `None`: nothing.
+    /// The next request to Redis; `None`: none.
     pub(super) fn next(&self, conversation: &Fingerprint) -> Option<(Message, Question)> {
         let mut conversations = self.lock();
         let known = conversations.get_mut(conversation)?;
         let id = |live: &Live| Message { conversation: *conversation, payload: *live.message.payload() };
-        // That a message was answered is told only when Redis has given it a number.
+        // An answered message is reported only after Redis has numbered it.
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_answered && live.number > 0) {
             live.is_answered = false;
             return Some((id(live), Question::Answered));
@@ -138,7 +138,7 @@ impl LiveMessages {
         None
     }
 
-    /// Redis has given a message its number. Returns the message, if it is under way, and whether a newer one is known.
+    /// Redis numbered a message. Returns the message, if it is in flight, and whether a newer one is known.
     pub(super) fn numbered(&self, id: &Message, number: u64) -> Option<(PeerMessage, bool)> {
         let mut conversations = self.lock();
         let known = conversations.get_mut(&id.conversation)?;
@@ -149,12 +149,12 @@ impl LiveMessages {
         Some((live.message.clone(), number < newest))
     }
 
-    /// Redis was told that a message was answered, and knows it or not. Returns whether it is to be told again.
+    /// Records whether Redis knows that a message was answered. Returns whether to repeat the report.
     pub(super) fn answer_reported(&self, id: &Message, is_known: bool) -> bool {
         let mut conversations = self.lock();
         let is_room = conversations.len() < MOST_TOLD_AGAIN;
         let Some(live) = conversations.get_mut(&id.conversation).and_then(|known| known.get(id)) else { return false };
-        // Where another call of it is under way, Redis is told how that one ends.
+        // If another call of it is in flight, Redis learns how that one ends.
         let again = |at: &Instant| !is_known && is_room && live.calls == 0 && at.elapsed() < TELLS_FOR;
         live.answered_at = live.answered_at.filter(again);
         live.answered_at.is_some()
@@ -164,8 +164,8 @@ impl LiveMessages {
         Some(self.lock().get_mut(&id.conversation)?.get(id)?.message.clone())
     }
 
-    /// The newest message has this number and says that. Returns those that are older. Of one without a number that is not
-    /// known: it is asked for.
+    /// Handles the newest message's number. Returns the older messages. One without a number is unknown here; Redis is
+    /// asked for it.
     pub(super) fn on_newer(&self, newest: &Message, number: u64) -> Vec<PeerMessage> {
         let mut conversations = self.lock();
         let Some(known) = conversations.get_mut(&newest.conversation) else { return Vec::new() };
@@ -178,8 +178,8 @@ impl LiveMessages {
         older.collect()
     }
 
-    /// Redis is asked again for all messages without a number, and told again which were answered; with `numbered`, it is also
-    /// asked for those that have a number.
+    /// Asks Redis again for all messages without a number, and repeats reports; with `numbered`, also asks for those
+    /// with a number.
     pub(super) fn ask_again(&self, numbered: bool) {
         for live in self.lock().values_mut().flat_map(|known| &mut known.messages) {
             live.is_unasked |= live.calls > 0 && (numbered || live.number == 0);

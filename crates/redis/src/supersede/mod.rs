@@ -1,4 +1,4 @@
-//! Conversations that the processes of a fleet share.
+//! Conversations shared by processes.
 
 mod driver;
 mod live;
@@ -17,8 +17,8 @@ use crate::backend::{ConversationBackend, Message};
 use crate::client::Redis;
 use crate::driver::{Untold, Updates};
 
-/// Shares the conversations of a [`SupersedeLayer`](tower_buttress::SupersedeLayer) with those of other processes: the
-/// newest message of a conversation is the newest in all of them, whichever machine it came to.
+/// Shares the conversations of a [`SupersedeLayer`](tower_buttress::SupersedeLayer) with other processes: the newest
+/// message of a conversation is the newest in all of them.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -37,25 +37,24 @@ use crate::driver::{Untold, Updates};
 ///
 /// # What happens when
 ///
-/// - *A message comes*: it is sent at once, and gets its number in the conversation meanwhile. The order is that in which
-///   messages came to Redis; of those that Redis was told later than a tenth of a second after they came, that in which they
-///   came to their processes.
-/// - *A newer one comes to another process*: its calls end here, within milliseconds, as if it had come here.
+/// - *A message comes*: it is sent at once, and gets its number in the conversation meanwhile. The order is that of
+///   arrival at Redis; messages that reach Redis more than 0.1 s late are ordered by their arrival at their processes.
+/// - *A newer one comes to another process*: its calls end here within milliseconds, as if it had come here.
 /// - *The same payload comes to another process*: it is another attempt at the same message, and ends nothing.
-/// - *A superseded one comes again, to any process*, within ten minutes: it is ended as soon as Redis has said so, and ends
-///   nothing. Sixteen are remembered of each conversation, and none that was answered.
-/// - *Redis could not be told that a message was answered*: it is told again until it knows, for ten minutes, where fewer than
-///   4,096 conversations are under way here. Where a newer message comes before that, the answered one is refused when it comes
-///   again.
-/// - *This process missed what Redis published*: it asks again about each message that is under way.
-/// - *Redis cannot be reached, or is slow*: each process knows the order of its own messages. A message that came meanwhile
-///   gets its number once Redis answers, as of when it came. One conversation does not wait for another; 64 are asked for at
-///   the same time, and the others after them.
+/// - *A superseded message comes again, to any process*, within ten minutes: it ends as soon as Redis replies, and
+///   ends nothing. Redis keeps sixteen per conversation, and none that was answered.
+/// - *Redis missed that a message was answered*: the report is repeated for ten minutes until Redis has it, with fewer
+///   than 4,096 conversations in flight here. If a newer message comes earlier, the answered one is refused when it
+///   comes again.
+/// - *This process missed messages of Redis*: it asks again about each message in flight.
+/// - *Redis is unreachable or slow*: each process knows the order of its own messages. A message that came meanwhile
+///   gets its number once Redis answers, by the time when it came. Conversations do not wait for each other; 64
+///   requests run at a time.
 ///
 /// # Cost
 ///
-/// A script for each message, beside its call, and one when it was answered. Every process hears of every message, in 70
-/// bytes or so.
+/// One script per message, beside its call, and one when it was answered. Every process receives every message, about
+/// 70 bytes.
 pub struct FleetSupersede<B = Redis> {
     backend: B,
     name: String,
@@ -72,8 +71,8 @@ impl<B: ConversationBackend> FleetSupersede<B> {
         Self { backend, name: String::new(), live: Arc::default(), updates: Updates::new() }
     }
 
-    /// Tells these conversations from those of layers with another name: on the same Redis, all that have the same name are
-    /// one. Default: no name.
+    /// Separates these conversations from those of layers with another name: layers with the same name on one Redis
+    /// share them. Default: no name.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
@@ -94,7 +93,7 @@ impl<B: ConversationBackend> FleetSupersede<B> {
         match self.updates.tell(Changed(id.conversation), driver) {
             Ok(()) => {}
             Err(Untold::Busy) => self.live.look_at_all(),
-            // Without a task nobody would ever ask, and the message would stay here.
+            // Without a task no reply would ever come, and the message would stay here.
             Err(Untold::NoTask) => self.live.forget(&id),
         }
     }
