@@ -38,23 +38,22 @@ use crate::layers::supersede::SupersedeLayer;
 use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
 
-/// Every layer around one upstream, outermost first: inspection of the request, gRPC status, timeout profile, heartbeats,
+/// All layers around one upstream, outermost first: inspection of the request, gRPC status, timeout profile, heartbeats,
 /// deadline, limits per caller (off), supersede (off), dedup, last good answers and resume (feature `llm`), fallback,
-/// structured output (feature `schema`), retries, queue, pace, breaker, stream guard (feature `llm`), idle timeout, first-byte
-/// timeout.
+/// structured output (feature `schema`), retries, queue, pace, breaker, stream guard (feature `llm`), idle timeout,
+/// first-byte timeout.
 ///
-/// Made by one of the [presets](crate::presets). Each method but [`fallback`](Self::fallback) is given the layer as the
-/// preset has it, and returns what is to be there instead: the same one adjusted, another, or its `disabled()`.
+/// Made by one of the [presets](crate::presets). Each method except [`fallback`](Self::fallback) passes the preset's
+/// layer to a closure, which returns its replacement: the same layer adjusted, another, or its `disabled()`.
 ///
-/// State is shared as each layer shares it: clones of a stack, and all services that it makes, have one retry budget, one
-/// breaker and one store.
+/// Clones of a stack, and all services that it makes, share one retry budget, one breaker and one store.
 ///
-/// The client inside takes requests with a [`CallBody`]. It must be `Clone`, `Send` and `Sync`, its future `Send`, and its
-/// error an [`Error`]; for a [`BoxError`], put an [`AnyErrorLayer`](crate::AnyErrorLayer) between. The stack's service is
-/// one type with a name, [`Resilience`].
+/// The client inside takes requests with a [`CallBody`]. It must be `Clone`, `Send` and `Sync`, its future `Send`, and
+/// its error an [`Error`]; for a [`BoxError`], put an [`AnyErrorLayer`](crate::AnyErrorLayer) between. The stack's
+/// service has a nameable type, [`Resilience`].
 #[derive(Clone, Debug)]
 pub struct ResilienceLayer {
-    /// What is wrong with the limits of time.
+    /// The fault in the time limits.
     misconfigured: Option<InvalidConfig>,
     pub(super) inspect: InspectRequestLayer,
     pub(super) grpc_status: GrpcStatusLayer,
@@ -80,14 +79,14 @@ pub struct ResilienceLayer {
     pub(super) first_byte: FirstByteTimeoutLayer,
 }
 
-/// A backup, and what is its own.
+/// A backup with its own admission.
 #[derive(Clone, Debug)]
 pub(super) struct Backup {
     pub(super) layer: FallbackLayer<Upstream<BoxedError>>,
     pub(super) admission: UpstreamAdmission,
 }
 
-/// What admits calls to one upstream.
+/// The layers that admit calls to one upstream.
 #[derive(Clone, Debug)]
 pub(super) struct UpstreamAdmission {
     pub(super) queue: QueueLayer,
@@ -126,7 +125,7 @@ impl ResilienceLayer {
                 queue: QueueLayer::disabled(),
                 pace: PaceLayer::new(),
                 breaker: CircuitBreakerLayer::new().key_by_model().configure(|config| {
-                    // A probe may be silent as long as any call, and no less long than by default.
+                    // A probe gets the longest first-byte limit of any call, and at least the default.
                     let patience = limits.first_byte.max(limits.answer);
                     let probe_timeout = patience.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
                     config.first_byte(limits.first_byte).probe_timeout(probe_timeout)
@@ -153,9 +152,9 @@ impl ResilienceLayer {
         self
     }
 
-    /// Chooses the limits of time of each request; `None` is the preset's. See [`TimeoutProfileLayer`].
+    /// Chooses the time limits of each request; `None` keeps the preset's. See [`TimeoutProfileLayer`].
     ///
-    /// To choose by the model that a body names, put an [`InspectRequestLayer`](crate::InspectRequestLayer) outside of the
+    /// To choose by the model that a body names, put an [`InspectRequestLayer`](crate::InspectRequestLayer) outside the
     /// stack.
     #[must_use]
     pub fn profile(mut self, choose: impl Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync + 'static) -> Self {
@@ -177,8 +176,8 @@ impl ResilienceLayer {
         self
     }
 
-    /// Adjusts the [`PaceLayer`] that limits what each caller may ask for, which is off. It stands outside of everything that
-    /// answers without the upstream, and counts those answers too:
+    /// Adjusts the [`PaceLayer`] that limits each caller, which is off. It stands outside all layers that answer without
+    /// the upstream, and counts those answers too:
     ///
     /// ```
     /// use tower_buttress::{PaceLayer, Rate, TimeoutProfile, presets};
@@ -193,7 +192,7 @@ impl ResilienceLayer {
         self
     }
 
-    /// Adjusts the [`SupersedeLayer`], which is off: what names a conversation is for the application to say.
+    /// Adjusts the [`SupersedeLayer`], which is off: only the application knows what identifies a conversation.
     ///
     /// ```
     /// use http::HeaderName;
@@ -240,10 +239,10 @@ impl ResilienceLayer {
         self
     }
 
-    /// Asks a backup what the upstream cannot answer. Called more than once, the backups are asked in this order.
+    /// Adds a backup for calls that the upstream cannot answer. Backups are asked in the order in which they were added.
     ///
-    /// A backup has the same limits of time as an attempt, and a circuit of its own: while that is open, the backup is
-    /// passed over. It is asked once, without retries.
+    /// A backup has the same time limits as an attempt, and its own circuit: while that is open, the backup is skipped.
+    /// It gets one attempt, without retries.
     ///
     /// ```
     /// use hyper_util::client::legacy::Client;
@@ -293,7 +292,7 @@ impl ResilienceLayer {
         self
     }
 
-    /// Adjusts the [`CircuitBreakerLayer`]. Each backup has a circuit of its own with the same settings:
+    /// Adjusts the [`CircuitBreakerLayer`]. Each backup has its own circuit with the same settings:
     ///
     /// ```
     /// use tower_buttress::{TimeoutProfile, presets};
@@ -314,8 +313,8 @@ impl ResilienceLayer {
         self
     }
 
-    /// Adjusts the [`PaceLayer`], which by default only has calls wait after a 429. Each backup has limits of its own with the
-    /// same settings:
+    /// Adjusts the [`PaceLayer`], which by default only makes calls wait after a 429. Each backup has its own limits with
+    /// the same settings:
     ///
     /// ```
     /// use tower_buttress::{Rate, TimeoutProfile, presets};
@@ -332,9 +331,9 @@ impl ResilienceLayer {
         self
     }
 
-    /// Adjusts the [`QueueLayer`], which is off. Each backup has places of its own with the same settings. Where it is on,
-    /// requests are [read](InspectRequestLayer::read_all) before they take a place, up to 2 MiB and for 30 s. One that is longer, or
-    /// comes more slowly, holds a place while the rest of it is sent:
+    /// Adjusts the [`QueueLayer`], which is off. Each backup has its own places with the same settings. When it is on,
+    /// the stack [reads](InspectRequestLayer::read_all) requests before they take a place, up to 2 MiB and for 30 s. A
+    /// longer or slower request holds a place while the rest of it is sent:
     ///
     /// ```
     /// use tower_buttress::{QueueLayer, TimeoutProfile, presets};
@@ -373,7 +372,7 @@ impl ResilienceLayer {
         self
     }
 
-    /// Tells `observer` what any of the layers did.
+    /// Reports the events of all layers to `observer`.
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         let tell = |backup: Backup| Backup {
@@ -410,8 +409,8 @@ impl ResilienceLayer {
         }
     }
 
-    /// The memory in which the layers count what they hold for all calls, instead of one of 512 MiB of the stack's own: to
-    /// share it with others, or to show it in a gauge. What a layer was given before does not count.
+    /// The memory in which the layers count the data of all calls, in place of the stack's own 512 MiB: to share it with
+    /// other stacks, or to show it in a gauge. It replaces the memory of every layer.
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
@@ -422,7 +421,7 @@ impl ResilienceLayer {
 // === impl UpstreamAdmission ===
 
 impl UpstreamAdmission {
-    /// The same settings for another upstream.
+    /// Returns the same settings for another upstream.
     fn separate(&self) -> Self {
         Self { queue: self.queue.separate(), pace: self.pace.separate(), breaker: self.breaker.separate() }
     }

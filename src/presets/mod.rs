@@ -1,7 +1,6 @@
-//! The whole stack in one layer, in its order.
+//! All layers in one, in their order.
 //!
-//! A preset is a [`ResilienceLayer`]: every layer of it can be adjusted, replaced, or switched off, and none can end up in
-//! the wrong place.
+//! A preset is a [`ResilienceLayer`]: each of its layers can be adjusted, replaced, or switched off, and keeps its place.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -46,19 +45,20 @@ use crate::policy::timeout_profile::TimeoutProfile;
 use crate::policy::verdict;
 use crate::proto::deadline::DeadlineHeader;
 
-/// Well below the 60 s after which nginx and AWS load balancers cut a silent connection.
+/// Well below the 60 s after which nginx and AWS load balancers close a silent connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// A first attempt that fails and its retry fit in, and proxies that wait 30 s for the head (Heroku) get it in time.
+/// Long enough for a failed first attempt and its retry, and short enough for proxies that wait 30 s for the head
+/// (Heroku).
 const HEARTBEAT_BEFORE_HEADERS: Duration = Duration::from_secs(25);
 
-/// For calls to a model provider: time is measured by events, not by keep-alive comments, and what was lost is asked
-/// again even if it may be charged twice ([`RetryAfterBackoffLayer::llm`]). With the feature `llm`, answers that are cut, or
-/// errors inside of a 200, are found (`StreamGuardLayer`), and streams that break go on where their server has a cursor
-/// (`ResumeLayer`).
+/// A stack for calls to a model provider. The idle time is measured by events, not by keep-alive comments, and lost calls
+/// are retried even if the provider may bill twice ([`RetryAfterBackoffLayer::llm`]). With the feature `llm`, it finds
+/// truncated answers and errors inside a 200 (`StreamGuardLayer`), and continues broken streams if their server has a
+/// cursor (`ResumeLayer`).
 ///
-/// Reads the request's body ([`InspectRequestLayer::llm`]): one that does not ask for a stream has the profile's `answer` for
-/// each attempt, all others its `first_byte`; and each model has a circuit of its own.
+/// It reads the request's body ([`InspectRequestLayer::llm`]): each attempt of a request that does not ask for a stream
+/// has the profile's `answer` limit, of all others its `first_byte`. Each model has its own circuit.
 #[must_use]
 pub fn llm_client(limits: TimeoutProfile) -> ResilienceLayer {
     let stack = ResilienceLayer::new(limits);
@@ -71,30 +71,30 @@ pub fn llm_client(limits: TimeoutProfile) -> ResilienceLayer {
         .first_byte(|first_byte| first_byte.until(FirstByteEvent::SseEvent).answer(limits.answer))
 }
 
-/// For a server that stands between callers and a model provider: [`llm_client`], and heartbeats on silent event streams,
-/// with an event that tells of an error, and one upstream call per double click.
+/// A stack for a server between callers and a model provider: [`llm_client`] with heartbeats on silent event streams, an
+/// event that reports an error, and one upstream call for duplicate requests.
 ///
-/// A stream whose answer takes longer than 25 s begins before there is an answer. From then on the caller gets no status and
-/// no headers of the answer: an error, and a refusal of any layer, is an event of the stream. See
-/// [`before_headers`](SseHeartbeatLayer::before_headers) for which requests that holds. To have a status at all times:
-/// `.heartbeat(|heartbeat| heartbeat.before_headers(Duration::MAX))`.
+/// If there is no answer after 25 s, the stream begins without it. From then on the caller gets no status and no headers
+/// of the answer: an error, or a refusal of any layer, is an event of the stream. See
+/// [`before_headers`](SseHeartbeatLayer::before_headers) for the requests to which this applies. To always send the
+/// upstream's status: `.heartbeat(|heartbeat| heartbeat.before_headers(Duration::MAX))`.
 #[must_use]
 pub fn llm_gateway(limits: TimeoutProfile) -> ResilienceLayer {
     let heartbeat = SseHeartbeatLayer::new(HEARTBEAT).error_events(true).before_headers(HEARTBEAT_BEFORE_HEADERS);
     llm_client(limits).heartbeat(|_| heartbeat).dedup(|_| DedupLayer::new())
 }
 
-/// For calls to any other HTTP service: what may have been done is not done again. Every attempt has the profile's
-/// `first_byte`, its `answer` is not used.
+/// A stack for calls to any other HTTP service: it does not repeat requests that may have been executed, unless they are
+/// idempotent. Every attempt has the profile's `first_byte`; its `answer` is not used.
 #[must_use]
 pub fn http_client(limits: TimeoutProfile) -> ResilienceLayer {
     ResilienceLayer::new(limits)
 }
 
-/// For gRPC: answers are judged by `grpc-status`, the deadline travels in `grpc-timeout` (which may also shorten it), and a
-/// stream that reaches a limit ends with a status.
+/// A stack for gRPC: it judges answers by `grpc-status`, the deadline travels in `grpc-timeout` (which may also shorten
+/// it), and a stream that reaches a limit ends with a status.
 ///
-/// A fallback that is added needs [`verdict::Grpc`] as its classifier too.
+/// A fallback that you add needs [`verdict::Grpc`] as its classifier too.
 #[must_use]
 pub fn grpc_client(limits: TimeoutProfile) -> ResilienceLayer {
     ResilienceLayer::new(limits)

@@ -1,4 +1,4 @@
-//! The service that a preset makes: one type with a name, whatever layers are in it.
+//! The service of a preset: one nameable type for any set of layers.
 
 use std::error::Error;
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::error::BoxError;
 use crate::layers::inspect_request::InspectRequest;
 use crate::layers::timeout_profile::TimeoutProfileService;
 
-/// The layers that have to do with the request alone, and the others in a box.
+/// The layers that see only the request, around all others in a box.
 pub(super) type Outer<E> = InspectRequest<TimeoutProfileService<Upstream<E>>>;
 
 type OuterFuture<E> = <Outer<E> as Service<Request<CallBody>>>::Future;
@@ -28,10 +28,10 @@ type OuterFuture<E> = <Outer<E> as Service<Request<CallBody>>>::Future;
 /// A client `S` with the layers of a [preset](crate::presets) around it. Made by
 /// [`ResilienceLayer`](super::ResilienceLayer).
 ///
-/// It takes requests with any body, answers with a [`ResilienceBody`], and fails with the client's own error. It is always
-/// ready: each call waits for a clone of the client of its own, within the limits of the call.
+/// It takes requests with any body, answers with a [`ResilienceBody`], and fails with the client's own error. It is
+/// always ready: each call waits for its own clone of the client, within the limits of the call.
 ///
-/// Its type has a name, for a struct or the state of an application:
+/// Its type can be named, in a struct or the state of an application:
 ///
 /// ```
 /// use bytes::Bytes;

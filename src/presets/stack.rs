@@ -1,11 +1,11 @@
-//! How the layers of a preset are put around an upstream.
+//! Puts the layers of a preset around an upstream.
 //!
 //! # Why boxes, and not one type?
 //!
-//! A layer that is off, and is in the type all the same, moves each request, future and response once more, and is asked for every
-//! frame. So a layer that a preset may have off stands around a box, and only where it is on. The layers of an attempt that every
-//! preset has on are one type, and so are those around them that the presets have on when they are made: each box more is memory
-//! of its own for every stream, which is in no cache where there are many of them.
+//! A layer that is off but part of the type moves each request, future and response once more, and is polled for every
+//! frame. So a layer that a preset may switch off stands around a box, and only when it is on. The layers of an attempt
+//! that every preset has on are one type, and so are the layers around them that presets have on by default: each further
+//! box is memory for every stream, and with many streams a cache miss.
 
 use std::error::Error;
 
@@ -25,15 +25,15 @@ use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 use crate::layers::sse_heartbeat::SseHeartbeatLayer;
 
 impl ResilienceLayer {
-    /// The layers that have to do with the request alone, around all others.
+    /// Puts the layers that see only the request around all others.
     pub(super) fn outer<E>(&self, stack: Upstream<E>) -> Outer<E> {
         let inspect = self.inspect.clone().memory(self.memory.clone());
-        // A caller that sends slowly is not to hold a place.
+        // A caller that sends slowly must not hold a place.
         let inspect = if self.admission.queue.is_enabled() { inspect.read_all(true) } else { inspect };
         inspect.layer(self.profile.layer(stack))
     }
 
-    /// The layers that have to do with answers, around `inner` and its backups.
+    /// Puts the layers that see answers around `inner` and its backups.
     pub(super) fn stack<S, B>(&self, inner: S) -> Upstream<S::Error>
     where
         S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -56,7 +56,7 @@ impl ResilienceLayer {
         self.around(upstreams, |upstreams| upstreams)
     }
 
-    /// Whether the deadline stands around the attempts at the only upstream.
+    /// Whether the deadline stands around the attempts at a single upstream.
     fn is_one_upstream_with_a_deadline(&self) -> bool {
         #[cfg(feature = "llm")]
         if self.resume.is_enabled() {
@@ -69,7 +69,7 @@ impl ResilienceLayer {
         self.deadline.is_enabled() && self.fallbacks.is_empty() && !self.dedup.is_enabled() && !self.has_extras()
     }
 
-    /// Whether one of the layers is on that no preset has on when it is made, and that stand between deadline and upstreams.
+    /// Whether a layer between deadline and upstreams is on that every preset has off by default.
     fn has_extras(&self) -> bool {
         #[cfg(feature = "llm")]
         if self.last_good.is_enabled() {
@@ -78,7 +78,7 @@ impl ResilienceLayer {
         self.supersede.is_enabled() || self.callers.is_enabled()
     }
 
-    /// What acts on the answer that the upstreams come to.
+    /// Puts the layers that act on the upstreams' final answer around them.
     fn around<S, B>(&self, upstreams: S, boxed: impl FnOnce(S) -> Upstream<S::Error>) -> Upstream<S::Error>
     where
         S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -118,7 +118,7 @@ impl ResilienceLayer {
         self.outside_of_deadline(stack)
     }
 
-    /// They know whether answers are had later, and whether calls are tried again.
+    /// The heartbeats take over from dedup whether answers may come later, and from retries whether calls are retried.
     fn heartbeats(&self) -> SseHeartbeatLayer {
         let heartbeat = self.heartbeat.clone().or_respond_async(self.dedup.applies_respond_async());
         heartbeat.or_mark_exhausted(self.retry.marks_exhausted())
@@ -134,7 +134,7 @@ impl ResilienceLayer {
         self.with_grpc_status(stack)
     }
 
-    /// It could as well stand outside of the timeout profile: that one changes no answer, and this one no request.
+    /// It could stand outside the timeout profile too: that changes no answer, and this no request.
     fn with_grpc_status<E>(&self, stack: Upstream<E>) -> Upstream<E>
     where
         E: Error + Send + Sync + 'static,
@@ -142,7 +142,7 @@ impl ResilienceLayer {
         if self.grpc_status.is_enabled() { Upstream::new(self.grpc_status.layer(stack)) } else { stack }
     }
 
-    /// Asks this backup where `upstreams` fail.
+    /// Asks this backup when `upstreams` fail.
     fn with_backup<E>(&self, backup: &Backup, upstreams: Upstream<E>) -> Upstream<E>
     where
         E: Error + Send + Sync + 'static,
@@ -151,7 +151,7 @@ impl ResilienceLayer {
         Upstream::new(layer.memory(self.memory.clone()).layer(upstreams))
     }
 
-    /// One upstream, with all that stands around it.
+    /// Builds one upstream with all its layers.
     fn upstream<S, B>(
         &self,
         inner: S,
@@ -199,7 +199,7 @@ impl ResilienceLayer {
         admission.attempts(timed, retry, deadline)
     }
 
-    /// Whether one of the layers is on that look at the answer of an attempt.
+    /// Whether a layer is on that reads the answer of an attempt.
     fn watches_answers(&self) -> bool {
         #[cfg(feature = "llm")]
         if self.guard.is_enabled() {

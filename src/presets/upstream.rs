@@ -16,10 +16,11 @@ use crate::body::request::CallBody;
 use crate::error::{BoxError, BoxedError};
 use crate::rt::per_thread::PerThread;
 
-/// A service whose type is hidden, so that a stack around it has a name, and so that what nests it stays within the
+/// A service whose type is hidden, so that the stack around it has a nameable type, and nesting it stays within the
 /// compiler's recursion limit.
 ///
-/// Clones share the service. Each call is made on a clone of its own, which is waited for inside the call: this costs one
+/// Clones share the service. Each call uses its own clone of it, and waits for that clone's readiness: one allocation for
+/// the clone and its call together, and one for the response's body.
 /// allocation for the clone and its call together, and one for the response's body.
 pub(super) struct Upstream<E>(PerThread<dyn BoxedCall<E>>);
 

@@ -8,9 +8,9 @@ use crate::policy::breaker::order::CircuitOrder;
 use crate::policy::breaker::report::{CircuitSnapshot, CircuitState};
 use crate::rt::clock;
 
-/// One circuit of a [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), to look at and to control.
+/// One circuit of a [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), to read and to control.
 ///
-/// It keeps the circuit alive, and no service: cheap to clone, and to keep forever.
+/// It keeps the circuit alive, but no service. Clones are cheap.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -42,25 +42,25 @@ impl CircuitBreakerHandle {
         Self { circuit }
     }
 
-    /// The key of this circuit; `None` for the one of calls without a key.
+    /// The key of this circuit; `None` for the circuit of calls without a key.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.circuit.notifier.key().map(|key| &**key)
     }
 
-    /// What the circuit does with calls. One whose open time is over stays open until a call comes.
+    /// The state of the circuit. A circuit whose open time has passed stays open until a call comes.
     #[must_use]
     pub fn state(&self) -> CircuitState {
         self.snapshot().state
     }
 
-    /// The circuit as it is now.
+    /// Returns the current state and counts.
     #[must_use]
     pub fn snapshot(&self) -> CircuitSnapshot {
         self.circuit.snapshot(clock::now())
     }
 
-    /// A channel that holds the state. A receiver may miss changes, but never the latest.
+    /// Returns a channel with the state. A receiver may miss changes, but never the latest.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<CircuitState> {
         self.circuit.notifier.subscribe()
@@ -78,14 +78,14 @@ impl CircuitBreakerHandle {
         self.circuit.with(|machine| ((), machine.open_by_hand(time, now)));
     }
 
-    /// Closes the circuit, whatever its state, and forgets all it has counted.
+    /// Closes the circuit from any state, and resets its counts.
     pub fn close(&self) {
         let now = clock::now();
         self.circuit.with(|machine| ((), machine.close_by_hand(now)));
     }
 
-    /// Lets every call pass and goes on counting. Where the circuit would open, an
-    /// [`Event::CircuitWouldOpen`](crate::Event::CircuitWouldOpen) says so. [`close`](Self::close) ends it.
+    /// Lets every call pass and keeps counting. When the circuit would open, it emits an
+    /// [`Event::CircuitWouldOpen`](crate::Event::CircuitWouldOpen). [`close`](Self::close) ends it.
     pub fn metrics_only(&self) {
         let now = clock::now();
         self.circuit.with(|machine| ((), machine.only_count(now)));
@@ -97,12 +97,12 @@ impl CircuitBreakerHandle {
         self.circuit.with(|machine| ((), machine.disable(now)));
     }
 
-    /// Carries out an order here, at once, and in every other process that [shares](crate::CircuitBreakerLayer::share) the
-    /// circuit, also one that starts later. Of two orders that of the later time counts. What the other methods do is this
-    /// process's own, and holds until the next order.
+    /// Carries out an order in this process at once, and in every other process that
+    /// [shares](crate::CircuitBreakerLayer::share) the circuit, also in one that starts later. Of two orders the later
+    /// one applies. The other methods affect only this process, until the next order.
     ///
-    /// Peers that cannot be asked at the moment are told later. Without peers, or with some that know no orders, it is
-    /// carried out here.
+    /// Peers that are unreachable get the order later. Without peers, or with peers that do not support orders, only this
+    /// process carries it out.
     ///
     /// ```
     /// use tower_buttress::{CircuitBreakerLayer, CircuitOrder, CircuitState};

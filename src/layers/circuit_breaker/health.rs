@@ -2,8 +2,8 @@
 //!
 //! # Why not let a caller find out?
 //!
-//! It is free, and the default. But while an upstream stays down, one caller per open time waits for a failure that
-//! could have been foreseen. Where a cheap request says as much, a task sends it in their place, for as long as the
+//! That costs nothing, and is the default. But while an upstream stays down, one caller per open time waits for a
+//! predictable failure. If a cheap request tests the upstream as well, a task sends it instead, for as long as the
 //! circuit is open.
 
 use std::fmt;
@@ -34,17 +34,17 @@ pub(super) struct Prober {
     alive: watch::Receiver<()>,
 }
 
-/// Sends the probe for a circuit of this key.
+/// Sends the probe for the circuit of this key.
 type SendProbe = dyn Fn(Option<&str>) -> ProbeCall + Send + Sync;
 pub(super) type ProbeCall = Pin<Box<dyn Future<Output = CallResult> + Send>>;
 
-/// Frames that may be ready one after the other before other tasks get their turn.
+/// The most frames in a row before other tasks run.
 const READY_FRAMES: u32 = 64;
 
-/// Makes callers probe again, should the task end before the circuit closes.
+/// Lets callers probe again if the task ends before the circuit closes.
 struct HealthProbeGuard(Weak<Circuit>);
 
-/// One probe, up to the first data of its answer: what a caller's probe has to show.
+/// Sends one probe, up to the first data of its answer, which decides a caller's probe too.
 pub(super) async fn probe<S, ReqB, ResB>(mut service: S, request: Request<ReqB>, classifier: Classifier) -> CallResult
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
@@ -91,7 +91,7 @@ impl Prober {
         Self { every, send: Arc::new(send), alive }
     }
 
-    /// Begins to probe a circuit that has just opened, unless a task does already, or there is no runtime.
+    /// Begins to probe a circuit that has just opened, unless a task already does, or there is no runtime.
     pub(super) fn begin(&self, circuit: &Weak<Circuit>) {
         let (Ok(runtime), Some(open)) = (Handle::try_current(), circuit.upgrade()) else { return };
         if self.alive.has_changed().is_ok() && open.with(|machine| (machine.begin_health(self.every), None)) {
@@ -107,7 +107,7 @@ impl fmt::Debug for Prober {
     }
 }
 
-/// Probes until the circuit is no longer open, or the last service that it would help is gone.
+/// Probes until the circuit is no longer open, or the last service of the layer is gone.
 async fn run_health_probes(
     mut guard: HealthProbeGuard,
     every: Duration,
@@ -117,13 +117,13 @@ async fn run_health_probes(
     while while_alive(&mut alive, tokio::time::sleep(every)).await.is_some() {
         let Some(circuit) = guard.0.upgrade() else { return };
         if circuit.with(|machine| (machine.end_health_unless_open(), None)) {
-            // Should it open again, another task probes it.
+            // If it opens again, another task probes it.
             guard.0 = Weak::new();
             return;
         }
         let Some(CircuitPermit { shard, grant }) = circuit.admit_health(clock::now()) else { continue };
         let probe = send(circuit.notifier.key().map(|key| &**key));
-        // It may take long, and must not keep the circuit alive.
+        // The probe may take long, and must not keep the circuit alive.
         drop(circuit);
         let start = clock::now();
         let Some(result) = while_alive(&mut alive, probe).await else { return };
@@ -135,7 +135,7 @@ async fn run_health_probes(
     }
 }
 
-/// What `future` returns, unless the layer and all its services are gone before.
+/// Returns the result of `future`, unless the layer and all its services are dropped before.
 async fn while_alive<F: Future>(alive: &mut watch::Receiver<()>, future: F) -> Option<F::Output> {
     let (mut gone, mut future) = (pin!(alive.changed()), pin!(future));
     poll_fn(|cx| match gone.as_mut().poll(cx) {

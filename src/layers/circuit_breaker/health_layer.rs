@@ -24,18 +24,19 @@ pub struct HealthProbeLayer<F> {
     request: Arc<F>,
 }
 
-/// More would be a load, and none at all a task that never rests.
+/// A shorter interval would load the upstream; a zero interval would spin.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
 // === impl CircuitBreakerLayer ===
 
 impl CircuitBreakerLayer {
-    /// While a circuit is open, sends this request through the inner service at this interval; a success closes the circuit,
-    /// and no caller is a probe. The closure is given the circuit's key. Off by default. The shortest interval is 100 ms.
+    /// Probes with a request of its own while a circuit is open: sends it through the inner service at this interval. A
+    /// success closes the circuit, and no caller is a probe. The closure gets the circuit's key. Default: off. The
+    /// shortest interval is 100 ms.
     ///
-    /// It is not sent while the upstream has asked for time, or the circuit was opened by hand. It is sent by a task, through
-    /// the service that the layer was first put around, which ends with the last clone of the layer and of its services.
-    /// Without a tokio runtime, callers probe.
+    /// The layer does not send it while the upstream has asked for time (`Retry-After`), or after the circuit was opened
+    /// by hand. A task sends it through the service that the layer was first put around; the task ends with the last
+    /// clone of the layer and of its services. Without a tokio runtime, callers probe.
     ///
     /// ```
     /// use std::time::Duration;
@@ -59,7 +60,7 @@ impl CircuitBreakerLayer {
 // === impl HealthProbeLayer ===
 
 impl<F> HealthProbeLayer<F> {
-    /// The layer itself, for its handles.
+    /// The inner layer, for its handles.
     #[must_use]
     pub fn breaker(&self) -> &CircuitBreakerLayer {
         &self.layer

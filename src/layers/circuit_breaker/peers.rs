@@ -1,4 +1,4 @@
-//! How the circuits of several processes learn of one another.
+//! How processes share the state of their circuits.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
@@ -12,8 +12,8 @@ use crate::rt::clock;
 
 /// Shares the circuits of a layer with other processes: see [`CircuitBreakerLayer::share`](crate::CircuitBreakerLayer::share).
 ///
-/// Its methods are called on tasks that make calls: they must return at once, and leave what takes time to a task of
-/// their own. The crate `tower-buttress-redis` has one over Redis.
+/// The layer calls these methods on tasks that make calls: they must return at once, and move slow work to tasks of their
+/// own. The crate `tower-buttress-redis` has an implementation over Redis.
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,14 +36,14 @@ use crate::rt::clock;
 /// assert_eq!(breaker.handle().state(), CircuitState::Open);
 /// ```
 pub trait CircuitPeers: Send + Sync + 'static {
-    /// A circuit is used for the first time in this process.
+    /// Called when a circuit is used for the first time in this process.
     fn on_new(&self, circuit: PeerCircuit);
 
-    /// A circuit has changed its state.
+    /// Called when a circuit has changed its state.
     fn on_change(&self, circuit: PeerCircuit, change: &CircuitChange);
 
-    /// An operator has given an order to this circuit, for every process: it is carried out here, and the others are to
-    /// [obey](PeerCircuit::obey) it. Default: it is this process's.
+    /// Called when an operator has given this circuit an order for every process. This process has carried it out; the
+    /// implementation makes the others [obey](PeerCircuit::obey) it. Default: the order stays in this process.
     fn on_order(&self, circuit: PeerCircuit, order: CircuitOrder) {
         let _ = (circuit, order);
     }
@@ -56,11 +56,11 @@ pub struct PeerCircuit {
     key: Option<Arc<str>>,
 }
 
-/// As long as it lives, no caller is a probe of its open circuit: another process may be testing the upstream.
+/// While it lives, no caller probes its open circuit: another process may be testing the upstream.
 #[derive(Debug)]
 pub struct ProbeHold(Weak<Circuit>);
 
-/// Those of a layer, which may be set after its circuits were made.
+/// The peers of a layer, which may be set after its circuits were made.
 #[derive(Clone, Default)]
 pub(super) struct SharedPeers(Arc<OnceLock<Box<dyn CircuitPeers>>>);
 
@@ -71,31 +71,33 @@ impl PeerCircuit {
         Self { circuit, key }
     }
 
-    /// Its key; `None` for the circuit of calls without one.
+    /// The key; `None` for the circuit of calls without a key.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
     }
 
-    /// Its handle; `None` where it is gone.
+    /// The handle; `None` if the circuit is gone.
     #[must_use]
     pub fn handle(&self) -> Option<CircuitBreakerHandle> {
         self.circuit.upgrade().map(CircuitBreakerHandle::new)
     }
 
-    /// Other processes find the upstream failing. Returns what the circuit makes of it:
+    /// Reports that other processes find the upstream failing. Returns the circuit's decision:
     ///
-    /// 1. nothing, where this process had three successes of which the last is not older than 10 s, and no two calls in a
-    ///    row have failed since;
-    /// 2. it opens for as long as theirs are open, where half of the processes say so, and two at least;
-    /// 3. else one failure opens it, for as long as theirs are open, unless a call succeeds before.
+    /// 1. it does nothing if this process had three successes, the last at most 10 s ago, and no two calls in a row have
+    ///    failed since;
+    /// 2. it opens for as long as the peers' circuits are open, if at least half of the processes report it, and at least
+    ///    two;
+    /// 3. else one failure opens it, for as long as the peers' circuits are open, unless a call succeeds before.
     pub fn hear(&self, report: PeerReport) -> PeerDecision {
         let Some(circuit) = self.circuit.upgrade() else { return PeerDecision::Ignored };
         let now = clock::now();
         circuit.with(|machine| machine.hear_peers(report, now))
     }
 
-    /// Another process has had an answer to its probe: an open circuit closes, and one failure within 10 s opens it again.
+    /// Reports that a probe of another process got an answer: an open circuit closes, and one failure within 10 s opens
+    /// it again.
     pub fn close(&self) {
         let now = clock::now();
         if let Some(circuit) = self.circuit.upgrade() {
@@ -103,27 +105,27 @@ impl PeerCircuit {
         }
     }
 
-    /// An operator has given an order to this circuit in another process.
+    /// Carries out an operator's order from another process.
     pub fn obey(&self, order: CircuitOrder) {
         if let Some(handle) = self.handle() {
             handle.obey(order);
         }
     }
 
-    /// How many probes in a row got no answer: open times double with each.
+    /// Returns how many probes in a row got no answer: open times double with each.
     #[must_use]
     pub fn unanswered(&self) -> u32 {
         self.circuit.upgrade().map_or(0, |circuit| circuit.with(|machine| (machine.unanswered(), None)))
     }
 
-    /// The probes of other processes have got no answer as often as that.
+    /// Reports how many probes of other processes in a row got no answer.
     pub fn note_unanswered(&self, unanswered: u32) {
         if let Some(circuit) = self.circuit.upgrade() {
             circuit.with(|machine| (machine.note_unanswered(unanswered), None));
         }
     }
 
-    /// From now on no caller is a probe, until the hold is dropped.
+    /// Prevents callers from probing until the hold is dropped.
     #[must_use = "dropped, it holds nothing"]
     pub fn hold_probes(&self) -> ProbeHold {
         if let Some(circuit) = self.circuit.upgrade() {

@@ -1,7 +1,7 @@
-//! One circuit per key, and not too many of them.
+//! One circuit per key, up to a limit.
 //!
-//! Each thread finds them through a map of its own, which is written only when a key is new. Stamps, drawn from one counter, say
-//! which circuit was used last; a circuit that is the latest already draws none, so that a single busy key writes nothing.
+//! Each thread finds circuits through its own map, which is written only when a key is new. Stamps from one counter order
+//! the circuits by last use; the most recent circuit draws no new stamp, so a single busy key writes nothing.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -17,9 +17,9 @@ use crate::rt::sync::{AtomicU64, Mutex, Ordering, lock};
 pub(super) struct Registry {
     entries: ReadMostly<HashMap<Arc<str>, Arc<Entry>>>,
     capacity: AtomicUsize,
-    /// The stamp of the circuit that was used last.
+    /// The stamp of the most recently used circuit.
     latest: AtomicU64,
-    /// How many circuits there are; locked while one is put in the place of another.
+    /// The number of circuits; locked while one replaces another.
     count: Mutex<usize>,
 }
 
@@ -41,7 +41,7 @@ impl Registry {
         }
     }
 
-    /// Leave to make a call under this key, whose circuit is made if there is none; `None` if there is no room for it.
+    /// Admits a call under this key, and makes the circuit if there is none; `None` if there is no room for it.
     #[inline]
     pub(super) fn admit(
         &self,
@@ -65,7 +65,7 @@ impl Registry {
         Some(circuit.admit(now))
     }
 
-    /// The circuit of this key, which is made if there is none, be there room for it or not.
+    /// Returns the circuit of this key, and makes it if there is none, even beyond the limit.
     pub(super) fn get(&self, key: &str, make: impl Fn(Arc<str>) -> Arc<Circuit>) -> Arc<Circuit> {
         let found = self.find(key).or_else(|| self.insert(key, true, &make));
         found.unwrap_or_else(|| make(key.into()))
@@ -75,7 +75,7 @@ impl Registry {
         self.capacity.store(capacity.get(), Ordering::Relaxed);
     }
 
-    /// All there are, in no order.
+    /// Returns all circuits, in no order.
     pub(super) fn all(&self) -> Vec<Arc<Circuit>> {
         self.entries.read().values().map(|entry| entry.circuit.clone()).collect()
     }
@@ -89,7 +89,7 @@ impl Registry {
 
     #[cold]
     fn insert(&self, key: &str, anyway: bool, make: impl FnOnce(Arc<str>) -> Arc<Circuit>) -> Option<Arc<Circuit>> {
-        // Held by whatever changes which keys there are.
+        // The holder of this lock may change the set of keys.
         let mut count = lock(&self.count);
         if let Some(circuit) = self.find(key) {
             return Some(circuit);
@@ -109,19 +109,19 @@ impl Registry {
         Some(circuit)
     }
 
-    /// Drops the circuit that has not been used for longest, of those that are not pinned. Returns whether there was one. A
-    /// look at all of them, at a price that only new keys pay.
+    /// Drops the least recently used circuit that is not pinned. Returns whether there was one. Scans all circuits, a
+    /// cost that only new keys pay.
     fn evict(&self) -> bool {
         let oldest = self.oldest(|entry| !entry.is_pinned());
         oldest.is_some_and(|key| self.entries.write(|entries| entries.remove(&key)).flatten().is_some())
     }
 
-    /// The key of the circuit that has not been used for longest, of those that may go.
+    /// Returns the key of the least recently used circuit that `may_go` permits.
     fn oldest(&self, may_go: impl Fn(&Entry) -> bool) -> Option<Arc<str>> {
         let mut oldest: Option<(u64, Arc<str>)> = None;
         for (key, entry) in self.entries.read().iter() {
             let used = entry.used.load(Ordering::Relaxed);
-            // Asked last, and thus seldom: it takes a lock.
+            // Checked last, and so rarely: it takes a lock.
             if oldest.as_ref().is_none_or(|(least, _)| used < *least) && may_go(entry) {
                 oldest = Some((used, key.clone()));
             }

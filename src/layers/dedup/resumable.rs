@@ -26,7 +26,7 @@ pub struct Resumable {
     pub(super) respond_async: bool,
 }
 
-/// How many calls go on in all while no caller listens.
+/// The limit on all calls that continue while no caller listens.
 #[derive(Clone)]
 enum Total {
     Fixed(u32),
@@ -36,9 +36,9 @@ enum Total {
 // === impl Resumable ===
 
 impl Resumable {
-    /// Answers are at `<prefix>/<token>`. The prefix is a path, as the layer sees it and as callers write it: `/answers`.
+    /// Puts answers at `<prefix>/<token>`. The prefix is a path, as the layer and the callers see it: `/answers`.
     ///
-    /// What is not a letter, a digit or one of `/-._~` is left out of it.
+    /// Characters other than letters, digits and `/-._~` are removed.
     #[must_use]
     pub fn at(prefix: &str) -> Self {
         let is_plain = |letter: &char| letter.is_ascii_alphanumeric() || "/-._~".contains(*letter);
@@ -53,7 +53,7 @@ impl Resumable {
         }
     }
 
-    /// How long a call goes on while no caller listens, and how long its answer can be read when it has ended. Default: 5
+    /// How long a call continues while no caller listens, and how long a complete answer stays readable. Default: 5
     /// minutes.
     #[must_use]
     pub fn window(mut self, window: Duration) -> Self {
@@ -61,7 +61,7 @@ impl Resumable {
         self
     }
 
-    /// The longest answer that can be come back to, in bytes. Default: 8 MiB. It counts in the
+    /// The longest answer that callers can come back to, in bytes. Default: 8 MiB. It counts in the
     /// [memory](crate::DedupLayer::memory) and in the store.
     #[must_use]
     pub fn max_response(mut self, bytes: usize) -> Self {
@@ -69,15 +69,14 @@ impl Resumable {
         self
     }
 
-    /// How many calls go on at a time while no caller listens: of one tenant, and in all. Beyond that, a call that its last
-    /// caller leaves is kept for the [`grace`](crate::DedupLayer::grace) only, and `respond-async` is not applied. Default: 8
-    /// and 256.
+    /// The number of calls that continue at a time while no caller listens: per tenant, and in total. Beyond that, a call
+    /// whose last caller leaves continues only for the [`grace`](crate::DedupLayer::grace), and `respond-async` is not
+    /// applied. Default: 8 and 256.
     ///
-    /// Credentials can be made up: tenants that have had no 2xx yet, and that no [`Tenant`](crate::Tenant) in the request's
-    /// extensions names, have one tenant's share together.
+    /// Credentials can be made up: tenants without a 2xx so far, and without a [`Tenant`](crate::Tenant) in the request's
+    /// extensions, share one tenant's limit.
     ///
-    /// A call whose caller was answered with a 202 has its place to its end: callers that look for its answer and leave again
-    /// do not cost it that.
+    /// A call whose caller got a 202 keeps its place to its end, even if callers read its answer and leave again.
     #[must_use]
     pub fn unattended(mut self, per_tenant: u32, total: u32) -> Self {
         self.per_tenant = per_tenant;
@@ -85,8 +84,8 @@ impl Resumable {
         self
     }
 
-    /// How many calls go on in all while no caller listens, where that limit moves: `total` is asked when a caller leaves. What
-    /// goes on already goes on.
+    /// Makes the total limit adjustable: the layer calls `total` when a caller leaves. Calls that already continue are
+    /// not affected.
     ///
     /// ```
     /// use tower_buttress::{DedupLayer, QueueLayer, Resumable};
@@ -110,7 +109,7 @@ impl Resumable {
         self
     }
 
-    /// How many calls may go on at the moment while no caller listens.
+    /// Returns the current limits on calls that continue while no caller listens.
     pub(super) fn unattended_limits(&self) -> UnattendedLimits {
         let total = match &self.total {
             Total::Fixed(total) => *total,
@@ -119,7 +118,7 @@ impl Resumable {
         UnattendedLimits { per_tenant: self.per_tenant, total }
     }
 
-    /// Begins with a slash, and does not end with one, unless it is the root.
+    /// Begins with a slash, and does not end with one, except for the root.
     pub(super) fn prefix(&self) -> &str {
         if self.prefix == "/" { "" } else { &self.prefix }
     }

@@ -1,10 +1,10 @@
-//! An answer that is held back until it is known to be one.
+//! A response that is withheld until it is judged.
 //!
 //! | File | Holds |
 //! |---|---|
-//! | `mod.rs` | the answer that is withheld, until it is handed on or refused |
-//! | `read.rs` | what is known of it by what has come |
-//! | `refuse.rs` | what is said in its place |
+//! | `mod.rs` | the withheld response, until it is forwarded or refused |
+//! | `read.rs` | judges the part that has arrived |
+//! | `refuse.rs` | the response that replaces a refused one |
 
 mod read;
 mod refuse;
@@ -37,14 +37,14 @@ use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
 
-/// What may be withheld of a stream before its first content, and of an answer.
+/// The limit for a stream before its first content, and for an answer.
 const MAX_WITHHELD: usize = 256 * 1024;
 const MAX_EVENTS: usize = 64;
-/// A frame costs more than the byte that it may carry.
+/// A frame costs more memory than its bytes.
 const MAX_FRAMES: usize = 1_024;
-/// How long a stream that has begun is withheld: its reader is waiting for the answer's id.
+/// The longest wait for content after the answer has begun: its reader waits for the answer's id.
 const LET_GO: Duration = Duration::from_secs(2);
-/// What is read of an error, and for how long.
+/// The limits for reading an error body.
 const MAX_ERROR: usize = 64 * 1024;
 const MAX_ERROR_TIME: Duration = Duration::from_secs(1);
 
@@ -55,12 +55,12 @@ pub(super) struct WithheldPrelude<B> {
     body: ResponseBody<B>,
     held: VecDeque<Frame<Bytes>>,
     bytes: usize,
-    /// What is withheld, in the memory that all calls share.
+    /// The withheld bytes, in the memory that all calls share.
     reservation: Reservation,
     content: PreludeContent,
 }
 
-/// What is read.
+/// The kind of content.
 enum PreludeContent {
     Stream(Box<Stream>),
     Answer(Answer),
@@ -73,7 +73,7 @@ struct Answer {
     reader: AnswerReader,
     dialect: Chosen,
     host: u64,
-    /// How long the first content of an array may take.
+    /// The time limit for the first content of an array.
     first_content: Option<Duration>,
 }
 
@@ -84,15 +84,15 @@ struct Stream {
     timer: LazyTimer,
 }
 
-/// What is done with a response that was withheld.
+/// The decision on a withheld response.
 enum Decision {
-    /// It is handed on, and this is looked for in what follows.
+    /// Forward it, and watch the rest for this.
     Release(BodyWatch),
-    /// The same for one whose body has failed.
+    /// Forward it; its body has failed with this error.
     Broken(BoxError),
-    /// This is said in its place.
+    /// Replace it by this response.
     Refuse(Response<Bytes>),
-    /// This too, by this crate alone.
+    /// Refuse it, for a reason of this crate.
     Reject(Rejection),
 }
 
@@ -142,7 +142,7 @@ impl<B> WithheldPrelude<B> {
 
     fn hold(&mut self, frame: Frame<Bytes>) {
         match frame.data_ref() {
-            // Bytes there are none of must not pile up.
+            // Empty frames must not pile up.
             Some(data) if data.is_empty() => {}
             data => {
                 self.bytes = self.bytes.saturating_add(data.map_or(0, Bytes::len));
@@ -172,11 +172,11 @@ where
                 Poll::Ready(Some(Err(err))) => Some(self.failed(err)),
             };
             if let Some(decision) = decision {
-                // Asked again after it was handed on: nothing will come.
+                // Polled again after it was forwarded: nothing will come.
                 return self.carry_out(decision).map_or(Poll::Pending, Poll::Ready);
             }
         }
-        // Also where there is always more of it.
+        // The time limit also holds if data keeps coming.
         let decision = ready!(self.poll_time(cx));
         self.carry_out(decision).map_or(Poll::Pending, Poll::Ready)
     }
@@ -209,7 +209,7 @@ where
         })
     }
 
-    /// Nothing has come: whether it is time to decide.
+    /// Decides by time, when no data has arrived.
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<Decision> {
         match &mut self.content {
             PreludeContent::Stream(stream) => {
@@ -226,12 +226,12 @@ where
         }
     }
 
-    /// The ending that was put into the response's extensions.
+    /// The ending in the response's extensions.
     fn ending(&self) -> Ending {
         self.head.as_ref().and_then(|head| head.extensions.get::<Ending>().cloned()).unwrap_or_default()
     }
 
-    /// Hands on what was withheld, and watches the rest.
+    /// Forwards the withheld part, and watches the rest.
     fn release(&mut self) -> Decision {
         let left = self.body.size_hint().exact();
         if left == Some(0) && matches!(self.content, PreludeContent::Answer(..)) {
@@ -240,7 +240,7 @@ where
         Decision::Release(match std::mem::replace(&mut self.content, PreludeContent::Over) {
             PreludeContent::Stream(stream) => {
                 let Stream { state, limit, .. } = *stream;
-                // What content is, is not known of a stream of another API.
+                // In a stream of another API the layer cannot recognise content.
                 let limit = if state.is_recognised() { limit } else { ContentLimit::none() };
                 BodyWatch::Stream(Box::new(StreamWatch { state, limit }))
             }

@@ -1,4 +1,4 @@
-//! What is known of an answer by what has come of it.
+//! Judges an answer by the part that has arrived.
 
 use std::sync::Arc;
 
@@ -53,8 +53,8 @@ where
         }
     }
 
-    /// Counts what is withheld by now. What there is no memory for is handed on, and refused by `hold`, which hands on nothing
-    /// but whole answers.
+    /// Counts the withheld bytes. Without memory for them the layer forwards them; with `hold`, which forwards only
+    /// complete answers, it refuses the answer.
     pub(super) fn count(&mut self) -> Option<Decision> {
         let (of_answer, partial) = match &self.content {
             PreludeContent::Stream(stream) => (true, stream.state.withheld()),
@@ -80,7 +80,7 @@ where
         self.judge_stream()
     }
 
-    /// What is known of a stream by now.
+    /// Judges a stream by its events so far.
     fn judge_stream(&mut self) -> Option<Decision> {
         let PreludeContent::Stream(stream) = &mut self.content else { return None };
         let (seen, withheld) = (stream.state.seen(), self.bytes.saturating_add(stream.state.withheld()));
@@ -94,7 +94,7 @@ where
         }
         if !stream.state.is_recognised() {
             let Some(max) = self.config.hold else { return Some(self.release()) };
-            // What content is, is not known of a stream of another API.
+            // In a stream of another API the layer cannot recognise content.
             stream.limit = ContentLimit::none();
             return self.beyond(max, withheld);
         }
@@ -118,14 +118,14 @@ where
         None
     }
 
-    /// Refuses an answer that is larger than what may be held back.
+    /// Refuses an answer that is larger than the limit.
     fn beyond(&mut self, max: usize, withheld: usize) -> Option<Decision> {
         let full = withheld > max || self.held.len() >= max.max(MAX_FRAMES);
         let why = "The upstream's answer is larger than what may be held back.";
         full.then(|| self.refuse_as("answer_too_large", why, ANOTHER))
     }
 
-    /// It is not one JSON value but a stream of them.
+    /// Continues as a stream of JSON values.
     fn turn_to_array(&mut self) -> Option<Decision> {
         let PreludeContent::Answer(answer) = std::mem::replace(&mut self.content, PreludeContent::Over) else {
             return None;
@@ -146,7 +146,7 @@ where
         None
     }
 
-    /// The body is over, or has come to its trailers.
+    /// Handles the end of the body, or its trailers.
     pub(super) fn end(&mut self, trailers: Option<Frame<Bytes>>) -> Decision {
         let decision = match &mut self.content {
             PreludeContent::Stream(_) => self.end_stream(),

@@ -1,4 +1,4 @@
-//! The refusal in the place of a body that is no answer.
+//! The refusal that replaces a faulty body.
 
 use bytes::{Bytes, BytesMut};
 use http::response::Parts;
@@ -25,7 +25,7 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
 {
-    /// Notes in the extensions of a 4xx or 5xx what its body says.
+    /// Notes the error in the body of a 4xx or 5xx in its extensions.
     pub(super) fn read_error(&mut self) {
         let body = self.joined();
         let (Some(head), Some(fault)) = (&mut self.head, Fault::of_body(&body)) else { return };
@@ -47,7 +47,7 @@ where
 
     pub(super) fn failed(&mut self, err: BoxError) -> Decision {
         match self.content {
-            // It is an answer of its own, whatever became of its body.
+            // The upstream's status is the answer, even if its body failed.
             PreludeContent::Error(..) | PreludeContent::Over => Decision::Broken(err),
             PreludeContent::Stream(_) | PreludeContent::Answer(..) => {
                 Decision::Reject(Rejection::new(RejectionKind::BodyFailed).with_source(err))
@@ -79,7 +79,7 @@ where
         self.refuse(|head| refusal::of_truncated(head, truncated))
     }
 
-    /// A refusal for a reason that the upstream has not named.
+    /// Refuses for a reason that the upstream has not named.
     pub(super) fn refuse_as(&mut self, code: &'static str, message: &'static str, verdict: Verdict) -> Decision {
         let kind = match &self.content {
             PreludeContent::Stream(stream) => stream.state.kind(),
@@ -93,7 +93,7 @@ where
     }
 
     fn refuse(&mut self, refuse: impl FnOnce(Parts) -> Response<Bytes>) -> Decision {
-        // The head goes into the refusal, and an empty one stands in its place.
+        // The head moves into the refusal; an empty one replaces it.
         match self.head.replace(Response::new(()).into_parts().0) {
             Some(head) => Decision::Refuse(refuse(head)),
             None => Decision::Release(BodyWatch::Nothing),
