@@ -1,9 +1,9 @@
 use http::{Request, Response};
 
-/// Which attempt a request is, from 1. In the request's extensions below
+/// The number of an attempt, from 1. In the request's extensions below
 /// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer).
 ///
-/// The first attempt carries none, so that a call that succeeds at once costs nothing: ask with [`of`](Self::of).
+/// The first attempt carries none, so a call without a retry pays nothing: read it with [`of`](Self::of).
 ///
 /// ```
 /// use http::Request;
@@ -17,10 +17,10 @@ use http::{Request, Response};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Attempt(pub u32);
 
-/// How many attempts a response took. In the response's extensions outside of
+/// The number of attempts that a response took. In the response's extensions outside
 /// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer).
 ///
-/// A response to the first attempt carries none: ask with [`of`](Self::of).
+/// A response to the first attempt carries none: read it with [`of`](Self::of).
 ///
 /// ```
 /// use http::Response;
@@ -34,7 +34,7 @@ pub struct Attempts(pub u32);
 // === impl Attempt ===
 
 impl Attempt {
-    /// Which attempt this request is.
+    /// Returns the attempt number of this request.
     #[must_use]
     pub fn of<B>(request: &Request<B>) -> Self {
         request.extensions().get().copied().unwrap_or(Self(1))
@@ -44,7 +44,7 @@ impl Attempt {
 // === impl Attempts ===
 
 impl Attempts {
-    /// How many attempts this response took.
+    /// Returns the number of attempts that this response took.
     #[must_use]
     pub fn of<B>(response: &Response<B>) -> Self {
         response.extensions().get().copied().unwrap_or(Self(1))

@@ -1,4 +1,4 @@
-//! The caller, as far as it was checked.
+//! The authenticated caller of a request.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use http::{Extensions, Request};
 
-/// In a request's extensions: its caller was authenticated by this application, or by a gateway of the same operator.
+/// Marks a request, in its extensions, as authenticated by this application, or by a gateway of the same operator.
 ///
-/// Set it after a key or a session was checked, and nowhere else. [`FallbackLayer`](crate::FallbackLayer) then also asks a
-/// backup that has the operator's credential after failures that any stranger could provoke: a request that is too large,
-/// and refusals of this crate's layers.
+/// Set it only after a key or a session was checked. [`FallbackLayer`](crate::FallbackLayer) then also asks a backup that
+/// has the operator's credential after failures that any stranger could provoke: a request that is too large, and
+/// refusals of this crate's layers.
 ///
 /// ```
 /// use http::Request;
@@ -22,10 +22,10 @@ use http::{Extensions, Request};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Authenticated;
 
-/// In a request's extensions: the name of the tenant on whose account it is made.
+/// The tenant on whose account a request is made. In the request's extensions.
 ///
-/// It is set by what authenticated the caller, never copied from a header that any caller can write. What is shared
-/// between calls is kept apart by it; without it, layers fall back to a hash of the request's credentials.
+/// Set it where the caller is authenticated; never copy it from a header that any caller can write. Layers that share
+/// data between calls separate tenants by it; without it, they use a hash of the request's credentials.
 ///
 /// ```
 /// use http::Request;
@@ -37,8 +37,8 @@ pub struct Authenticated;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tenant(Arc<str>);
 
-/// A tenant that was authenticated, in what is kept for it: a short hash of its name, so that a request is no larger for it. Two
-/// tenants of one hash are only ever forgotten together.
+/// A short hash of an authenticated tenant's name, by which stored data is removed. Data of two tenants with the same
+/// hash is only removed together; it is never shared.
 ///
 /// It is the same in every process and every version of this crate.
 ///
@@ -54,7 +54,7 @@ pub struct TenantHash(NonZeroU32);
 // === impl Authenticated ===
 
 impl Authenticated {
-    /// Whether the caller of this request was authenticated.
+    /// Returns whether the caller of this request was authenticated.
     #[must_use]
     pub fn is_set<B>(request: &Request<B>) -> bool {
         Self::is_in(request.extensions())
@@ -68,7 +68,7 @@ impl Authenticated {
 // === impl TenantHash ===
 
 impl TenantHash {
-    /// The hash of this tenant's name.
+    /// Returns the hash of this tenant's name.
     #[must_use]
     pub fn of(tenant: &Tenant) -> Self {
         // FNV-1a.
@@ -77,7 +77,7 @@ impl TenantHash {
         Self(NonZeroU32::new(hash).unwrap_or(NonZeroU32::MAX))
     }
 
-    /// As a number. It is never 0.
+    /// The hash as a number, never 0.
     #[must_use]
     pub fn get(self) -> u32 {
         self.0.get()
@@ -91,13 +91,13 @@ impl TenantHash {
 // === impl Tenant ===
 
 impl Tenant {
-    /// A tenant of this name.
+    /// Returns the tenant with this name.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self(name.into())
     }
 
-    /// The name of the tenant that makes this request, if it is known.
+    /// Returns the name of this request's tenant, if known.
     #[must_use]
     pub fn of<B>(request: &Request<B>) -> Option<&str> {
         request.extensions().get().map(Self::as_str)

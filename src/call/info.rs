@@ -11,11 +11,11 @@ use http::{Extensions, Method};
 
 use super::Model;
 
-/// Which call an event is about: given to each [`Observer`](crate::Observer), and in the extensions of the request below an
-/// [`ObserveLayer`](crate::ObserveLayer).
+/// Identifies the call that an event is about. Each [`Observer`](crate::Observer) gets it, and so do the extensions of
+/// the request below an [`ObserveLayer`](crate::ObserveLayer).
 ///
-/// While a future or a body below that layer is polled, it is the [`current`](Self::current) one of the thread, as a span of
-/// `tracing` is: no layer carries it.
+/// While a future or a body below that layer is polled, it is the thread's [`current`](Self::current) call, like a span
+/// of `tracing`: no layer passes it on.
 #[derive(Clone)]
 pub struct CallInfo(Arc<Call>);
 
@@ -29,7 +29,7 @@ struct Call {
     started: Instant,
 }
 
-/// Makes a call the current one of this thread, until it is dropped.
+/// Makes a call the current one of this thread, until dropped.
 pub(crate) struct EnteredCall<'a>(&'a mut Option<CallInfo>);
 
 thread_local! {
@@ -50,10 +50,10 @@ impl CallInfo {
         Self(Arc::new(Call { id, stack, method, host, model, attempt, started }))
     }
 
-    /// The call that this thread works on, where an [`ObserveLayer`](crate::ObserveLayer) stands around it.
+    /// Returns the call that this thread works on, inside an [`ObserveLayer`](crate::ObserveLayer).
     #[must_use]
     pub fn current() -> Option<Self> {
-        // Nothing is lost when the thread ends: what is told then is told without a call.
+        // While the thread ends, events carry no call.
         CURRENT
             .try_with(|current| {
                 let call = current.take();
@@ -68,13 +68,13 @@ impl CallInfo {
         extensions.get()
     }
 
-    /// Tells calls apart: the request's own id, or 16 random hexadecimal digits.
+    /// The id of the call: the request's own, or 16 random hexadecimal digits.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.0.id
     }
 
-    /// The name of the stack, as the [`ObserveLayer`](crate::ObserveLayer) has it.
+    /// The name of the stack, given to the [`ObserveLayer`](crate::ObserveLayer).
     #[must_use]
     pub fn stack(&self) -> &str {
         &self.0.stack
@@ -92,26 +92,26 @@ impl CallInfo {
         self.0.host.as_ref().map(Authority::as_str)
     }
 
-    /// The model that the request asks for, once its body has been read. The caller has chosen it.
+    /// The model that the request names, once its body has been read. The caller chooses it.
     #[must_use]
     pub fn model(&self) -> Option<&str> {
         self.0.model.get().map(Model::as_str)
     }
 
-    /// The attempt that is under way, or was the last, from 1.
+    /// The number of the current, or the last, attempt, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.0.attempt.load(Relaxed)
     }
 
-    /// When the call came to the stack.
+    /// When the call reached the stack.
     #[must_use]
     pub fn started(&self) -> Instant {
         self.0.started
     }
 
     pub(crate) fn set_model(&self, model: &Model) {
-        // A body is read once; where it is read again, it says the same.
+        // Another reading of the same body finds the same model.
         let _ = self.0.model.set(model.clone());
     }
 
@@ -136,7 +136,7 @@ impl fmt::Debug for CallInfo {
 // === impl EnteredCall ===
 
 impl<'a> EnteredCall<'a> {
-    /// `call` holds the one that was current before, until this is dropped.
+    /// `call` holds the call that was current before, until this is dropped.
     #[inline]
     pub(crate) fn new(call: &'a mut Option<CallInfo>) -> Self {
         swap(call);

@@ -2,10 +2,11 @@ use std::fmt;
 
 use http::{Extensions, Response};
 
-/// In a response's extensions: the answer is not in the form that the request asked for, and asking again did not help.
+/// Marks a response, in its extensions: the answer does not have the form that the request asked for, and asking again
+/// did not help.
 ///
-/// `StructuredOutputLayer` (feature `schema`) sets it. A classifier sees it: for [`Standard`](crate::verdict::Standard), another
-/// upstream is to be asked. If that does no better, the caller is given this answer, as the 200 that it is.
+/// `StructuredOutputLayer` (feature `schema`) sets it. Classifiers see it: [`Standard`](crate::verdict::Standard) then
+/// asks another upstream. If that is no better, the caller gets this answer, as a 200.
 ///
 /// ```
 /// use http::Response;
@@ -19,17 +20,17 @@ use http::{Extensions, Response};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvalidOutput {
-    /// What is wrong with it.
+    /// The fault.
     pub fault: OutputFault,
 }
 
-/// What is wrong with an answer that was to be JSON.
+/// The fault of an answer that should be JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OutputFault {
-    /// It is no JSON, or has several values in it.
+    /// It is not JSON, or contains several values.
     Syntax,
-    /// It is JSON, and not what the schema describes.
+    /// It is JSON, but does not match the schema.
     Schema,
     /// It is empty.
     Empty,
@@ -38,13 +39,13 @@ pub enum OutputFault {
 // === impl InvalidOutput ===
 
 impl InvalidOutput {
-    /// An answer with this fault.
+    /// Returns an answer's mark with this fault.
     #[must_use]
     pub const fn new(fault: OutputFault) -> Self {
         Self { fault }
     }
 
-    /// Whether, and how, this response is not in the form that was asked for.
+    /// Returns the fault of this response, if it is marked.
     #[must_use]
     pub fn of<B>(response: &Response<B>) -> Option<Self> {
         Self::in_extensions(response.extensions())

@@ -1,4 +1,4 @@
-//! What is held in memory for calls, counted in one place.
+//! The memory limit for data that layers hold for calls.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,17 +9,18 @@ use bytes::Bytes;
 
 use super::Tenant;
 
-/// A limit on what the layers of a stack hold for all calls together: request bodies that are recorded for another attempt,
-/// or read whole before they are sent, what [`DedupLayer`](crate::DedupLayer) holds of the answers in flight, and what
-/// `StreamGuardLayer` withholds of an answer.
+/// A limit on the data that the layers of a stack hold for all calls together: request bodies that are recorded for
+/// another attempt or read before they are sent, answers in flight in [`DedupLayer`](crate::DedupLayer), and answers that
+/// `StreamGuardLayer` withholds.
 ///
-/// Each body has a limit of its own, but thousands of slow uploads at once are within that, each. When the memory is spent, a
-/// layer steps aside: the body passes as it comes, and cannot be sent again, inspected or recognised. No call
-/// fails for it, except an answer that `StreamGuardLayer::hold` may not hand on before it is whole.
+/// Each body has a limit of its own, but thousands of slow uploads may each stay within it. When the memory is spent,
+/// layers pass bodies as they arrive, and cannot retry, inspect or deduplicate them. No call fails because of it, except
+/// an answer that `StreamGuardLayer::hold` must not forward before it is complete.
 ///
-/// Clones share one count. The layers of a [preset](crate::presets) share one; of layers stacked by hand each has its own,
-/// unless they are given the same. Bodies that came whole are not counted, since they were in memory before the call, nor is
-/// what is shorter than 4 KiB; but what [`LastGoodLayer`](crate::LastGoodLayer) keeps when a call is over is counted in full.
+/// Clones share one count. The layers of a [preset](crate::presets) share one memory; each layer stacked by hand has its
+/// own, unless you give it a shared one. Bodies that arrived complete are not counted, since they were in memory before
+/// the call, nor are less than 4 KiB per call. The data that [`LastGoodLayer`](crate::LastGoodLayer) stores after a call
+/// is counted in full.
 ///
 /// ```
 /// use tower_buttress::{Memory, RetryAfterBackoffLayer};
@@ -33,7 +34,7 @@ use super::Tenant;
 ///
 /// # Fairness
 ///
-/// A [`Tenant`] may hold a quarter of it, so that one tenant's uploads do not push aside those of all others.
+/// A [`Tenant`] may hold a quarter of the memory, so one tenant's uploads do not exhaust it for all others.
 #[derive(Clone)]
 pub struct Memory(Arc<Shared>);
 
@@ -43,9 +44,9 @@ struct Shared {
     tenants: Mutex<HashMap<Tenant, usize>>,
 }
 
-/// A part of a [`Memory`], given back when it is dropped.
+/// A part of a [`Memory`], released on drop.
 ///
-/// For a service of your own that holds something for calls, as the layers of this crate do:
+/// For your own services that hold data for calls:
 ///
 /// ```
 /// use bytes::Bytes;
@@ -66,47 +67,47 @@ struct Shared {
 pub struct Reservation {
     memory: Memory,
     tenant: Option<Tenant>,
-    /// What is held, counted or not.
+    /// The bytes held, counted or not.
     held: usize,
-    /// What of it is counted.
+    /// The counted bytes of them.
     counted: usize,
 }
 
-/// Data with the memory that is reserved for it.
+/// Data with its reserved memory.
 struct ReservedBytes {
     data: Bytes,
     _reservation: Reservation,
 }
 
-/// What a call without a large body holds anyway.
+/// Any call without a large body holds this much.
 const UNCOUNTED: usize = 4 * 1024;
-/// What grows and shrinks is counted in steps of this.
+/// Growing and shrinking data is counted in steps of this size.
 const STEP: usize = 16 * 1024;
-/// The part of the memory that one tenant may hold.
+/// One tenant may hold one of this number of equal parts.
 const TENANT_SHARE: usize = 4;
 
 // === impl Memory ===
 
 impl Memory {
-    /// At most this many bytes are held.
+    /// Returns a memory of at most `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self(Arc::new(Shared { limit, used: AtomicUsize::new(0), tenants: Mutex::default() }))
     }
 
-    /// How many bytes are held at the moment.
+    /// The bytes held at the moment.
     #[must_use]
     pub fn used(&self) -> usize {
         self.0.used.load(Relaxed)
     }
 
-    /// How many bytes may be held.
+    /// The most bytes that may be held.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.0.limit
     }
 
-    /// Nothing yet, for a call of `tenant` where that is known.
+    /// Returns an empty reservation, for a call of `tenant` if known.
     #[must_use]
     pub fn reserve(&self, tenant: Option<&Tenant>) -> Reservation {
         Reservation { memory: self.clone(), tenant: tenant.cloned(), held: 0, counted: 0 }
@@ -163,12 +164,12 @@ impl fmt::Debug for Memory {
 // === impl Reservation ===
 
 impl Reservation {
-    /// What [`set`](Self::set) may count beyond what is held.
+    /// The most bytes that [`set`](Self::set) may count beyond the bytes held.
     #[cfg(feature = "llm")]
     pub(crate) const STEP: usize = STEP;
 
-    /// Adds `bytes` to what is held; returns `false`, and adds nothing, where that is more than there is. Less than 4 KiB in
-    /// all are not counted.
+    /// Adds `bytes` to the reservation; returns `false`, and adds nothing, if the memory has no room. Less than 4 KiB in
+    /// total are not counted.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let held = self.held.saturating_add(bytes);
         let counted = if held > UNCOUNTED { held } else { 0 };
@@ -181,8 +182,8 @@ impl Reservation {
         true
     }
 
-    /// Holds `bytes` in all from now on; returns whether there was room for that. It is counted in steps, so that not every
-    /// event of a stream touches what all calls share.
+    /// Sets the reservation to `bytes` in total; returns whether there was room. Counts in steps, so that not every event
+    /// of a stream writes the shared counter.
     pub(crate) fn set(&mut self, bytes: usize) -> bool {
         self.held = bytes;
         let wanted = if bytes > UNCOUNTED { bytes.checked_next_multiple_of(STEP).unwrap_or(bytes) } else { 0 };
@@ -198,8 +199,8 @@ impl Reservation {
         true
     }
 
-    /// Holds `bytes` in all from now on, and counts each of them; returns whether there was room for that. For what is kept
-    /// when its call is over: many small things are much.
+    /// Sets the reservation to `bytes` in total, counted exactly; returns whether there was room. For data that is stored
+    /// after its call: many small entries add up.
     #[cfg(feature = "llm")]
     pub(crate) fn set_exactly(&mut self, bytes: usize) -> bool {
         if bytes > self.counted {
@@ -215,7 +216,7 @@ impl Reservation {
 }
 
 impl Reservation {
-    /// Counts what is reserved until the last copy of `data` is dropped.
+    /// Keeps the reservation until the last clone of `data` is dropped.
     #[must_use]
     pub fn keep(self, data: Bytes) -> Bytes {
         if self.is_counted() { Bytes::from_owner(ReservedBytes { data, _reservation: self }) } else { data }

@@ -1,4 +1,4 @@
-//! What a call is: facts about it that travel in the extensions of its request.
+//! Facts about a call, in the extensions of its request or response.
 
 mod attempt;
 mod caller;

@@ -2,12 +2,12 @@ use std::sync::Arc;
 
 use http::{Extensions, Request};
 
-/// In a request's extensions: the name of the model that it asks for.
+/// The model that a request asks for, in the request's extensions.
 ///
-/// Layers that keep something per model look for it here, such as
+/// Layers with state per model read it, such as
 /// [`CircuitBreakerLayer::key_by_model`](crate::CircuitBreakerLayer::key_by_model).
-/// [`InspectRequestLayer::llm`](crate::InspectRequestLayer::llm), which the presets for models have, sets it. Callers choose the
-/// name: a layer believes it only within bounds.
+/// [`InspectRequestLayer::llm`](crate::InspectRequestLayer::llm), a part of the presets for models, sets it. Callers
+/// choose the name: layers bound how many names they accept.
 ///
 /// ```
 /// use http::Request;
@@ -22,15 +22,15 @@ pub struct Model(Arc<str>);
 // === impl Model ===
 
 impl Model {
-    /// A model of this name.
+    /// Returns the model with this name.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self(name.into())
     }
 
-    /// The name that a request's path has, as it is written there, for APIs that do not name the model in the body: Gemini and Vertex AI
-    /// (`/models/NAME:generateContent`), deployments of Azure (`/deployments/NAME/chat/completions`), and Amazon Bedrock
-    /// (`/model/NAME/converse`).
+    /// Returns the model that a request's path names, as written there, for APIs that do not name it in the body: Gemini
+    /// and Vertex AI (`/models/NAME:generateContent`), deployments of Azure (`/deployments/NAME/chat/completions`), and
+    /// Amazon Bedrock (`/model/NAME/converse`).
     ///
     /// ```
     /// use tower_buttress::Model;
@@ -58,7 +58,7 @@ impl Model {
         None
     }
 
-    /// The name of the model that this request asks for, if it is known.
+    /// Returns the name of the model that this request asks for, if known.
     #[must_use]
     pub fn of<B>(request: &Request<B>) -> Option<&str> {
         Self::in_extensions(request.extensions())

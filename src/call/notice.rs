@@ -1,4 +1,4 @@
-//! What goes on while a caller waits, for the reader of its stream.
+//! Reports why a caller has to wait, for the reader of its stream.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,38 +15,38 @@ pub enum Notice {
     /// The call waits for its turn in a [`QueueLayer`](crate::QueueLayer).
     #[non_exhaustive]
     Queue {
-        /// How long that will take, where it can be estimated.
+        /// The expected wait, if it can be estimated.
         expected: Option<Duration>,
     },
     /// The call waits in a [`PaceLayer`](crate::PaceLayer) until the limit has room for it.
     #[non_exhaustive]
     Pace {
-        /// How long that will take, where it can be estimated.
+        /// The expected wait, if it can be estimated.
         expected: Option<Duration>,
     },
     /// An attempt failed, and another follows.
     #[non_exhaustive]
     Retry {
-        /// The number of the attempt to come.
+        /// The number of the next attempt.
         attempt: u32,
         /// The wait before it.
         wait: Duration,
     },
-    /// The upstream cannot serve the call, and a backup is asked.
+    /// The upstream cannot serve the call, and the layer asks a backup.
     #[non_exhaustive]
     Fallback {
         /// Its name.
         to: Arc<str>,
     },
-    /// The stream broke off, and the upstream is asked for the rest.
+    /// The stream broke, and the layer asks the upstream for the rest.
     #[non_exhaustive]
     Resume {},
 }
 
-/// In a request's extensions: where the layers below report to the reader of this very call. A caller that joins the call's answer
-/// has a request, and so a cell, of its own.
+/// Collects the reports of the layers below for the reader of one call, in the request's extensions. A caller that joins
+/// a shared call has its own request, and so its own cell.
 ///
-/// A report is worth something while the caller waits: what comes when 8 others are unread pushes out the oldest.
+/// A report matters only while the caller waits: with 8 unread reports, a new one drops the oldest.
 #[derive(Clone, Default)]
 pub(crate) struct Notices(Arc<Mutex<PendingNotices>>);
 
@@ -77,7 +77,7 @@ impl Notice {
 // === impl Notices ===
 
 impl Notices {
-    /// Reports to the call with these extensions, if its caller wants to be told.
+    /// Reports to the call with these extensions, if its caller wants notices.
     #[inline]
     pub(crate) fn report(extensions: &Extensions, notice: impl FnOnce() -> Notice) {
         if let Some(notices) = extensions.get::<Self>() {
@@ -85,7 +85,7 @@ impl Notices {
         }
     }
 
-    /// The cell of the call with these extensions, for a report that comes later.
+    /// Returns the cell of the call with these extensions, for a later report.
     pub(crate) fn of(extensions: &Extensions) -> Option<Self> {
         extensions.get().cloned()
     }
@@ -103,7 +103,7 @@ impl Notices {
         }
     }
 
-    /// The oldest report that was not read. Where there is none, the task of `cx` is woken when one comes.
+    /// Returns the oldest unread report. Without one, the next report wakes the task of `cx`.
     pub(crate) fn next(&self, cx: &Context<'_>) -> Option<Notice> {
         let mut unread = self.lock();
         let next = unread.notices.pop_front();
@@ -113,7 +113,7 @@ impl Notices {
         next
     }
 
-    /// Drops what was not read: the wait that it was about is over.
+    /// Drops unread reports: their wait is over.
     pub(crate) fn clear(&self) {
         self.lock().notices.clear();
     }

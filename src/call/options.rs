@@ -1,8 +1,8 @@
-//! What a caller inside this process can switch off for one call.
+//! Switches layers off for one call of this process.
 
-/// In a request's extensions: this call is made once, whatever the settings of
-/// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer), [`ResumeLayer`](crate::ResumeLayer) and `StructuredOutputLayer`
-/// (feature `schema`).
+/// Limits a call to one attempt, in the request's extensions, whatever the settings of
+/// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer), [`ResumeLayer`](crate::ResumeLayer) and
+/// `StructuredOutputLayer` (feature `schema`).
 ///
 /// ```
 /// use http::Request;
@@ -14,7 +14,7 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoRetry;
 
-/// In a request's extensions: no backup is asked for this call, whatever the settings of
+/// Forbids a backup for a call, in the request's extensions, whatever the settings of
 /// [`FallbackLayer`](crate::FallbackLayer).
 ///
 /// ```
@@ -27,8 +27,8 @@ pub struct NoRetry;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoFallback;
 
-/// In a request's extensions: [`DedupLayer`](crate::DedupLayer) and [`LastGoodLayer`](crate::LastGoodLayer) neither keep the
-/// answer to this call nor give it one that was kept, and the call is not joined with another.
+/// Forbids storing and sharing the answer to a call, in the request's extensions: [`DedupLayer`](crate::DedupLayer) and
+/// [`LastGoodLayer`](crate::LastGoodLayer) neither store it nor return a stored one, and the call does not join another.
 ///
 /// ```
 /// use http::Request;
@@ -40,7 +40,7 @@ pub struct NoFallback;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoStore;
 
-/// In a request's extensions: it asks for the rest of an answer, of which a caller has the beginning.
+/// Marks a request, in its extensions, for the rest of an answer whose beginning a caller has.
 #[cfg(feature = "llm")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AsksForRest;

@@ -1,12 +1,12 @@
-//! Which upstream an answer came from, and how to reach the same one again.
+//! Which upstream gave an answer, and how to reach the same one again.
 
 use std::fmt;
 use std::sync::Arc;
 
 use http::{Extensions, Response};
 
-/// Which backup a response came from. In the extensions of what [`FallbackLayer`](crate::FallbackLayer) returns from
-/// its backup; what came from the primary carries none.
+/// The backup that gave a response. In the extensions of responses that [`FallbackLayer`](crate::FallbackLayer) returns
+/// from its backup; responses of the primary carry none.
 ///
 /// ```
 /// use http::Response;
@@ -20,16 +20,16 @@ use http::{Extensions, Response};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServedBy {
     name: Arc<str>,
-    /// Where the backup is a chain of upstreams itself: which of its backups.
+    /// The backup within the backup, if that is a chain of upstreams.
     within: Option<Arc<ServedBy>>,
 }
 
-/// In a request's extensions: it goes to this upstream of a [`FallbackLayer`](crate::FallbackLayer), and to no other.
+/// Pins a request, in its extensions, to one upstream of a [`FallbackLayer`](crate::FallbackLayer).
 ///
-/// What an upstream began only the same upstream can continue: a stream that is resumed at its own cursor, or an answer
-/// that is polled for. The answer of that upstream is returned whatever it says; if there is none, a pinned call to the
-/// primary ends in its error, and one to a backup in a 502. Names must be unique in a chain of fallbacks; a name that no
-/// layer knows means the primary.
+/// Only the same upstream can continue its work: a stream that is resumed at its own cursor, or an answer that is polled
+/// for. The layer returns that upstream's answer whatever its status. Without an answer, a call pinned to the primary
+/// ends in its error, and a call pinned to a backup in a 502. Names must be unique in a chain of fallbacks; an unknown
+/// name means the primary.
 ///
 /// ```
 /// use http::{Request, Response};
@@ -48,25 +48,25 @@ pub struct PinTo(Option<ServedBy>);
 // === impl ServedBy ===
 
 impl ServedBy {
-    /// A backup of this name.
+    /// Returns the backup with this name.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self { name: name.into(), within: None }
     }
 
-    /// The backup that this response came from.
+    /// Returns the name of the backup that gave this response.
     #[must_use]
     pub fn of<B>(response: &Response<B>) -> Option<&str> {
         response.extensions().get().map(Self::as_str)
     }
 
-    /// Its name. In a chain, that of the backup which gave the answer.
+    /// The name. In a chain, that of the backup that gave the answer.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.within.as_deref().map_or(&self.name, Self::as_str)
     }
 
-    /// Says in the extensions of a backup's answer that it came through the backup of this name.
+    /// Notes in the extensions of a backup's answer that it came through the backup of this name.
     pub(crate) fn mark(extensions: &mut Extensions, name: &Arc<str>) {
         let within = extensions.remove::<Self>().map(Arc::new);
         extensions.insert(Self { name: name.clone(), within });
@@ -82,25 +82,25 @@ impl fmt::Display for ServedBy {
 // === impl PinTo ===
 
 impl PinTo {
-    /// The upstream that no backup stands in for.
+    /// Pins to the primary.
     #[must_use]
     pub const fn primary() -> Self {
         Self(None)
     }
 
-    /// The backup of this name.
+    /// Pins to the backup of this name.
     #[must_use]
     pub fn backup(name: impl Into<Arc<str>>) -> Self {
         Self(Some(ServedBy::new(name)))
     }
 
-    /// The upstream that this response came from.
+    /// Pins to the upstream that gave this response.
     #[must_use]
     pub fn origin_of<B>(response: &Response<B>) -> Self {
         Self(response.extensions().get().cloned())
     }
 
-    /// Where it is pinned to the backup of this name: what the request to it is pinned to.
+    /// For a pin to the backup of this name, returns the pin for the request inside that backup.
     pub(crate) fn through(&self, name: &str) -> Option<Self> {
         let served_by = self.0.as_ref().filter(|served_by| &*served_by.name == name)?;
         Some(Self(served_by.within.as_deref().cloned()))

@@ -1,13 +1,13 @@
-//! What became of a call's attempts, for a caller that gets an error instead of a response.
+//! The result of a call's attempts, for a caller that gets an error instead of a response.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// In a request's extensions: where [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer) writes how many attempts it
-/// made, and whether others are pointless.
+/// Receives, in a request's extensions, how many attempts [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer) made,
+/// and whether further ones are pointless.
 ///
-/// A response says so itself ([`Attempts`](crate::Attempts), `x-should-retry`), but a call that ends in an error has none.
-/// A server that puts a 502 in its place keeps a clone of the report that it gave to the call, and says the same there.
+/// A response carries this itself ([`Attempts`](crate::Attempts), `x-should-retry`), but a call that ends in an error has
+/// none. A server that answers it with a 502 keeps a clone of the report, and writes the same there.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -32,26 +32,25 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[derive(Clone, Debug, Default)]
 pub struct RetryReport(Arc<AtomicU64>);
 
-/// Above the attempts.
+/// A bit above the number of attempts.
 const FINAL: u64 = 1 << 32;
 
 // === impl RetryReport ===
 
 impl RetryReport {
-    /// A report of a call that no attempt was made for yet.
+    /// Returns a report without attempts.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The attempts made so far; 0 where no retry layer has seen the call, or it was not to be retried.
+    /// The number of attempts so far; 0 if no retry layer has seen the call, or it was not to be retried.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         u32::try_from(self.0.load(Relaxed) & (FINAL - 1)).unwrap_or(u32::MAX)
     }
 
-    /// Whether the caller's own retries would only multiply the attempts that were made here: what a server says with
-    /// `x-should-retry: false`.
+    /// Whether the caller's own retries would only multiply these attempts; a server then sends `x-should-retry: false`.
     #[must_use]
     pub fn is_final(&self) -> bool {
         self.0.load(Relaxed) & FINAL != 0

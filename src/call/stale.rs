@@ -3,10 +3,10 @@ use std::time::Duration;
 
 use http::{Extensions, Response};
 
-/// In a response's extensions: it was not made for this request. The upstreams gave no answer, and
+/// Marks a response, in its extensions, that was not made for this request: the upstreams gave no answer, and
 /// [`LastGoodLayer`](crate::LastGoodLayer) returned an earlier one, or a text of the operator's.
 ///
-/// No layer keeps such an answer.
+/// No layer stores such a response.
 ///
 /// ```
 /// use std::time::Duration;
@@ -21,36 +21,36 @@ use http::{Extensions, Response};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stale {
-    /// What it is the answer to.
+    /// What the response was an answer to.
     pub kind: StaleKind,
-    /// How long ago it was given.
+    /// The age of the answer.
     pub age: Duration,
 }
 
-/// What an answer that was not made for a request is the answer to.
+/// What a stale response was an answer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StaleKind {
     /// The same request.
     Exact,
-    /// The same request, in another spelling of its last message.
+    /// The same request, with another spelling of its last message.
     Normalized,
-    /// A request that differs in its last message, which an embedder finds similar.
+    /// A request that differs in its last message, which an embedder judged similar.
     Similar,
-    /// None: it is a text of the operator's.
+    /// No request: the operator's text.
     Template,
 }
 
 // === impl Stale ===
 
 impl Stale {
-    /// An answer of this kind and age.
+    /// Returns a mark of this kind and age.
     #[must_use]
     pub const fn new(kind: StaleKind, age: Duration) -> Self {
         Self { kind, age }
     }
 
-    /// Whether, and how, this response is stale.
+    /// Returns the mark of this response, if it is stale.
     #[must_use]
     pub fn of<B>(response: &Response<B>) -> Option<Self> {
         Self::in_extensions(response.extensions())

@@ -17,15 +17,15 @@ pub enum Claim<L> {
         /// The recorder that [`ClaimRequest::open_log`] returned.
         recorder: Recorder,
     },
-    /// The same request is in flight.
+    /// The same request is in flight; the layer reads its log.
     Follow(ResponseLog),
-    /// The same request was answered, and the answer is kept.
+    /// The same request was answered, and the answer is stored.
     Replay(ResponseLog),
-    /// The key is that of a request with another payload.
+    /// The key was used for another payload.
     Mismatch,
-    /// No more keys can be taken, or none of this tenant.
+    /// The store, or this tenant's share of it, has no room.
     Full {
-        /// When there may be room, where that is known.
+        /// When there may be room, if known.
         retry_after: Option<Duration>,
     },
 }
@@ -36,14 +36,14 @@ pub struct ClaimRequest {
     pub(crate) key: Fingerprint,
     pub(crate) payload: Fingerprint,
     pub(crate) tenant: Fingerprint,
-    /// The tenant that was authenticated.
+    /// The authenticated tenant.
     pub(crate) owner: Option<TenantHash>,
     pub(crate) has_client_key: bool,
     pub(crate) now: Instant,
     pub(crate) limits: Limits,
 }
 
-/// How long an answer is kept, and how firmly.
+/// How long an answer is stored, and whether it may be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub(crate) now: Instant,
@@ -54,44 +54,44 @@ pub struct Retention {
 // === impl ClaimRequest ===
 
 impl ClaimRequest {
-    /// What names the request: unique to its tenant, method, host, path and query, and to the key that its caller gave it
-    /// or else the rest of the request.
+    /// Identifies the request: unique to its tenant, method, host, path and query, and to its `Idempotency-Key`, or else
+    /// the rest of the request.
     #[must_use]
     pub fn key(&self) -> &Fingerprint {
         &self.key
     }
 
-    /// What the request says. The same key with another payload is a mistake.
+    /// The content of the request. The same key with another payload is an error of the caller.
     #[must_use]
     pub fn payload(&self) -> &Fingerprint {
         &self.payload
     }
 
-    /// On whose account the request is made. One tenant's calls must not take the place of all others.
+    /// The tenant on whose account the request is made. One tenant's calls must not evict those of all others.
     #[must_use]
     pub fn tenant(&self) -> &Fingerprint {
         &self.tenant
     }
 
-    /// The tenant that was authenticated, by which what is kept is forgotten. `None`: none was.
+    /// The authenticated tenant, by which stored answers are removed. `None`: not authenticated.
     #[must_use]
     pub fn owner(&self) -> Option<TenantHash> {
         self.owner
     }
 
-    /// Whether its caller gave it an `Idempotency-Key`.
+    /// Whether the request has an `Idempotency-Key`.
     #[must_use]
     pub fn has_client_key(&self) -> bool {
         self.has_client_key
     }
 
-    /// When it was claimed.
+    /// When the request was claimed.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.now
     }
 
-    /// Opens a log for its answer, within the limits of the layer that claims.
+    /// Opens a log for the answer, within the limits of the layer.
     #[must_use]
     pub fn open_log(&self) -> (Recorder, ResponseLog) {
         Recorder::open(self.limits)
@@ -101,14 +101,14 @@ impl ClaimRequest {
 // === impl Retention ===
 
 impl Retention {
-    /// That of an answer which ended at `now`, is replayed for `window`, and may be forgotten earlier to make room: for
-    /// stores that have it elsewhere too.
+    /// Returns the retention of an answer that ended at `now`, is replayed for `window`, and may be evicted: for stores
+    /// that also store it elsewhere.
     #[must_use]
     pub fn new(now: Instant, window: Duration) -> Self {
         Self { now, window, guaranteed: false }
     }
 
-    /// When the answer ended. The window begins then.
+    /// When the answer ended, which starts the window.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.now
@@ -120,8 +120,8 @@ impl Retention {
         self.window
     }
 
-    /// Whether the answer must be kept for its whole window: it is the success of a request with an `Idempotency-Key`.
-    /// Any other may be forgotten earlier, to make room.
+    /// Whether the answer must be stored for its whole window: it is the success of a request with an `Idempotency-Key`.
+    /// Other answers may be evicted.
     #[must_use]
     pub fn is_guaranteed(&self) -> bool {
         self.guaranteed

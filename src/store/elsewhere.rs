@@ -1,4 +1,4 @@
-//! Answers that callers come back to, where several processes share a store.
+//! Answers that callers come back to, if several processes share a store.
 
 use std::fmt;
 use std::future::Future;
@@ -10,50 +10,50 @@ use super::Recorder;
 use crate::error::BoxError;
 use crate::proto::fingerprint::Fingerprint;
 
-/// An answer that callers come back to ([`DedupLayer::resumable`](crate::DedupLayer::resumable)), as other processes must
-/// know it.
+/// What other processes must know of an answer that callers come back to
+/// ([`DedupLayer::resumable`](crate::DedupLayer::resumable)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OfferedAnswer {
-    /// Tells the ids of its events from those of other streams.
+    /// Distinguishes the ids of its events from those of other streams.
     pub number: u64,
-    /// On whose account the call is made.
+    /// The tenant on whose account the call is made.
     pub tenant: Fingerprint,
     /// Whether its events may be given ids.
     pub bears_ids: bool,
 }
 
-/// What is told when a caller is given a token for an answer.
+/// The offer to other processes when a caller gets a token for an answer.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct AnswerOffer {
-    /// The hash of the token. The token itself is the caller's.
+    /// The hash of the token. Only the caller has the token itself.
     pub token: Fingerprint,
     /// The answer.
     pub answer: OfferedAnswer,
-    /// How long it can be read after its end.
+    /// How long the answer stays readable after its end.
     pub window: Duration,
-    /// Ends the call and forgets the answer: to be called when a caller says so to another process.
+    /// Ends the call and removes the answer. The store calls it when a caller stops the answer at another process.
     pub on_stop: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// Tells the other processes where the answer to one call is: see [`Lease::offers`](super::Lease::offers). It is kept for as
-/// long as the answer can be read here.
+/// Offers the answer to one call to other processes: see [`Lease::offers`](super::Lease::offers). The layer keeps it for
+/// as long as the answer is readable in this process.
 ///
 /// All methods return at once. See [`SharedAnswers`] for an example.
 pub trait AnswerOffers: Send + Sync + 'static {
-    /// A caller was given a token.
+    /// Called when a caller got a token.
     fn offer(&self, offer: AnswerOffer);
 
-    /// The answer has ended: from now on it can be read for the window of its offers.
+    /// Called when the answer has ended: it stays readable for the window of its offers.
     fn ended(&self);
 
-    /// The answer is forgotten: its tokens lead nowhere from now on.
+    /// Called when the answer was removed: its tokens are invalid from now on.
     fn withdraw(&self);
 }
 
-/// The answers that other processes have offered: see [`Store::answers`](super::Store::answers). Tokens are given by their
-/// hashes.
+/// Finds the answers that other processes have offered: see [`Store::answers`](super::Store::answers). Tokens are
+/// identified by their hashes.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -127,30 +127,30 @@ pub trait AnswerOffers: Send + Sync + 'static {
 /// # }
 /// ```
 pub trait SharedAnswers: Send + Sync + 'static {
-    /// The answer of this token; `None`: there is none, or there is none any more.
+    /// Returns the answer of this token; `None`: there is none (any more).
     fn find(&self, token: Fingerprint) -> AnswerFuture<Result<Option<OfferedAnswer>, BoxError>>;
 
-    /// Feeds a log with the answer of this token from its first part on: what its process has recorded, then, after
-    /// [`Recorder::caught_up`], what comes. Nothing is asked of an upstream. Where its process is gone, the log
-    /// [fails](Recorder::fail) with [`LeaderGone`](crate::error::LeaderGone); where that says
-    /// [`is_unreachable`](crate::error::LeaderGone::is_unreachable), the caller is told to come back.
+    /// Feeds a log with the answer of this token from its first part: the part that its process has recorded, then, after
+    /// [`Recorder::caught_up`], the live part. It makes no upstream call. If its process is gone, the log
+    /// [fails](Recorder::fail) with [`LeaderGone`](crate::error::LeaderGone); if that is only
+    /// [`is_unreachable`](crate::error::LeaderGone::is_unreachable), the layer tells the caller to retry.
     ///
-    /// It returns at once. While the log has a listener, it counts as one of the call's; when it has none any more, it is
-    /// fed no longer. What is received and not yet written is at most 384 KiB.
+    /// It returns at once. While the log has a listener, it counts as a listener of the call; without one, feeding stops.
+    /// At most 384 KiB are received and not yet written.
     fn feed(&self, token: Fingerprint, recorder: Recorder);
 
-    /// Ends the call, wherever it is made, and forgets the answer. Ready when the token leads nowhere, or when its process
-    /// did not say so in time, which is an error: the caller is told to come back.
+    /// Ends the call, in whichever process it runs, and removes the answer. Completes when the token is invalid, or with
+    /// an error when its process did not confirm in time: the layer tells the caller to retry.
     fn stop(&self, token: Fingerprint) -> AnswerFuture<Result<(), BoxError>>;
 }
 
-/// What the methods of [`SharedAnswers`] return.
+/// The future that the methods of [`SharedAnswers`] return.
 pub type AnswerFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 // === impl OfferedAnswer ===
 
 impl OfferedAnswer {
-    /// An answer with this number, of this tenant.
+    /// Returns an answer with this number, of this tenant.
     #[must_use]
     pub fn new(number: u64, tenant: Fingerprint, bears_ids: bool) -> Self {
         Self { number, tenant, bears_ids }
@@ -160,7 +160,7 @@ impl OfferedAnswer {
 // === impl AnswerOffer ===
 
 impl AnswerOffer {
-    /// A token, by its hash, for this answer.
+    /// Returns an offer of this answer under a token, given by its hash.
     #[must_use]
     pub fn new(
         token: Fingerprint,

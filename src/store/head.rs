@@ -12,7 +12,7 @@ use crate::body::ending::Ending;
 use crate::call::{Attempts, InvalidOutput, ServedBy};
 use crate::proto::list;
 
-/// The head of an answer that may be read by several callers. Its `Debug` shows status and names of headers, and never
+/// The head of an answer that several callers may read. Its `Debug` shows the status and the names of headers, never
 /// their values.
 #[derive(Clone)]
 pub struct Head {
@@ -20,15 +20,14 @@ pub struct Head {
     version: Version,
     headers: HeaderMap,
     extensions: Extensions,
-    /// Of the body.
+    /// The size of the body.
     size: SizeHint,
     received_at: Instant,
-    /// How long before that another process had received it.
+    /// How long before `received_at` another process had received it.
     age_then: Duration,
 }
 
-/// What belongs to one connection and not to the answer (RFC 9110, 7.6.1), and what belongs to one caller: a session
-/// that was opened for one must not be handed to another.
+/// Hop-by-hop headers (RFC 9110, 7.6.1), and headers for one caller: a session must not be shared.
 const NOT_STORED: [HeaderName; 8] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -40,13 +39,13 @@ const NOT_STORED: [HeaderName; 8] = [
     UPGRADE,
 ];
 
-/// Tells the caller that nothing was executed for this request.
+/// Tells the caller that the upstream executed nothing for this request.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 // === impl Head ===
 
 impl Head {
-    /// The head of an answer that was received at `received_at`. What must not be stored of it is removed.
+    /// Returns the head of an answer received at `received_at`, without the headers that must not be stored.
     #[must_use]
     pub fn new(status: StatusCode, version: Version, headers: HeaderMap, received_at: Instant) -> Self {
         let (size, extensions) = (SizeHint::new(), Extensions::new());
@@ -56,14 +55,14 @@ impl Head {
         head
     }
 
-    /// The same head, of an answer that another process had received `age` before: [`age`](Self::age) there.
+    /// Sets the [`age`](Self::age) that the answer already had in another process.
     #[must_use]
     pub fn with_age(mut self, age: Duration) -> Self {
         self.age_then = age;
         self
     }
 
-    /// The head of `response`, all of it: for those who read it while it is in flight.
+    /// Returns the complete head of `response`, for readers of the answer in flight.
     pub(crate) fn live(response: http::response::Parts, size: SizeHint, received_at: Instant) -> Self {
         let http::response::Parts { status, version, headers, extensions, .. } = response;
         Self { status, version, headers, extensions, size, received_at, age_then: Duration::ZERO }
@@ -87,50 +86,51 @@ impl Head {
         &self.headers
     }
 
-    /// How long ago, at `now`, the answer was received: by this process or, [`with_age`](Self::with_age), by another.
+    /// Returns how long ago, at `now`, the answer was received: by this process or, [`with_age`](Self::with_age), by
+    /// another.
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.received_at).saturating_add(self.age_then)
     }
 
-    /// How old the answer is at `now`, by all that is known: [`age`](Self::age), and what its `Age` header said.
+    /// Returns the full age of the answer at `now`: [`age`](Self::age) plus its `Age` header.
     pub(crate) fn full_age(&self, now: Instant) -> Duration {
         self.age(now).saturating_add(age_header(&self.headers))
     }
 
-    /// The backup that gave the answer, if one did.
+    /// The backup that gave the answer.
     #[must_use]
     pub fn served_by(&self) -> Option<&ServedBy> {
         self.extensions.get()
     }
 
-    /// The same head, as the answer of this backup.
+    /// Sets the backup that gave the answer.
     #[must_use]
     pub fn with_served_by(mut self, backup: ServedBy) -> Self {
         self.extensions.insert(backup);
         self
     }
 
-    /// How many attempts the answer took.
+    /// The number of attempts that the answer took.
     #[must_use]
     pub fn attempts(&self) -> Attempts {
         self.extensions.get().copied().unwrap_or(Attempts(1))
     }
 
-    /// The same head, of an answer that took this many attempts.
+    /// Sets the number of attempts that the answer took.
     #[must_use]
     pub fn with_attempts(mut self, attempts: Attempts) -> Self {
         self.extensions.insert(attempts);
         self
     }
 
-    /// Whether, and how, the answer is not in the form that was asked for.
+    /// The fault of the answer, if it does not have the requested form.
     #[must_use]
     pub fn invalid_output(&self) -> Option<InvalidOutput> {
         InvalidOutput::in_extensions(&self.extensions)
     }
 
-    /// The same head, of an answer that is not in its form.
+    /// Sets the fault of the answer.
     #[must_use]
     pub fn with_invalid_output(mut self, invalid: InvalidOutput) -> Self {
         self.extensions.insert(invalid);
@@ -141,8 +141,8 @@ impl Head {
         &self.size
     }
 
-    /// The head as it may be stored: without `Set-Cookie`, without what belongs to a connection, and without extensions
-    /// but those that say who gave the answer, and whether it is in its form.
+    /// Returns the head for storage: without `Set-Cookie`, without hop-by-hop headers, and only with extensions that say
+    /// which upstream gave the answer, and whether it has the requested form.
     pub(crate) fn stored(&self) -> Cow<'_, Self> {
         if self.is_stripped() {
             return Cow::Borrowed(self);
@@ -152,8 +152,8 @@ impl Head {
         Cow::Owned(stored)
     }
 
-    /// The same head in memory of its own: the values of its headers are slices of a read buffer (8 KiB and more in
-    /// hyper), all of which they would keep alive.
+    /// Copies the head into memory of its own: the header values are slices of a read buffer (8 KiB and more in hyper),
+    /// which they would keep alive.
     pub(crate) fn compact(&self) -> Self {
         let mut values = BytesMut::with_capacity(self.headers.values().map(HeaderValue::len).sum());
         let mut headers = HeaderMap::with_capacity(self.headers.len());
@@ -167,20 +167,20 @@ impl Head {
         Self { headers, extensions: self.extensions.clone(), ..*self }
     }
 
-    /// The events of its stream are given ids, which those outside do not look for where a layer inside does.
+    /// Notes that a layer inside gives the stream's events ids, for layers outside.
     pub(crate) fn note_ids(&self) {
         if let Some(ending) = self.extensions.get::<Ending>() {
             ending.note_ids();
         }
     }
 
-    /// How much it adds to what is held.
+    /// The memory that it takes.
     pub(crate) fn cost(&self) -> usize {
         let sizes = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + super::part::OVERHEAD);
         sizes.fold(0, usize::saturating_add)
     }
 
-    /// The head for a caller that reads the answer while it is in flight.
+    /// Returns the head for a caller that reads the answer in flight.
     pub(crate) fn to_response<B>(&self, body: B) -> Response<B> {
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
@@ -190,20 +190,20 @@ impl Head {
         response
     }
 
-    /// The head for a caller that comes back to the answer while it is in flight: what was for its first caller alone is not in
-    /// it.
+    /// Returns the head for a caller that comes back to the answer in flight, without the headers for its first caller
+    /// alone.
     pub(crate) fn to_returning<B>(&self, body: B) -> Response<B> {
         self.stored().to_response(body)
     }
 
-    /// The head for a caller that reads the answer after its end.
+    /// Returns the head for a caller that reads the complete answer.
     pub(crate) fn to_replay<B>(&self, body: B, now: Instant) -> Response<B> {
         let mut response = self.to_aged(body, now);
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
         response
     }
 
-    /// The stored head, with the age of the answer.
+    /// Returns the stored head, with the age of the answer.
     pub(crate) fn to_aged<B>(&self, body: B, now: Instant) -> Response<B> {
         let mut response = self.stored().to_response(body);
         response.headers_mut().insert(AGE, HeaderValue::from(self.full_age(now).as_secs()));
@@ -218,11 +218,11 @@ impl Head {
     }
 
     fn strip(&mut self) {
-        // RFC 9112, 6.3: where both are there, the length is wrong.
+        // RFC 9112, 6.3: with both headers, the length is wrong.
         if self.headers.contains_key(TRANSFER_ENCODING) {
             self.headers.remove(CONTENT_LENGTH);
         }
-        // What `Connection` names belongs to the connection as well.
+        // Headers that `Connection` names are hop-by-hop too.
         let named: HashSet<HeaderName> =
             list::members(&self.headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok()).collect();
         for name in NOT_STORED.into_iter().chain(named) {
@@ -250,7 +250,7 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// How old the answer was already when it was received: RFC 9111, 5.1.
+/// The age of the answer when it was received: RFC 9111, 5.1.
 fn age_header(headers: &HeaderMap) -> Duration {
     let age = headers.get(AGE).and_then(|age| age.to_str().ok());
     let seconds = age.filter(|age| age.bytes().all(|byte| byte.is_ascii_digit())).and_then(|age| age.parse().ok());

@@ -1,4 +1,4 @@
-//! The last good answers, where several processes share them.
+//! The last good answers that several processes share.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use bytes::Bytes;
 use super::{AnswerFuture, Head, TenantHash};
 use crate::proto::fingerprint::Fingerprint;
 
-/// Shares the answers of a `LastGoodLayer` with other processes: see its `share`. The crate `tower-buttress-redis` has one over
-/// Redis.
+/// Shares the answers of a `LastGoodLayer` with other processes: see its `share`. The crate `tower-buttress-redis` has an
+/// implementation over Redis.
 ///
-/// [`keep`](Self::keep) returns at once. [`find`](Self::find) is asked by a call that has failed, and waited for half a second at
-/// most: where the others cannot be reached, it returns `None` early.
+/// [`keep`](Self::keep) must return at once. The layer calls [`find`](Self::find) when a call has failed, and waits at
+/// most 0.5 s: if the backend is unreachable, return `None` early.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -40,29 +40,29 @@ use crate::proto::fingerprint::Fingerprint;
 /// # let _ = Local::default();
 /// ```
 pub trait SharedLastGood: Send + Sync + 'static {
-    /// An answer was kept here, for `ttl`. It takes the place of an earlier one to the same request.
+    /// Shares an answer that was stored here, for `ttl`. It replaces an earlier answer to the same request.
     fn keep(&self, keys: LastGoodKeys, answer: LastGoodAnswer, ttl: Duration);
 
-    /// The last answer to this request, or to one of the same normal form, that is not [older](LastGoodAnswer::age) than
-    /// `max_age`.
+    /// Returns the last answer to this request, or to a request of the same normal form, at most `max_age`
+    /// [old](LastGoodAnswer::age).
     fn find(&self, keys: LastGoodKeys, max_age: Duration) -> AnswerFuture<Option<LastGoodAnswer>>;
 }
 
-/// What a last good answer is kept under.
+/// The keys of a last good answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LastGoodKeys {
-    /// On whose account the request is made.
+    /// The tenant on whose account the request is made.
     pub tenant: Fingerprint,
-    /// The tenant that was authenticated.
+    /// The authenticated tenant.
     pub owner: Option<TenantHash>,
-    /// What names the very request, its tenant included.
+    /// Identifies the exact request, its tenant included.
     pub exact: Fingerprint,
-    /// What names all requests of its normal form.
+    /// Identifies all requests of its normal form.
     pub normal: Option<Fingerprint>,
 }
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct LastGoodAnswer {
@@ -70,14 +70,14 @@ pub struct LastGoodAnswer {
     pub head: Head,
     /// Its body.
     pub body: Bytes,
-    /// It was given to the very same request, and not to another of the same normal form.
+    /// Whether it answered exactly this request, not another of the same normal form.
     pub is_exact: bool,
 }
 
 // === impl LastGoodKeys ===
 
 impl LastGoodKeys {
-    /// The keys of a request.
+    /// Returns the keys of a request.
     #[must_use]
     pub fn new(
         tenant: Fingerprint,
@@ -92,19 +92,19 @@ impl LastGoodKeys {
 // === impl LastGoodAnswer ===
 
 impl LastGoodAnswer {
-    /// An answer to the very same request.
+    /// Returns an answer to exactly this request.
     #[must_use]
     pub fn new(head: Head, body: Bytes) -> Self {
         Self { head, body, is_exact: true }
     }
 
-    /// How old it is at `now`, by all that is known: what its `Age` header said included.
+    /// Returns the answer's age at `now`, its `Age` header included.
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {
         self.head.full_age(now)
     }
 
-    /// The same, where it was given to another request of the same normal form.
+    /// Sets whether it answered exactly this request.
     #[must_use]
     pub fn exact(mut self, is_exact: bool) -> Self {
         self.is_exact = is_exact;
@@ -113,7 +113,7 @@ impl LastGoodAnswer {
 }
 
 impl fmt::Debug for LastGoodAnswer {
-    // No text of a caller's, and none for a caller.
+    // A caller's text must not appear in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LastGoodAnswer")
             .field("head", &self.head)

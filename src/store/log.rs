@@ -9,10 +9,11 @@ use crate::error::SharedError;
 use crate::policy::broadcast::ReaderId;
 use crate::rt::deadline::{Deadline, SharedDeadline};
 
-/// The answer to one call: a head, parts, and an end, written by one [`Recorder`](super::Recorder) and read by any number of [`Reader`]s.
+/// The answer to one call: a head, parts, and an end. One [`Recorder`](super::Recorder) writes it; any number of
+/// [`Reader`]s read it.
 ///
-/// A reader reads all of it from the first part on, whenever it comes, as long as the recording is within its limit.
-/// What is held is held once, however many read it.
+/// A reader reads from the first part on, whenever it joins, as long as the recording is within its limit. All readers
+/// share the held parts.
 #[derive(Clone)]
 pub struct ResponseLog {
     shared: Arc<Shared>,
@@ -20,7 +21,7 @@ pub struct ResponseLog {
 
 struct ReadersWaker(Weak<Shared>);
 
-/// A caller has ended the call.
+/// The error of a call that a caller has stopped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopped;
 
@@ -31,7 +32,7 @@ impl ResponseLog {
         Self { shared }
     }
 
-    /// Adds a listener with a deadline: the call's is the latest of its listeners'.
+    /// Adds a listener with a deadline: the call's deadline is the latest of its listeners'.
     pub(crate) fn join(&self, deadline: Option<Deadline>) -> Option<Reader> {
         let reader = self.reader()?;
         if let Some(shared) = self.deadline() {
@@ -40,15 +41,15 @@ impl ResponseLog {
         Some(reader)
     }
 
-    /// The latest of the listeners' deadlines; `None` where the leading caller had none, or the call is made elsewhere.
+    /// Returns the latest of the listeners' deadlines; `None` if the leading caller had none, or another process makes
+    /// the call.
     pub(crate) fn deadline(&self) -> Option<SharedDeadline> {
         self.shared.state().deadline.clone()
     }
 
-    /// Adds a listener, which reads from the first part on. The call goes on as long as there is one.
+    /// Adds a listener, which reads from the first part on. The call continues as long as there is a listener.
     ///
-    /// `None`: the answer has outgrown its recording, or the call has failed. It cannot be read from the beginning any
-    /// more.
+    /// `None`: the answer exceeds its limit, or the call has failed. It can no longer be read from the beginning.
     #[must_use]
     pub fn reader(&self) -> Option<Reader> {
         let mut state = self.shared.state();
@@ -60,9 +61,9 @@ impl ResponseLog {
         Some(Reader::listener(self.shared.clone(), id))
     }
 
-    /// Adds an observer: a reader for a store that sends what it reads elsewhere. It is not waited for, and does not keep
-    /// the call going, unless it [listens](Reader::listen). It does not see `Set-Cookie`. When the answer outgrows its
-    /// recording, it reads an error.
+    /// Adds an observer: a reader for a store that sends the answer elsewhere. The recorder does not wait for it, and it
+    /// does not keep the call alive, unless it [listens](Reader::listen). It does not see `Set-Cookie`. When the answer
+    /// exceeds its limit, it reads an error.
     #[must_use]
     pub fn observer(&self) -> Option<Reader> {
         let mut state = self.shared.state();
@@ -72,54 +73,54 @@ impl ResponseLog {
         Some(Reader::observer(self.shared.clone(), id))
     }
 
-    /// How many listeners there are.
+    /// The number of listeners.
     #[must_use]
     pub fn listeners(&self) -> usize {
         self.shared.state().broadcast.listeners()
     }
 
-    /// Whether the call failed, or was given up because its last listener left: the same request must be made anew.
+    /// Whether the call failed, or was cancelled because its last listener left: the same request needs a new call.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.shared.state().failure.is_some()
     }
 
-    /// The waker to leave with the upstream: it wakes all readers that wait.
+    /// Returns the waker for the upstream: it wakes all waiting readers.
     pub(crate) fn upstream_waker(&self) -> Waker {
         Waker::from(self.shared.clone())
     }
 
-    /// How often the upstream has woken its waker.
+    /// The number of times that the upstream has woken its waker.
     pub(crate) fn wake_count(&self) -> u64 {
         self.shared.wake_count()
     }
 
-    /// Wakes all readers that wait.
+    /// Wakes all waiting readers.
     pub(crate) fn wake_readers(&self) {
         self.shared.wake_readers();
     }
 
-    /// Wakes all readers, as long as there is the log.
+    /// Returns a waker of all readers, for as long as the log exists.
     pub(crate) fn readers_waker(&self) -> Waker {
         Waker::from(Arc::new(ReadersWaker(Arc::downgrade(&self.shared))))
     }
 
-    /// From now on, readers that have read everything poll the upstream through `driver`.
+    /// Lets readers that have read everything poll the upstream through `driver`.
     pub(crate) fn attach(&self, driver: Arc<dyn Drive>) {
         self.shared.state().driver = Some(driver);
     }
 
-    /// From now on, listeners that join extend `deadline`.
+    /// Lets listeners that join extend `deadline`.
     pub(crate) fn share_deadline(&self, deadline: SharedDeadline) {
         self.shared.state().deadline = Some(deadline);
     }
 
-    /// Adds the task that keeps the call going while there is no listener.
+    /// Adds the task that keeps the call alive while there is no listener.
     pub(crate) fn add_watcher(&self) -> ReaderId {
         self.shared.state().broadcast.watch()
     }
 
-    /// What the watcher sees; it is woken when that changes.
+    /// Returns the state for the watcher, and wakes it when that changes.
     pub(crate) fn watch(&self, watcher: ReaderId, waker: &Waker) -> Watched {
         let mut state = self.shared.state();
         if state.broadcast.listeners() > 0 || state.broadcast.has_ended() {
@@ -139,7 +140,7 @@ impl ResponseLog {
         drop(waker);
     }
 
-    /// Gives the call up: no caller can join any more. Returns `false`, and does nothing, where there is a listener.
+    /// Cancels the call: no caller can join any more. Returns `false`, and does nothing, if there is a listener.
     pub(crate) fn give_up(&self) -> bool {
         let mut state = self.shared.state();
         state.is_watched = false;
@@ -154,16 +155,16 @@ impl ResponseLog {
         true
     }
 
-    /// Adds a listener that comes back: it reads what was recorded, also of a call that has failed. It does not put off
-    /// the call's deadline: a token is enough to read, and must not be enough to keep a call going.
+    /// Adds a listener that comes back: it reads the recorded part, even of a failed call. It does not extend the call's
+    /// deadline: a token permits reading, not keeping a call alive.
     pub(crate) fn return_reader(&self) -> Option<Reader> {
         let id = self.shared.state().broadcast.join()?;
-        // The task that kept the call going is not needed any more.
+        // The task that kept the call alive is no longer needed.
         self.shared.wake_readers();
         Some(Reader::listener(self.shared.clone(), id))
     }
 
-    /// Ends the call, also while it has listeners: they read an error. Returns `false`, and does nothing, where it has ended.
+    /// Ends the call, even with listeners, which read an error. Returns `false`, and does nothing, if it has ended.
     pub(crate) fn stop(&self) -> bool {
         let mut state = self.shared.state();
         if state.broadcast.has_ended() {
@@ -181,12 +182,12 @@ impl ResponseLog {
         true
     }
 
-    /// Whether no more will come.
+    /// Whether nothing more will come.
     pub(crate) fn has_ended(&self) -> bool {
         self.shared.state().broadcast.has_ended()
     }
 
-    /// A number of its own, for those who come back.
+    /// Returns the log's own number, for callers that come back.
     pub(crate) fn number(&self) -> Option<u64> {
         self.shared.state().number
     }
@@ -195,22 +196,22 @@ impl ResponseLog {
         self.shared.state().number = Some(number);
     }
 
-    /// What was recorded can be read when the call has failed, by those who [come back](Self::return_reader).
+    /// Keeps the recorded part readable after a failure, for readers that [come back](Self::return_reader).
     pub(crate) fn hold_when_failed(&self) {
         self.shared.state().is_held_when_failed = true;
     }
 
-    /// Whether there may be more to come of what was recorded elsewhere. Where it has ended, its readers know.
+    /// Whether parts that were recorded elsewhere may still be missing. Readers of a log that has ended know.
     pub(crate) fn is_behind(&self) -> bool {
         self.shared.state().is_behind
     }
 
-    /// `charge` counts what was read of it, and is held by its last listener.
+    /// Lets `charge` count the recorded parts until the last listener has left.
     pub(crate) fn add_charge(&self, charge: impl Send + 'static) {
         self.shared.state().add_charge(charge);
     }
 
-    /// What its listeners hold is counted by `charge` until the last of them has left.
+    /// Lets `charge` count the parts that listeners hold until the last of them has left.
     pub(crate) fn leave_charge(&self, charge: impl Send + 'static) {
         let mut state = self.shared.state();
         if state.broadcast.listeners() == 0 {

@@ -1,40 +1,40 @@
-//! REMEMBER: the calls that are in flight, and the answers that were given a moment ago.
+//! Stores calls in flight, and recent answers.
 //!
-//! [`DedupLayer`](crate::DedupLayer) asks a [`Store`] before every call that may be a repetition. [`MemoryStore`] is
-//! for one process, or one per process behind a load balancer that keeps callers where they are. A store that several
-//! processes share is another implementation of the same trait.
+//! [`DedupLayer`](crate::DedupLayer) asks a [`Store`] before every call that may be a duplicate. [`MemoryStore`] is for
+//! one process, or one per process behind a load balancer with sticky callers. A store that several processes share is
+//! another implementation of the same trait.
 //!
 //! # How a shared store works
 //!
 //! 1. [`Store::claim`] takes a lock for the key, with a lease. The claim that gets the lock leads: the store opens a
 //!    [`ResponseLog`] with [`ClaimRequest::open_log`], returns its [`Recorder`] in [`Claim::Lead`], and keeps an
-//!    [`observer`](ResponseLog::observer) of it. A task of the store sends head, parts and end from there to the
-//!    backend, and renews the lease.
-//! 2. A claim that loses the lock to the same process must return the same `ResponseLog` in [`Claim::Follow`]: its
-//!    caller can then keep the call going when the leading caller leaves.
+//!    [`observer`](ResponseLog::observer) of it. A task of the store sends head, parts and end from there to the backend,
+//!    and renews the lease.
+//! 2. A claim that loses the lock to the same process must return the same `ResponseLog` in [`Claim::Follow`]: its caller
+//!    can then keep the call alive when the leading caller leaves.
 //! 3. A claim that loses the lock to another process returns a `ResponseLog` that the store feeds from the backend with
-//!    the log's own `Recorder`: first what was recorded, then what is, as it comes, and never faster than
-//!    [`Recorder::ready`] allows. The leading process's observer [listens](Reader::listen) as long as a caller does there:
-//!    it then counts as one of the callers, who keep the call going.
+//!    the log's own `Recorder`: first the recorded part, then the live part, never faster than [`Recorder::ready`]
+//!    allows. The leading process's observer [listens](Reader::listen) as long as a caller listens there: it then counts
+//!    as one of the callers that keep the call alive.
 //! 4. When the answer has ended, [`Lease::keep`] makes it a replay. A lease that is dropped without that frees the key,
-//!    and those who follow in another process must see their log [fail](Recorder::fail). A leading process that dies
-//!    has the same effect, since it no longer renews its lease: its followers' logs fail with
-//!    [`LeaderGone`](crate::error::LeaderGone), and a store that says so ([`Store::HANDS_OVER`]) is asked again.
+//!    and the logs of followers in other processes must [fail](Recorder::fail). If a leading process dies, it no longer
+//!    renews its lease, with the same effect: its followers' logs fail with [`LeaderGone`](crate::error::LeaderGone), and
+//!    the layer claims again if the store declares [`Store::HANDS_OVER`].
 //!
-//! # What a store must hold to
+//! # The contract of a store
 //!
 //! - One leader: between a `Lead` and the end of its lease, no other claim of that key leads.
-//! - Nothing but whole answers is replayed: only what was handed to [`Lease::keep`].
-//! - Same key, other payload: [`Claim::Mismatch`], in flight and kept.
+//! - Only complete answers are replayed: those given to [`Lease::keep`].
+//! - Same key, other payload: [`Claim::Mismatch`], in flight and stored.
 //! - Keys are compared in full, never by a prefix or a hash: they separate the tenants.
-//! - What is kept [with a guarantee](Retention::is_guaranteed) is not forgotten before its time to make room: its caller
-//!   relies on it. Where there is no room, the answer is [`Claim::Full`].
-//! - One [tenant](ClaimRequest::tenant) cannot take all of it.
+//! - An answer stored [with a guarantee](Retention::is_guaranteed) is never evicted before its time: its caller relies on
+//!   it. If there is no room, the result is [`Claim::Full`].
+//! - One [tenant](ClaimRequest::tenant) cannot take all of the store.
 //! - A log that [has failed](ResponseLog::has_failed) is not followed: the next claim leads.
-//! - All methods of [`Lease`], and `claim` itself, return at once. What takes time is done in the future that `claim`
-//!   returns, or in a task of the store's own.
+//! - All methods of [`Lease`], and `claim` itself, return at once. Slow work is done in the future that `claim` returns,
+//!   or in a task of the store's own.
 //!
-//! The feature `store-suite` has `suite`, which puts these to the test for any implementation.
+//! The feature `store-suite` has `suite`, which tests any implementation against this contract.
 
 mod claim;
 mod drive;
@@ -71,7 +71,7 @@ pub(crate) use self::recorder::Appended;
 
 use crate::error::BoxError;
 
-/// Remembers calls: see the [module](self) for how, and for what an implementation must hold to.
+/// Stores calls: see the [module](self) for the design and the contract.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -160,63 +160,63 @@ use crate::error::BoxError;
 /// # }
 /// ```
 pub trait Store: Clone + Send + Sync + 'static {
-    /// What a leading call holds.
+    /// The lease of a leading call.
     type Lease: Lease;
 
-    /// The answer to a claim.
+    /// The future of a claim.
     type Claim: Future<Output = Result<Claim<Self::Lease>, BoxError>> + Send;
 
-    /// Whether a log that a claim was told to follow may fail with [`LeaderGone`](crate::error::LeaderGone). A follower
-    /// then keeps its request until there is a head, and claims again when that happens. Default: no.
+    /// Whether a log in [`Claim::Follow`] may fail with [`LeaderGone`](crate::error::LeaderGone). A follower then keeps
+    /// its request until there is a head, and claims again when that happens. Default: no.
     const HANDS_OVER: bool = false;
 
-    /// Asks whether the same request is in flight or was answered, and takes its key if not.
+    /// Looks up whether the same request is in flight or was answered, and takes its key if not.
     ///
     /// # Errors
     ///
-    /// The store cannot say (its backend is not reached, for example), and its operator would rather have no call than
-    /// one that is made twice. It is treated as [`Claim::Full`], with the error as its cause: the call passes, and is
-    /// refused where the layer has [`strict_keys`](crate::DedupLayer::strict_keys) and the request a key. A store
-    /// that can go on by itself, with what this process knows, should do so and return no error.
+    /// Returns an error if the store cannot answer (for example because its backend is unreachable) and its operator
+    /// prefers no call to a duplicate call. The layer treats it as [`Claim::Full`], with the error as its cause: the call
+    /// passes, or is refused if the layer has [`strict_keys`](crate::DedupLayer::strict_keys) and the request a key. A
+    /// store that can work with this process's knowledge alone should do so and return no error.
     ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. A lease that it has taken by then must be given back.
     fn claim(&self, request: ClaimRequest) -> Self::Claim;
 
-    /// The upstream has answered a call of this tenant with a 2xx that it had no room for, and that holds no lease:
-    /// [`Lease::accepted`] without one. Default: nothing.
+    /// Reports that the upstream answered a call of this tenant with a 2xx; the call holds no lease, since the store had
+    /// no room for it. [`Lease::accepted`] for calls without a lease. Default: nothing.
     fn accepted(&self, _tenant: &Fingerprint) {}
 
-    /// The answers of other processes that callers come back to. Default: none, an answer is at the process that gave it.
+    /// Returns the answers of other processes that callers come back to. Default: none, an answer stays in its process.
     fn answers(&self) -> Option<Arc<dyn SharedAnswers>> {
         None
     }
 }
 
-/// What a leading call holds while it is in flight; after [`release`](Self::release), until its recording is dropped.
-/// Dropped, it frees the key.
+/// Held by a leading call while it is in flight; after [`release`](Self::release), until its recording is dropped.
+/// Dropping it frees the key.
 ///
 /// See [`Store`] for an example.
 pub trait Lease: Send + 'static {
-    /// The recording takes `bytes` now. Returns whether there is room for that: if not, the recording ends, and what has
-    /// been read by all is dropped.
+    /// Sets the size of the recording to `bytes`. Returns whether there is room: if not, the recording ends, and parts
+    /// that all readers have read are dropped.
     ///
     /// It is called for the head and for every part, also after `release`.
     fn resize(&mut self, bytes: usize) -> bool;
 
-    /// The upstream has answered with a 2xx: it knows the tenant. Default: nothing.
+    /// Reports that the upstream has answered with a 2xx, and so knows the tenant. Default: nothing.
     ///
-    /// A store that gives each tenant a share can tell those who are known to the upstream from strangers by that.
+    /// A store with tenant shares can distinguish tenants that the upstream knows from strangers by it.
     fn accepted(&mut self) {}
 
-    /// Frees the key: the answer will not be kept, and no other caller may follow it.
+    /// Frees the key: the answer will not be stored, and no other caller may follow it.
     fn release(&mut self);
 
-    /// The answer has ended, and is whole: it is to be replayed.
+    /// Stores the complete answer for replay.
     fn keep(self, retention: Retention);
 
-    /// What tells other processes where the answer is, when callers may come back to it. Default: nothing does.
+    /// Returns the offers of the answer to other processes, for callers that may come back to it. Default: none.
     fn offers(&self) -> Option<Arc<dyn AnswerOffers>> {
         None
     }

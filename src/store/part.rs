@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
 
-/// One frame of a body. Its `Debug` shows how long it is, and never what is in it.
+/// One frame of a body. Its `Debug` shows the length, never the content.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BodyPart {
@@ -15,18 +15,18 @@ pub enum BodyPart {
     Trailers(Arc<HeaderMap>),
 }
 
-/// What holding a part costs beside its bytes, and a header beside its characters: a place in a list, and a share of an
-/// allocation. It is counted, so that an upstream that sends a byte at a time cannot make us hold 64 times the limit.
+/// The overhead of a part besides its bytes, and of a header besides its characters: a place in a list, and a share of an
+/// allocation. Counted, so an upstream that sends one byte at a time cannot make the store hold 64 times the limit.
 pub(super) const OVERHEAD: usize = 64;
 
-/// Data that is shorter than this is copied when it is held. It mostly is a slice of the connection's read buffer (at
-/// least 8 KiB in hyper and in h2), all of which a 50-byte event would keep alive.
+/// Data shorter than this is copied when it is stored. It is mostly a slice of the connection's read buffer (at least 8
+/// KiB in hyper and in h2), which a 50-byte event would keep alive.
 const COMPACT_BELOW: usize = 4096;
 
-/// Short data that is held for long is merged into blocks no longer than this.
+/// Short data that is stored for long is merged into blocks of at most this size.
 const LONGEST_BLOCK: usize = 16 * 1024;
 
-/// Copies short data into chunks. A chunk is no longer than what was copied before it, so that at most half of the memory
+/// Copies short data into chunks. A chunk is never longer than the data copied before it, so at most half of the memory
 /// is unused.
 #[derive(Debug, Default)]
 pub(super) struct Compactor {
@@ -40,7 +40,7 @@ impl BodyPart {
     pub(crate) fn of(frame: Frame<Bytes>) -> Self {
         match frame.into_data() {
             Ok(data) => Self::Data(data),
-            // A frame is one or the other.
+            // A frame is either data or trailers.
             Err(frame) => Self::Trailers(Arc::new(frame.into_trailers().unwrap_or_default())),
         }
     }
@@ -52,7 +52,7 @@ impl BodyPart {
         }
     }
 
-    /// How much it adds to what is held.
+    /// The memory that it takes.
     pub(super) fn cost(&self) -> usize {
         let bytes = match self {
             Self::Data(data) => data.len(),
@@ -74,13 +74,13 @@ impl fmt::Debug for BodyPart {
     }
 }
 
-/// Merges data into the block before it; `None`: they stay apart. Returns what the two cost then.
+/// Merges data into the block before it and returns their cost; `None`: they stay separate.
 pub(super) fn merge(block: &mut BodyPart, next: &BodyPart) -> Option<usize> {
     let (BodyPart::Data(data), BodyPart::Data(next)) = (&mut *block, next) else { return None };
     if next.len() >= COMPACT_BELOW || data.len().saturating_add(next.len()) > LONGEST_BLOCK {
         return None;
     }
-    // It is a block already, unless it shares a chunk with others, or a reader still has it.
+    // The data is a block of its own, unless it shares a chunk with others, or a reader still has it.
     let mut bytes = match std::mem::take(data).try_into_mut() {
         Ok(bytes) => bytes,
         Err(shared) => {
@@ -97,7 +97,7 @@ pub(super) fn merge(block: &mut BodyPart, next: &BodyPart) -> Option<usize> {
 // === impl Compactor ===
 
 impl Compactor {
-    /// `part` without the read buffer that it was a slice of.
+    /// Copies `part` out of the read buffer that it was a slice of.
     pub(super) fn compact(&mut self, part: &BodyPart) -> BodyPart {
         match part {
             BodyPart::Data(data) if (1..COMPACT_BELOW).contains(&data.len()) => {
@@ -138,7 +138,7 @@ mod tests {
                 (0..pieces).map(|_| compactor.compact(&BodyPart::Data(Bytes::from_static(&[7; 50])))).collect();
             drop(compactor);
             let mut taken = 0;
-            // Each chunk comes back whole with the last piece that holds it.
+            // The last piece of a chunk frees it.
             for part in held {
                 let BodyPart::Data(data) = part else { panic!("no data") };
                 taken += data.try_into_mut().map_or(0, |chunk| chunk.capacity());

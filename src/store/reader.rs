@@ -38,20 +38,20 @@ use crate::rt::timeout::Timeout;
 ///
 /// # Cancel safety
 ///
-/// Polling it and going away loses nothing. When the last listener is dropped, the call is given up, or kept for a
-/// while, as the layer was told.
+/// Dropping a poll loses nothing. When the last listener is dropped, the call is cancelled, or kept alive for a while, by
+/// the layer's settings.
 pub struct Reader {
     shared: Arc<Shared>,
     id: ReaderId,
-    /// It belongs to a store: it sees of the head what may be stored.
+    /// Whether it belongs to a store: it then sees only the headers that may be stored.
     is_for_store: bool,
-    /// It is waited for, and polls the upstream.
+    /// Whether the recorder waits for it, and it polls the upstream.
     is_listening: bool,
-    /// Kept from the first time that it was needed.
+    /// Cached when first needed.
     driver: Option<Arc<dyn Drive>>,
-    /// Says, now or later, that its caller does not come back.
+    /// Tells, now or later, that its caller does not come back.
     cancellation: Option<Cancellation>,
-    /// Ends the time that the slowest reader has.
+    /// The time limit for the slowest reader.
     timeout: Timeout,
     is_over: bool,
 }
@@ -94,18 +94,17 @@ impl Reader {
         }
     }
 
-    /// If it is the last listener to leave, `cancellation` tells whether the call is kept for its caller.
+    /// If it is the last listener to leave, `cancellation` decides whether the call is kept alive for its caller.
     pub(crate) fn cancelled_by(mut self, cancellation: Option<Cancellation>) -> Self {
         self.cancellation = cancellation;
         self
     }
 
-    /// Makes an [observer](super::ResponseLog::observer) a listener, as long as a caller in another process listens
-    /// through it, or an observer again. A listener is waited for, like every caller, keeps the call going, and must
-    /// be read.
+    /// Turns an [observer](super::ResponseLog::observer) into a listener, as long as a caller in another process listens
+    /// through it, or back into an observer. The recorder waits for a listener as for every caller; it keeps the call
+    /// alive, and must be read.
     ///
-    /// Returns whether it is what was asked for now: an observer has lost its place once the answer has outgrown its
-    /// recording.
+    /// Returns whether that succeeded: an observer has lost its place once the answer exceeds its limit.
     pub fn listen(&mut self, listening: bool) -> bool {
         let mut state = self.shared.state();
         let was_full = state.broadcast.is_full();
@@ -123,11 +122,11 @@ impl Reader {
         done
     }
 
-    /// The head.
+    /// Polls for the head.
     ///
     /// # Errors
     ///
-    /// The call failed before it had one.
+    /// The call failed before its head.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arc<Head>, BoxError>> {
         Poll::Ready(match ready!(self.poll_next(Wanted::Head, cx)) {
             Found::Head(head) if self.is_for_store => Ok(Arc::new(head.stored().into_owned())),
@@ -137,11 +136,11 @@ impl Reader {
         })
     }
 
-    /// The next part of the body; `None` at its end.
+    /// Polls for the next part of the body; `None` at its end.
     ///
     /// # Errors
     ///
-    /// The call failed, or this reader kept the others waiting for too long ([`DedupLagged`]).
+    /// The call failed, or this reader delayed the others for too long ([`DedupLagged`]).
     pub fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPart, BoxError>>> {
         if self.is_over {
             return Poll::Ready(None);
@@ -155,7 +154,7 @@ impl Reader {
         Poll::Ready(found)
     }
 
-    /// The next part, where it was recorded already.
+    /// Returns the next part, if it is already recorded.
     pub(crate) fn next_recorded(&mut self) -> Option<BodyPart> {
         let mut state = self.shared.state();
         let was_full = state.broadcast.is_full();
@@ -168,7 +167,7 @@ impl Reader {
         if let Read::Part(part) = read { Some(part) } else { None }
     }
 
-    /// Whether it has read everything that will come.
+    /// Whether it has read the complete answer.
     pub(crate) fn is_at_end(&self) -> bool {
         self.is_over || {
             let state = self.shared.state();
@@ -190,7 +189,7 @@ impl Reader {
                 }
                 return Poll::Ready(found);
             }
-            // Before the upstream is polled: this reader is woken for what comes from now on.
+            // Before the upstream is polled, so that no wake-up is lost.
             let replaced = state.leave_waker(self.id, cx.waker());
             let room = if is_full && self.is_listening { state.broadcast.room(clock::now()) } else { Room::Free };
             if self.driver.is_none() && self.is_listening {

@@ -10,9 +10,10 @@ use super::shared::Shared;
 use crate::error::{BoxError, SharedError};
 use crate::policy::broadcast::{Limits, ReaderId};
 
-/// Writes a [`ResponseLog`]. Dropped before the end, it leaves an error to the readers.
+/// Writes a [`ResponseLog`]. Dropped before the end, it ends the log with an error.
 ///
-/// The layer has the one of a call that is made here. A store feeds the log of a call that is made elsewhere with its own:
+/// The layer has the recorder of a call in this process. A store feeds the log of a call in another process with the
+/// log's own recorder:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -41,15 +42,15 @@ pub struct Recorder {
     is_over: bool,
 }
 
-/// What became of a part that was appended.
+/// The result of appending a part.
 pub(crate) struct Appended {
-    /// The part itself, where it was for this reader.
+    /// The part itself, if this reader may take it directly.
     pub(crate) part: Option<BodyPart>,
     /// Whether other readers wait for it, and must be woken.
     pub(crate) must_wake: bool,
-    /// Whether it was recorded, with all that came before.
+    /// Whether it was recorded, with all parts before it.
     pub(crate) is_recorded: bool,
-    /// What is held costs this much now.
+    /// The memory that the log takes now.
     pub(crate) cost: usize,
 }
 
@@ -69,10 +70,10 @@ impl Recorder {
         ResponseLog::of(self.shared.clone())
     }
 
-    /// Writes the head. The first one counts.
+    /// Writes the head. Later heads are ignored.
     pub fn head(&mut self, head: Head) {
         self.head_cost = head.cost();
-        // An answer of unknown length may be under way for long, and would keep the read buffer that its head came in.
+        // An answer of unknown length may take long, and would keep the head's read buffer alive.
         let head = if head.size().exact().is_none() { head.compact() } else { head };
         let mut state = self.shared.state();
         state.head.get_or_insert_with(|| Arc::new(head));
@@ -80,11 +81,10 @@ impl Recorder {
         self.shared.wake_readers();
     }
 
-    /// Waits until there is room for another part: always, as long as the answer is recorded; later, when the slowest
-    /// reader has caught up, or was cut off for the sake of those who wait for it.
+    /// Waits until there is room for another part. There is always room while the answer is recorded; after that, when
+    /// the slowest reader has caught up, or was cut off because it delayed others.
     ///
-    /// A recorder that does not wait costs the slowest readers the rest of their answer: they are cut off when twice the
-    /// limit is held.
+    /// If a recorder does not wait, the slowest readers are cut off when twice the limit is held.
     ///
     /// # Cancel safety
     ///
@@ -93,7 +93,7 @@ impl Recorder {
         poll_fn(|cx| self.poll_room(cx)).await;
     }
 
-    /// The same, for those who poll. Only the last waker is woken.
+    /// Like [`ready`](Self::ready), for polling. Only the last waker is woken.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.shared.state();
         if !state.broadcast.is_full() {
@@ -105,7 +105,7 @@ impl Recorder {
         Poll::Pending
     }
 
-    /// How many bytes of memory the head and the parts take that are held now.
+    /// The bytes of memory that the head and the parts take now.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.head_cost.saturating_add(self.shared.state().broadcast.cost())
@@ -119,7 +119,7 @@ impl Recorder {
 
     /// Writes the next part, and wakes no reader.
     ///
-    /// A `reader` that has read everything before it is given the part back, and will not read it again.
+    /// A `reader` that has read everything before it gets the part back, and will not read it again.
     pub(crate) fn append(&mut self, part: BodyPart, reader: Option<ReaderId>) -> Appended {
         let mut state = self.shared.state();
         let is_held_for_long = state.number.is_some() && !state.was_observed;
@@ -128,7 +128,7 @@ impl Recorder {
             broadcast.merge_last(merge);
         }
         let next = reader.filter(|&id| broadcast.is_at_tip(id));
-        // Without a recording, and with one listener, no other reader will ever come.
+        // Without a recording, and with one listener, no other reader can join.
         let is_shared = broadcast.is_recording() || broadcast.listeners() > 1;
         let mut hold = || if is_shared { self.compactor.compact(&part) } else { part.clone() };
         match next {
@@ -147,8 +147,7 @@ impl Recorder {
         appended
     }
 
-    /// It is fed with an answer that is elsewhere, for one caller who came back to it. What is held for that caller is
-    /// `charge`'s.
+    /// Opens a log for an answer of another process, for one caller that came back to it. `charge` counts its data.
     pub(crate) fn open_behind(limits: Limits, charge: impl Send + 'static) -> (Self, ResponseLog) {
         let (recorder, log) = Self::open(limits);
         let mut state = recorder.shared.state();
@@ -158,7 +157,7 @@ impl Recorder {
         (recorder, log)
     }
 
-    /// What follows comes live: all that was recorded elsewhere, when this log was opened, is written.
+    /// Notes that the recorded part is written: the live part follows.
     pub fn caught_up(&self) {
         let mut state = self.shared.state();
         let was_behind = std::mem::take(&mut state.is_behind);
@@ -168,17 +167,17 @@ impl Recorder {
         }
     }
 
-    /// The head's share of what is held.
+    /// The memory that the head takes.
     pub(crate) fn head_cost(&self) -> usize {
         self.head_cost
     }
 
-    /// The store has no room for this log to grow, or has some again.
+    /// Notes whether the store has room for this log to grow.
     pub(crate) fn set_storage_full(&self, storage_full: bool) {
         self.shared.state().broadcast.set_storage_full(storage_full);
     }
 
-    /// No other caller may join from now on, and what every listener has read is dropped.
+    /// Stops recording: no caller may join from now on, and parts that every listener has read are dropped.
     pub fn stop_recording(&self) {
         self.shared.state().broadcast.stop_recording();
     }
@@ -187,7 +186,7 @@ impl Recorder {
         self.shared.state().broadcast.is_recording()
     }
 
-    /// Nothing more will be held, and what is held is `charge`'s until the last listener has left.
+    /// Stops counting, and lets `charge` count the held data until the last listener has left.
     pub(crate) fn leave_charge(&self, charge: impl Send + 'static) {
         let mut state = self.shared.state();
         if state.broadcast.listeners() > 0 && state.broadcast.cost() > 0 {
@@ -198,12 +197,12 @@ impl Recorder {
         }
     }
 
-    /// The answer is complete.
+    /// Completes the answer.
     pub fn finish(mut self) {
         self.end(None);
     }
 
-    /// The call failed. Readers read the error behind what was written before; no caller can join any more.
+    /// Ends the answer with an error. Readers get it after the recorded part; no caller can join any more.
     pub fn fail(mut self, why: impl Into<BoxError>) {
         self.end(Some(SharedError::new(why)));
     }
@@ -220,7 +219,7 @@ impl Recorder {
             }
         }
         state.broadcast.finish();
-        // What is read from now on is a replay.
+        // Reads from now on are replays.
         if state.broadcast.is_recording() {
             state.head = state.head.as_deref().map(|head| Arc::new(head.stored().compact()));
         }

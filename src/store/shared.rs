@@ -1,4 +1,4 @@
-//! What the recorder and the readers of one log share, and which of them are woken when it changes.
+//! The state that the recorder and the readers of one log share, and their wakers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,25 +23,25 @@ pub(super) struct State {
     pub(super) failure: Option<SharedError>,
     pub(super) driver: Option<Arc<dyn Drive>>,
     pub(super) deadline: Option<SharedDeadline>,
-    /// Tells it from other logs, where its readers come back.
+    /// Identifies the log, for callers that come back.
     pub(super) number: Option<u64>,
-    /// A store has read along: it may read once more, and must find the same parts.
+    /// A store has read along: it may read again, and must find the same parts.
     pub(super) was_observed: bool,
-    /// What was recorded is held when the call has failed.
+    /// The recorded part stays readable after a failure.
     pub(super) is_held_when_failed: bool,
-    /// A store feeds it, and has not yet written what was recorded where the call is made.
+    /// A store feeds the log, and has not yet written the part that was recorded in the other process.
     pub(super) is_behind: bool,
-    /// Of a recorder that waits for room.
+    /// The waker of a recorder that waits for room.
     pub(super) recorder_waker: Option<Waker>,
-    /// A task keeps the call going while there is no listener.
+    /// A task keeps the call alive while there is no listener.
     pub(super) is_watched: bool,
     /// How often the last listener left.
     pub(super) abandon_count: u64,
-    /// Counts what is held, until the last listener has left.
+    /// Counts the held data, until the last listener has left.
     pub(super) charge: Option<Box<dyn Send>>,
 }
 
-/// Wakers are called without a lock: as many at a time as fit here.
+/// Wakers are called outside the lock, in batches of this size.
 const AT_A_TIME: usize = 32;
 
 // === impl Shared ===
@@ -74,7 +74,7 @@ impl Shared {
         self.wake_count.load(Ordering::SeqCst)
     }
 
-    /// Wakes the readers that wait, and the recorder.
+    /// Wakes the waiting readers, and the recorder.
     pub(super) fn wake_readers(&self) {
         let mut state = self.state();
         let recorder = state.recorder_waker.take();
@@ -123,8 +123,8 @@ impl Wake for Shared {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Counted before any reader is woken: the one that polls the upstream at this moment then sees that others have
-        // come for nothing.
+        // Counted before any reader is woken: the reader that is polling the upstream sees the new count, and wakes the
+        // others again.
         self.wake_count.fetch_add(1, Ordering::SeqCst);
         self.wake_readers();
     }
@@ -139,7 +139,7 @@ impl fmt::Debug for Shared {
 // === impl State ===
 
 impl State {
-    /// Leaves `waker` for `reader`. Returns the one that was there before, to be dropped without the lock.
+    /// Leaves `waker` for `reader`. Returns the previous one, to be dropped outside the lock.
     #[must_use = "a waker must not be dropped under the lock"]
     pub(super) fn leave_waker(&mut self, reader: ReaderId, waker: &Waker) -> Option<Waker> {
         let left = self.broadcast.attached(reader)?;
@@ -149,7 +149,7 @@ impl State {
         left.replace(waker.clone())
     }
 
-    /// The waker of a reader that need not be woken, to be dropped without the lock.
+    /// Takes the waker of a reader that need not be woken, to be dropped outside the lock.
     #[must_use = "a waker must not be dropped under the lock"]
     pub(super) fn take_waker(&mut self, reader: ReaderId) -> Option<Waker> {
         self.broadcast.attached(reader)?.take()
@@ -160,7 +160,7 @@ impl State {
         self.broadcast.attached_from(0).any(|(_, waker)| waker.is_some())
     }
 
-    /// Has the last listener hold this, too.
+    /// Lets the last listener hold this, too.
     pub(super) fn add_charge(&mut self, charge: impl Send + 'static) {
         self.charge = Some(match self.charge.take() {
             Some(before) => Box::new((before, charge)),
@@ -168,14 +168,14 @@ impl State {
         });
     }
 
-    /// Notes that a listener left. Returns the driver that must be told, if it was the last one.
+    /// Notes that a listener left. Returns the driver to call, if it was the last listener.
     pub(super) fn listener_left(&mut self) -> Option<Arc<dyn Drive>> {
         if self.broadcast.listeners() > 0 || self.broadcast.has_ended() {
             return None;
         }
         self.abandon_count += 1;
         let driver = self.driver.clone()?;
-        // A watcher that is there already begins anew.
+        // An existing watcher starts again.
         (!std::mem::replace(&mut self.is_watched, true)).then_some(driver)
     }
 }

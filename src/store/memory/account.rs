@@ -1,4 +1,4 @@
-//! How much of the store each tenant takes.
+//! The room that each tenant takes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::shards::{SHARDS, lock, shard_of};
 use crate::proto::fingerprint::Fingerprint;
 
-/// What may be taken of the store: in all, and by one tenant.
+/// The limits of the store: in total, and per tenant.
 #[derive(Debug)]
 pub(super) struct StoreQuota {
     max: Amount,
@@ -24,12 +24,12 @@ pub(super) struct Amount {
     pub(super) entries: usize,
 }
 
-/// What a tenant takes, or all tenants together that have not had a 2xx yet.
+/// The room taken by a tenant, or by all tenants without a 2xx so far.
 #[derive(Debug, Default)]
 pub(super) struct Account {
     used: AmountInUse,
     pub(super) kept: Mutex<KeptIndex>,
-    /// It was asked for since the last sweep.
+    /// Used since the last sweep.
     recently_used: AtomicBool,
 }
 
@@ -39,14 +39,14 @@ struct AmountInUse {
     entries: AtomicUsize,
 }
 
-/// Kept answers by the instant at which they expire.
+/// Stored answers by the instant at which they expire.
 #[derive(Debug, Default)]
 pub(super) struct KeptIndex {
     pub(super) guaranteed: BTreeSet<(Instant, Fingerprint)>,
     pub(super) evictable: BTreeSet<(Instant, Fingerprint)>,
 }
 
-/// Something that was taken from an account and from the store. Dropped, it is given back.
+/// Room taken from an account and from the store, released on drop.
 #[derive(Debug)]
 pub(super) struct Charge {
     quota: Arc<StoreQuota>,
@@ -54,7 +54,7 @@ pub(super) struct Charge {
     amount: Amount,
 }
 
-/// What there was no room in.
+/// The limit that leaves no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Short {
     /// The tenant's share.
@@ -63,7 +63,7 @@ pub(super) enum Short {
     Store,
 }
 
-/// The accounts of the tenants that have had a 2xx, and the one that all others share.
+/// The accounts of the tenants with a 2xx, and the shared account of all others.
 #[derive(Debug, Default)]
 pub(super) struct Tenants {
     strangers: Arc<Account>,
@@ -73,11 +73,11 @@ pub(super) struct Tenants {
 #[derive(Debug, Default)]
 struct Known {
     accounts: HashMap<Fingerprint, Arc<Account>>,
-    /// Accounts that take nothing are dropped when there are this many.
+    /// The number of accounts at which idle ones are dropped.
     sweep_at: usize,
 }
 
-/// Idle tenants that are remembered per shard (16,384 in all): a tenant that is forgotten shares with the strangers
+/// Idle tenants that are remembered per shard (16,384 in total). A tenant that is dropped shares the strangers' account
 /// again, until its next 2xx.
 const IDLE_TENANTS: usize = 1024;
 
@@ -96,7 +96,7 @@ impl StoreQuota {
         self.used.get()
     }
 
-    /// What one tenant may take: at least one entry, where the store takes any.
+    /// The share of one tenant: at least one entry, if the store takes any.
     fn share(&self) -> Amount {
         let shares = usize::try_from(self.shares.load(Relaxed)).unwrap_or(usize::MAX);
         Amount { bytes: self.max.bytes / shares, entries: (self.max.entries / shares).max(1).min(self.max.entries) }
@@ -136,7 +136,7 @@ impl AmountInUse {
         fits
     }
 
-    /// Adds without a limit.
+    /// Adds without checking the limit.
     fn add(&self, amount: Amount) {
         self.bytes.fetch_add(amount.bytes, Relaxed);
         self.entries.fetch_add(amount.entries, Relaxed);
@@ -164,7 +164,7 @@ impl Charge {
         self.amount.bytes
     }
 
-    /// Takes more bytes, or gives some back, so that it has `bytes`.
+    /// Grows or shrinks the charge to `bytes`.
     pub(super) fn resize(&mut self, bytes: usize) -> Result<(), Short> {
         match bytes.checked_sub(self.amount.bytes) {
             Some(more) => self.quota.take(&self.account, Amount { bytes: more, entries: 0 })?,
@@ -174,7 +174,7 @@ impl Charge {
         Ok(())
     }
 
-    /// Has `bytes` from now on, whether there is room for them or not: what is held is held.
+    /// Sets the charge to `bytes` even without room: the memory is already in use.
     pub(super) fn force(&mut self, bytes: usize) {
         self.give_back(Amount { bytes: self.amount.bytes, entries: 0 });
         let amount = Amount { bytes, entries: 0 };
@@ -183,13 +183,13 @@ impl Charge {
         self.amount.bytes = bytes;
     }
 
-    /// Splits what was taken: the entries stay, the bytes are the returned charge's.
+    /// Splits off the bytes into a new charge; the entries stay.
     pub(super) fn split_bytes(&mut self) -> Self {
         let amount = Amount { bytes: std::mem::take(&mut self.amount.bytes), entries: 0 };
         Self { quota: self.quota.clone(), account: self.account.clone(), amount }
     }
 
-    /// Adds what another charge of the same account took.
+    /// Merges another charge of the same account.
     pub(super) fn absorb(&mut self, mut other: Self) {
         if !Arc::ptr_eq(&self.account, &other.account) {
             other.move_to(&self.account);
@@ -199,7 +199,7 @@ impl Charge {
         self.amount.entries += amount.entries;
     }
 
-    /// Moves what was taken to another account, whatever room that has.
+    /// Moves the charge to another account, even without room there.
     pub(super) fn move_to(&mut self, account: &Arc<Account>) {
         account.used.add(self.amount);
         self.account.used.sub(self.amount);
@@ -237,13 +237,13 @@ impl KeptIndex {
         self.guaranteed.contains(&(expires, key)) || self.evictable.contains(&(expires, key))
     }
 
-    /// The first that has expired at `now`.
+    /// Returns the first answer that has expired at `now`.
     pub(super) fn expired(&self, now: Instant) -> Option<(Instant, Fingerprint)> {
         let first = [&self.guaranteed, &self.evictable].into_iter().filter_map(BTreeSet::first).min();
         first.filter(|(expires, _)| *expires <= now).copied()
     }
 
-    /// One that has expired at `now`, or else the oldest that may be forgotten before its time.
+    /// Returns an answer that has expired at `now`, or else the oldest evictable one.
     pub(super) fn removable(&self, now: Instant) -> Option<(Instant, Fingerprint)> {
         self.expired(now).or_else(|| self.evictable.first().copied())
     }
@@ -252,7 +252,7 @@ impl KeptIndex {
 // === impl Tenants ===
 
 impl Tenants {
-    /// The account of a tenant: its own, or the strangers'.
+    /// Returns the account of a tenant: its own, or the strangers'.
     pub(super) fn account(&self, tenant: &Fingerprint) -> Arc<Account> {
         let known = lock(&self.known[shard_of(tenant)]);
         let Some(account) = known.accounts.get(tenant) else { return self.strangers.clone() };
@@ -264,7 +264,7 @@ impl Tenants {
         Arc::ptr_eq(account, &self.strangers)
     }
 
-    /// The account of a tenant that has had a 2xx: its own from now on.
+    /// Gives a tenant that has had a 2xx its own account.
     pub(super) fn know(&self, tenant: Fingerprint) -> Arc<Account> {
         let mut known = lock(&self.known[shard_of(&tenant)]);
         if known.accounts.len() >= known.sweep_at {
@@ -278,12 +278,12 @@ impl Tenants {
 
 #[cfg(test)]
 impl Tenants {
-    /// How many tenants are remembered.
+    /// The number of remembered tenants.
     pub(super) fn known_count(&self) -> usize {
         self.known.iter().map(|known| lock(known).accounts.len()).sum()
     }
 
-    /// What all tenants take.
+    /// The room that all tenants take.
     pub(super) fn used(&self) -> Amount {
         let known: Vec<_> =
             self.known.iter().flat_map(|known| lock(known).accounts.values().cloned().collect::<Vec<_>>()).collect();
@@ -296,7 +296,7 @@ impl Tenants {
 // === impl Known ===
 
 impl Known {
-    /// Forgets the tenants that take nothing: those that were not seen since the last time, or all where they are many.
+    /// Drops the accounts that take no room: those unused since the last sweep, or all if there are too many.
     fn sweep(&mut self) {
         let takes = |account: &Arc<Account>| account.used.get() != Amount::default() || Arc::strong_count(account) > 1;
         self.accounts.retain(|_, account| account.recently_used.swap(false, Relaxed) || takes(account));

@@ -17,13 +17,13 @@ pub(super) struct Entries {
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// The number of the lease that made it.
+    /// The number of the lease that made the entry.
     pub(super) lease: u64,
     payload: Fingerprint,
     owner: Option<TenantHash>,
     log: ResponseLog,
     state: State,
-    /// The entry itself, and, once it is kept, its bytes.
+    /// The entry itself and, once stored, its bytes.
     charge: Charge,
 }
 
@@ -33,18 +33,18 @@ enum State {
     Kept { expires: Instant, guaranteed: bool },
 }
 
-/// What was removed. It is dropped without a lock: a log may own much.
+/// Removed entries. Dropped outside the lock: dropping a log may take long.
 #[derive(Debug)]
 pub(super) struct Removed {
     pub(super) log: ResponseLog,
-    /// What it takes, as long as it has a reader.
+    /// The room that it takes, as long as it has a reader.
     pub(super) charge: Charge,
 }
 
 // === impl Entries ===
 
 impl Entries {
-    /// What a claim is answered by an entry that is there. An entry whose call failed is removed: the claim leads.
+    /// Answers a claim from an existing entry. An entry whose call failed is removed: the claim leads.
     pub(super) fn find<L>(&mut self, request: &ClaimRequest, removed: &mut Vec<Removed>) -> Option<Claim<L>> {
         let entry = self.by_key.get(&request.key)?;
         if entry.log.has_failed() {
@@ -64,12 +64,12 @@ impl Entries {
         self.by_key.insert(request.key, entry);
     }
 
-    /// The entry that this lease made, unless another took its place.
+    /// Returns the entry that this lease made, unless another replaced it.
     pub(super) fn of_lease(&mut self, key: &Fingerprint, lease: u64) -> Option<&mut Entry> {
         self.by_key.get_mut(key).filter(|entry| entry.lease == lease)
     }
 
-    /// Keeps the answer of this lease, with the bytes of `charge`.
+    /// Stores the answer of this lease, with the bytes of `charge`.
     pub(super) fn keep(&mut self, key: &Fingerprint, lease: u64, expires: Instant, guaranteed: bool, charge: Charge) {
         let Some(entry) = self.by_key.get_mut(key).filter(|entry| entry.lease == lease) else { return };
         entry.state = State::Kept { expires, guaranteed };
@@ -92,31 +92,31 @@ impl Entries {
         self.remove(key)
     }
 
-    /// Removes what has expired at `now`.
+    /// Removes the answers that have expired at `now`.
     pub(super) fn remove_expired(&mut self, now: Instant, removed: &mut Vec<Removed>) {
         while let Some((_, key)) = self.kept.expired(now) {
             removed.extend(self.remove(&key));
         }
     }
 
-    /// Removes an answer, if it is still kept until then.
+    /// Removes an answer, if it is still stored until then.
     pub(super) fn remove_kept(&mut self, expires: Instant, key: &Fingerprint) -> Option<Removed> {
         self.kept.contains(expires, *key).then(|| self.remove(key)).flatten()
     }
 
-    /// Removes the answers that are kept for this tenant, or for all.
+    /// Removes the stored answers of this tenant, or of all.
     pub(super) fn forget(&mut self, owner: Option<TenantHash>) -> Vec<Removed> {
         let is_theirs = |entry: &Entry| !entry.is_in_flight() && owner.is_none_or(|owner| entry.owner == Some(owner));
         let keys: Vec<_> = self.by_key.iter().filter(|(_, entry)| is_theirs(entry)).map(|(key, _)| *key).collect();
         keys.iter().filter_map(|key| self.remove(key)).collect()
     }
 
-    /// The evictable answer that expires first.
+    /// Returns the evictable answer that expires first.
     pub(super) fn oldest_evictable(&self) -> Option<(Instant, Fingerprint)> {
         self.kept.evictable.first().copied()
     }
 
-    /// When the first of those expires that are kept for their time.
+    /// Returns when the first guaranteed answer expires.
     pub(super) fn next_guaranteed(&self) -> Option<Instant> {
         self.kept.guaranteed.first().map(|(expires, _)| *expires)
     }

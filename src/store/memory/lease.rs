@@ -17,22 +17,22 @@ pub struct MemoryLease {
     key: Fingerprint,
     tenant: Fingerprint,
     id: u64,
-    /// The bytes that were taken for the recording: those that are used, or a little more.
+    /// The bytes taken for the recording: the bytes used, rounded up.
     charge: Charge,
     used: usize,
     fits: bool,
 }
 
-/// An entry costs this much beside what is recorded: its places in the maps, its log, and the key.
+/// The cost of an entry besides its recording: its places in the maps, its log, and the key.
 const OVERHEAD: usize = 1024;
 
-/// How many of the answers that were forgotten while they were read a claim looks at, to see whether they were read.
+/// The number of answers, evicted while they were read, that each claim checks for readers.
 const REAP_PER_CLAIM: usize = 2;
 
 /// Bytes are taken in steps, so that not every event of a stream touches the counters that all calls share.
 const STEP: usize = 4096;
 
-/// A window that is longer means forever, which no clock can count to.
+/// A longer window means forever.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 // === impl MemoryLease ===
@@ -79,7 +79,7 @@ impl MemoryLease {
         }
     }
 
-    /// Takes `bytes` in all, and makes room for them where there is none.
+    /// Takes `bytes` in total, and evicts if there is no room.
     fn take(&mut self, bytes: usize) -> bool {
         while let Err(short) = self.charge.resize(bytes) {
             if !self.store.make_room(short, self.charge.account(), clock::now()) {
@@ -98,7 +98,7 @@ impl Lease for MemoryLease {
     fn resize(&mut self, bytes: usize) -> bool {
         let bytes = bytes.saturating_add(OVERHEAD);
         self.used = bytes;
-        // Within what was taken, and not by far.
+        // Within the taken bytes, and not far below them.
         let taken = self.charge.bytes();
         if self.fits && bytes <= taken && taken - bytes < 2 * STEP {
             return true;
@@ -130,7 +130,7 @@ impl Lease for MemoryLease {
 
     fn keep(mut self, retention: Retention) {
         let Some(expires) = retention.now().checked_add(retention.window().min(LONGEST)) else { return };
-        // The bytes are the entry's from now on, and no more than are used.
+        // The bytes belong to the entry from now on, reduced to the bytes used.
         if self.charge.resize(self.used).is_err() {
             self.charge.force(self.used);
         }

@@ -21,7 +21,7 @@ use crate::call::{Tenant, TenantHash};
 use crate::error::BoxError;
 use crate::proto::fingerprint::Fingerprint;
 
-/// Remembers calls in this process.
+/// A store in this process's memory.
 ///
 /// ```
 /// use tower_buttress::DedupLayer;
@@ -36,20 +36,20 @@ use crate::proto::fingerprint::Fingerprint;
 ///
 /// # What happens when
 ///
-/// - *A tenant has taken its [share](Self::tenant_shares)*: its oldest evictable answers are forgotten, then its claims
-///   are told that the store is full. Other tenants notice nothing. Tenants that have not had a 2xx yet share one share.
-/// - *The store is full*: what has expired is forgotten, then the tenant's oldest evictable answers, then the oldest of
-///   all; then claims are told that it is full. What was [guaranteed](super::Retention::is_guaranteed) is kept for its
+/// - *A tenant has taken its [share](Self::tenant_shares)*: the store evicts its oldest evictable answers, then reports
+///   [`Claim::Full`](super::Claim::Full) to its claims. Other tenants are not affected. Tenants without a 2xx so far
+///   share one share.
+/// - *The store is full*: the store removes expired answers, then evicts the tenant's oldest answers, then the oldest of
+///   all; then it reports that it is full. [Guaranteed](super::Retention::is_guaranteed) answers are stored for their
 ///   whole window.
-/// - *No claim comes*: nothing is done. What has expired is forgotten by later claims, or by
-///   [`forget_expired`](Self::forget_expired); until then it takes its room, but is not replayed. An answer that is
-///   still being read takes its room until it is read.
+/// - *No claim comes*: nothing is done. Later claims, or [`forget_expired`](Self::forget_expired), remove expired
+///   answers; until then those take room, but are not replayed. An answer that is being read takes room until it is read.
 ///
 /// # Cost
 ///
-/// One lock for a claim, of the sixteenth of all keys that it belongs to, two more for one that leads, three for an
-/// answer that is kept; one atomic counter for every 4 KiB that are recorded. The cost does not grow with the number of
-/// calls or tenants. An entry takes 1 KiB beside what is recorded, a tenant that has had a 2xx some 200 bytes.
+/// A claim takes one lock, of one of 16 shards by its key; a claim that leads two more; storing an answer three. One
+/// atomic counter for every 4 KiB recorded. The cost does not grow with the number of calls or tenants. An entry takes 1
+/// KiB besides its recording, a tenant with a 2xx about 200 bytes.
 #[derive(Clone)]
 pub struct MemoryStore {
     stored: Arc<Stored>,
@@ -58,15 +58,15 @@ pub struct MemoryStore {
 // === impl MemoryStore ===
 
 impl MemoryStore {
-    /// Holds at most `max_bytes` and `max_entries`: the calls in flight, and the answers that are kept.
+    /// Returns a store of at most `max_bytes` and `max_entries`, calls in flight and stored answers together.
     #[must_use]
     pub fn new(max_bytes: usize, max_entries: usize) -> Self {
         let max = Amount { bytes: max_bytes, entries: max_entries };
         Self { stored: Arc::new(Stored::new(max)) }
     }
 
-    /// One tenant may take one of `shares` equal shares of the store. Default: 8. 1: one tenant may take all of it, for
-    /// a service whose callers all come with one credential.
+    /// Sets one tenant's share of the store to 1/`shares`. Default: 8. With 1, one tenant may take all of it, for a
+    /// service whose callers all use one credential.
     ///
     /// It applies to all clones of this store.
     #[must_use]
@@ -75,37 +75,37 @@ impl MemoryStore {
         self
     }
 
-    /// How many calls it holds.
+    /// The number of calls in it.
     #[must_use]
     pub fn len(&self) -> usize {
         self.stored.quota.used().entries
     }
 
-    /// Whether it holds none.
+    /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many bytes it holds, each part and each call counted with what it takes to hold it.
+    /// The bytes in it, each part and each call with its overhead.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.stored.quota.used().bytes
     }
 
-    /// Forgets the answers that are kept for a tenant that was [authenticated](Tenant). Returns how many there were.
+    /// Removes the stored answers of an [authenticated](Tenant) tenant. Returns their number.
     ///
-    /// A call in flight goes on, and its answer is kept. It takes one look at each entry.
+    /// A call in flight continues, and its answer is stored. It scans all entries.
     pub fn forget(&self, tenant: &Tenant) -> usize {
         self.stored.forget(Some(TenantHash::of(tenant)))
     }
 
-    /// Forgets all answers that are kept, likewise.
+    /// Removes all stored answers, in the same way.
     pub fn forget_all(&self) -> usize {
         self.stored.forget(None)
     }
 
-    /// Forgets what has expired at `now`. Claims do so too.
+    /// Removes the answers that have expired at `now`. Claims do so too.
     pub fn forget_expired(&self, now: Instant) {
         self.stored.remove_expired(now);
         self.stored.reap_detached(usize::MAX);
@@ -113,7 +113,7 @@ impl MemoryStore {
 }
 
 impl Default for MemoryStore {
-    /// 64 MiB, and as many calls as fit into that: 65,536.
+    /// 64 MiB, and 65,536 calls, as many as fit.
     fn default() -> Self {
         Self::new(64 * 1024 * 1024, 65_536)
     }

@@ -1,4 +1,4 @@
-//! Everything that is stored, and how room is made for more.
+//! All entries, and how room is made for more.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -16,23 +16,23 @@ pub(super) struct Stored {
     shards: [Mutex<Entries>; SHARDS],
     pub(super) quota: Arc<StoreQuota>,
     pub(super) tenants: Tenants,
-    /// What was forgotten while it was read.
+    /// Answers that were removed while they were read.
     detached: Mutex<VecDeque<Removed>>,
-    /// How many these are: mostly none, and no lock need be taken to see that.
+    /// Their number: mostly 0, which is visible without the lock.
     detached_count: AtomicUsize,
-    /// How many leases there have been: the next one's number.
+    /// The number of leases so far: the next lease's number.
     pub(super) leases: AtomicU64,
 }
 
-/// One tenant may take one of this number of equal shares, where the operator says nothing else.
+/// The default number of equal shares, of which a tenant may take one.
 const SHARES: u32 = 8;
 
-/// How many of the answers that were forgotten while they were read are looked at where there is no room.
+/// How many of the answers removed while they were read are checked when there is no room.
 const REAP_FOR_ROOM: usize = 64;
 
 // === impl Stored ===
 
-// A shard's lock may be held when an account's is taken, and never the other way round.
+// An account's lock may be taken under a shard's lock, never the reverse.
 impl Stored {
     pub(super) fn new(max: Amount) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl Stored {
         &self.shards[shard_of(key)]
     }
 
-    /// Forgets something, where there is something that may be forgotten.
+    /// Evicts one answer, if there is an evictable one.
     pub(super) fn make_room(&self, short: Short, account: &Account, now: Instant) -> bool {
         let oldest = match short {
             Short::Share => lock(&account.kept).removable(now),
@@ -67,12 +67,12 @@ impl Stored {
         }
     }
 
-    /// The evictable answer that expires first, of all tenants.
+    /// Returns the evictable answer of any tenant that expires first.
     fn oldest_evictable(&self) -> Option<(Instant, Fingerprint)> {
         self.shards.iter().filter_map(|shard| lock(shard).oldest_evictable()).min()
     }
 
-    /// When the first answer expires that could not be forgotten.
+    /// Returns when the first guaranteed answer expires.
     pub(super) fn retry_after(&self, short: Short, account: &Account, now: Instant) -> Option<Duration> {
         let expires = match short {
             Short::Share => lock(&account.kept).guaranteed.first().map(|(expires, _)| *expires),
@@ -81,7 +81,7 @@ impl Stored {
         expires.map(|expires| expires.saturating_duration_since(now))
     }
 
-    /// Removes what has expired everywhere. Returns how many there were.
+    /// Removes all expired answers. Returns their number.
     pub(super) fn remove_expired(&self, now: Instant) -> usize {
         let mut count = 0;
         for shard in &self.shards {
@@ -93,7 +93,7 @@ impl Stored {
         count
     }
 
-    /// Removes the answers that are kept for this tenant, or for all. Returns how many there were.
+    /// Removes the stored answers of this tenant, or of all. Returns their number.
     pub(super) fn forget(&self, owner: Option<TenantHash>) -> usize {
         let mut count = 0;
         for shard in &self.shards {
@@ -104,10 +104,10 @@ impl Stored {
         count
     }
 
-    /// Drops what has no reader, and sets the rest aside until it is read.
+    /// Drops entries without a reader, and sets the others aside until they are read.
     pub(super) fn detach(&self, removed: impl IntoIterator<Item = Removed>) {
         for Removed { log, mut charge } in removed {
-            // A call in flight has no bytes here: its lease has them.
+            // A call in flight has no bytes here: they belong to its lease.
             if charge.bytes() > 0 && log.listeners() > 0 {
                 self.detached_count.fetch_add(1, Relaxed);
                 lock(&self.detached).push_back(Removed { log, charge: charge.split_bytes() });
@@ -115,8 +115,8 @@ impl Stored {
         }
     }
 
-    /// Looks at the next `count` answers that were forgotten while they were read, and drops those that have been read.
-    /// Returns how many.
+    /// Checks the next `count` answers that were removed while they were read, and drops those that have been read.
+    /// Returns how many it dropped.
     pub(super) fn reap_detached(&self, count: usize) -> usize {
         if self.detached_count.load(Relaxed) == 0 {
             return 0;

@@ -1,7 +1,7 @@
-//! Puts an implementation of [`Store`] to the test.
+//! Tests an implementation of [`Store`].
 //!
-//! For the tests of a store: each check panics with what it found. They use the store's own time, and none takes longer
-//! than a second or two.
+//! For the tests of a store: each check panics with its finding. The checks use the store's own time, and take at most
+//! one or two seconds each.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -41,11 +41,11 @@ const LIMITS: Limits = Limits { bytes: 64 * 1024, lag: Duration::from_secs(5) };
 const WINDOW: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_secs(60);
 
-/// Runs the checks that hold for every store, each on a store that `new` made.
+/// Runs the checks that apply to every store, each on a store made by `new`.
 ///
 /// # Panics
 ///
-/// When the store does not hold to its contract.
+/// If the store violates its contract.
 pub async fn run<St: Store>(mut new: impl FnMut() -> St) {
     one_leads_and_the_others_follow(new()).await;
     of_those_who_claim_at_once_one_leads(new()).await;
@@ -60,22 +60,22 @@ pub async fn run<St: Store>(mut new: impl FnMut() -> St) {
     a_failed_call_is_not_followed(new()).await;
 }
 
-/// Runs the checks of what happens when there is no room: on stores that hold one call and no more.
+/// Runs the checks of a full store: `new` makes stores with room for one call.
 ///
 /// # Panics
 ///
-/// When the store does not hold to its contract.
+/// If the store violates its contract.
 pub async fn run_full<St: Store>(mut new: impl FnMut() -> St) {
     what_is_in_flight_is_not_forgotten_to_make_room(new()).await;
     what_is_guaranteed_is_not_forgotten_to_make_room(new()).await;
     what_is_not_guaranteed_makes_room(new()).await;
 }
 
-/// Runs the checks of what one tenant can take: on stores that hold at most some thousand calls.
+/// Runs the checks of one tenant's share: `new` makes stores for at most some thousand calls.
 ///
 /// # Panics
 ///
-/// When the store does not hold to its contract.
+/// If the store violates its contract.
 pub async fn run_fair<St: Store>(mut new: impl FnMut() -> St) {
     a_tenant_that_takes_all_it_can_leaves_room_for_others(new()).await;
 }
@@ -161,7 +161,7 @@ async fn other_keys_are_other_calls<St: Store>(store: St) {
 
 async fn a_lease_that_is_dropped_frees_its_key<St: Store>(store: St) {
     drop(lead(&store, request("a", "payload")).await);
-    // With another payload: nothing of the first is left.
+    // With another payload: nothing of the first request is left.
     drop(lead(&store, request("a", "another")).await);
 }
 
@@ -169,7 +169,7 @@ async fn what_was_not_kept_is_not_replayed<St: Store>(store: St) {
     let (lease, mut recorder) = lead(&store, request("a", "payload")).await;
     recorder.head(head());
     drop(lease);
-    // It is whole, for those who read it.
+    // The answer is complete, for its readers.
     recorder.finish();
     drop(lead(&store, request("a", "payload")).await);
 }
@@ -180,7 +180,7 @@ async fn a_lease_that_is_released_frees_its_key_and_no_other<St: Store>(store: S
     first.release();
     let (second, second_recorder) = lead(&store, request("a", "payload")).await;
     let second_own = second_recorder.log().reader();
-    // Too late: the key is another lease's now.
+    // The key belongs to another lease by now.
     first.resize(100);
     first.accepted();
     first.release();
@@ -233,7 +233,7 @@ async fn what_is_not_guaranteed_makes_room<St: Store>(store: St) {
 
 async fn a_tenant_that_takes_all_it_can_leaves_room_for_others<St: Store>(store: St) {
     let of = |tenant: &str, key: &str| ClaimRequest { tenant: print(tenant), ..request(key, "payload") };
-    // Both are known to the upstream.
+    // The upstream knows both tenants.
     for tenant in ["greedy", "modest"] {
         let (lease, recorder) = lead(&store, of(tenant, tenant)).await;
         complete(lease, recorder, WINDOW, false);
@@ -248,7 +248,7 @@ async fn a_tenant_that_takes_all_it_can_leaves_room_for_others<St: Store>(store:
     let (lease, recorder) = lead(&store, of("modest", "a")).await;
     complete(lease, recorder, LONG, true);
     replay(&store, of("modest", "a")).await;
-    // A stranger, too, has not lost its share to another tenant.
+    // A stranger has not lost its share to another tenant either.
     drop(lead(&store, of("stranger", "b")).await);
 }
 
@@ -302,7 +302,7 @@ async fn full<St: Store>(store: &St, request: ClaimRequest) {
     assert!(matches!(claim, Ok(Claim::Full { .. })), "there is no room; the claim was answered {}", name(&claim));
 }
 
-/// The fingerprints that differ from `print` in their first bit, or in their last.
+/// Returns the fingerprints that differ from `print` in their first bit, or in their last.
 fn nearly(print: Fingerprint) -> [Fingerprint; 2] {
     [(0, 0x80), (31, 0x01)].map(|(at, bit)| {
         let mut bytes = *print.as_bytes();
