@@ -1,4 +1,4 @@
-//! An upstream that is down is not asked, and one call finds out when it is back.
+//! Stops calls to an upstream that is down; one probe detects its recovery.
 //!
 //! ```sh
 //! cargo run --example circuit_breaker

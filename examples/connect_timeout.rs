@@ -1,4 +1,4 @@
-//! A connection that does not come about in time is given up: name resolution, TCP and TLS together.
+//! Limits the time to connect: name resolution, TCP and TLS together.
 //!
 //! ```sh
 //! cargo run --example connect_timeout
@@ -19,7 +19,7 @@ use tower_buttress::error::{self, BoxError, ConnectElapsed};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
-    // A connector whose name server never answers.
+    // The name server of this connector never answers.
     let resolving = service_fn(|_: Uri| std::future::pending::<Result<TokioIo<TcpStream>, BoxError>>());
     let connector = ConnectTimeoutLayer::new(Duration::from_millis(200)).layer(resolving);
     let client = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(connector);
@@ -29,7 +29,7 @@ async fn main() -> Result<(), BoxError> {
     let elapsed = error::find::<ConnectElapsed>(&failure).ok_or("another failure")?;
     println!("{failure}: {elapsed}");
 
-    // Around the usual connector it is one line.
+    // With the usual connector it takes one line.
     let connector = ConnectTimeoutLayer::new(Duration::from_secs(5)).layer(HttpConnector::new());
     let _client = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(connector);
     Ok(())

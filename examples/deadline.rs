@@ -1,4 +1,5 @@
-//! One budget for a request and every call it makes: a handler's client inherits what its caller has left.
+//! Gives one time budget to a request and every call it makes: a handler's client inherits its caller's remaining
+//! time.
 //!
 //! ```sh
 //! cargo run --example deadline
@@ -22,11 +23,11 @@ use tower_buttress::{DeadlineHeader, DeadlineLayer};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
-    // The upstream says what it was told.
+    // The upstream returns the deadline that it received.
     let told = |headers: HeaderMap| async move { headers["grpc-timeout"].to_str().unwrap_or_default().to_owned() };
     let upstream = serve(Router::new().route("/", get(told))).await?;
 
-    // The server takes its caller's budget; its client passes on what is left, less 100 ms for the way back.
+    // The server accepts its caller's budget; its client passes on the rest, less 100 ms for the way back.
     let client = ServiceBuilder::new()
         .layer(
             DeadlineLayer::new(Duration::from_secs(90))

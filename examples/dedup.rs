@@ -1,4 +1,4 @@
-//! A double click costs one upstream call, and both callers get the whole stream.
+//! Answers a double click with one upstream call; both callers get the whole stream.
 //!
 //! ```sh
 //! cargo run --example dedup

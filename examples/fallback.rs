@@ -1,4 +1,4 @@
-//! When the upstream is down, a backup answers: with its own credential, and for its own model.
+//! Sends a call to a backup when the upstream is down, with the backup's own credential and model.
 //!
 //! ```sh
 //! cargo run --example fallback

@@ -1,4 +1,4 @@
-//! A head is not an answer: an upstream that says 200 and then nothing is a 504, which can still be acted on.
+//! Turns an upstream that sends a 200 and then nothing into a 504, which retries and fallbacks can handle.
 //!
 //! ```sh
 //! cargo run --example first_byte_timeout
@@ -33,7 +33,7 @@ async fn main() -> Result<(), BoxError> {
 
     let response = service.oneshot(Request::get(url).body(Empty::<Bytes>::new())?).await?;
     println!("{}", response.status());
-    // A 504 of the upstream's own has none.
+    // The upstream's own 504 has no rejection.
     let rejection = Rejection::of(&response).ok_or("the upstream answered")?;
     println!("{rejection}");
     assert_eq!(rejection.kind(), RejectionKind::FirstByteTimeout);

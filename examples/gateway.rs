@@ -1,12 +1,12 @@
-//! The heart of a proxy before an LLM provider: axum in front, TLS to the upstream, and `presets::llm_gateway` between.
+//! The core of a proxy for an LLM provider: axum in front, `presets::llm_gateway`, and TLS to the upstream.
 //!
 //! ```sh
 //! cargo run --example gateway -- https://api.openai.com 127.0.0.1:8080
 //! curl http://127.0.0.1:8080/v1/models -H "authorization: Bearer $OPENAI_API_KEY"
 //! ```
 //!
-//! The crate `tower-buttress-gateway` is a whole one, with options for each layer, callers' keys, WebSockets, TLS for callers
-//! and an orderly end.
+//! The crate `tower-buttress-gateway` is a complete one, with options for each layer, caller keys, WebSockets, TLS for
+//! callers and an orderly shutdown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use tower::{Layer, ServiceExt};
 use tower_buttress::error::BoxError;
 use tower_buttress::{ConnectTimeoutLayer, TimeoutProfile, presets};
 
-/// Headers about one connection. They are not passed on: the connection on the other side is another one.
+/// Headers of one connection, which must not be forwarded.
 const HOP_BY_HOP: [HeaderName; 7] =
     [CONNECTION, HeaderName::from_static("keep-alive"), PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
@@ -50,13 +50,13 @@ pub(crate) async fn serve(listener: TcpListener, origin: String, trust: ClientCo
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     let tls = HttpsConnectorBuilder::new().with_tls_config(trust).https_or_http().enable_all_versions();
-    // For TCP and TLS together.
+    // Limits TCP and TLS together.
     let connector = ConnectTimeoutLayer::new(Duration::from_secs(5)).layer(tls.wrap_connector(tcp));
-    // Providers send many limits, and hyper's default is 100 fields.
+    // Providers send many rate limit headers; hyper's default is 100 fields.
     let client =
         Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).http1_max_headers(256).build(connector);
 
-    // Deadlines, retries, a circuit for each model, duplicate requests, whole streams, heartbeats, in their order.
+    // Deadlines, retries, a circuit per model, deduplication, the stream guard and heartbeats, in order.
     let upstream = presets::llm_gateway(TimeoutProfile::STANDARD).layer(client);
     let app: Router = Router::new().fallback(async move |mut request: Request| -> Response {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
@@ -77,7 +77,7 @@ pub(crate) async fn serve(listener: TcpListener, origin: String, trust: ClientCo
     Ok(axum::serve(listener, app).await?)
 }
 
-/// The certificates that the system trusts, or those in the file that `SSL_CERT_FILE` names.
+/// Trusts the system's certificates, or those in the file that `SSL_CERT_FILE` names.
 fn trust() -> Result<ClientConfig, BoxError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -86,7 +86,7 @@ fn trust() -> Result<ClientConfig, BoxError> {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // Where both are there, the length is wrong (RFC 9112, 6.3).
+    // With both fields the length is wrong (RFC 9112, 6.3).
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }

@@ -1,4 +1,4 @@
-//! A gRPC stream that has run out of time says so, and is not merely cut off.
+//! Ends a gRPC stream that runs out of time with a status instead of a cut.
 //!
 //! ```sh
 //! cargo run --example grpc_status --features tonic
@@ -20,7 +20,7 @@ use tower_buttress::error::BoxError;
 async fn main() -> Result<(), BoxError> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
-    // A client that watches the health of services is told of it without end. The deadline ends that after half a second.
+    // A health watch is an endless stream. The deadline ends it after 0.5 s.
     let (_reporter, health) = tonic_health::server::health_reporter();
     let layers = ServiceBuilder::new().grpc_status().deadline(Duration::from_millis(500));
     let server = Server::builder().layer(layers.into_inner()).add_service(health);

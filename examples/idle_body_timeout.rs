@@ -1,4 +1,4 @@
-//! Slow is not dead: a stream may take as long as it likes, as long as it goes on.
+//! Ends a stream that is silent, but not one that is slow.
 //!
 //! ```sh
 //! cargo run --example idle_body_timeout
@@ -24,7 +24,7 @@ use tower_buttress::{IdleActivity, IdleBodyTimeoutLayer};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
-    // Eight events in 800 ms; then nothing but keep-alive comments, for ever.
+    // Eight events in 800 ms, then only keep-alive comments, for ever.
     let stuck = || async {
         let events = stream::iter(0..8).map(|nth| format!("data: {nth}\n\n"));
         let slowly = events.chain(stream::repeat(": still here\n\n".to_owned())).then(|event| async {

@@ -1,4 +1,4 @@
-//! The model that a request names decides how long its answer may take.
+//! Chooses the time limits of a request by the model in its body.
 //!
 //! ```sh
 //! cargo run --example inspect_request
@@ -19,7 +19,7 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_buttress::error::BoxError;
 use tower_buttress::{InspectRequestLayer, TimeoutProfile, presets};
 
-/// What is read of a request's body. All else is skipped.
+/// The parsed part of a request's body.
 #[derive(Deserialize)]
 struct Asked<'a> {
     model: &'a str,
@@ -27,7 +27,7 @@ struct Asked<'a> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
-    // The upstream thinks for half a second, whichever model it is asked for.
+    // The upstream thinks for 0.5 s, for every model.
     let think = |Json(asked): Json<serde_json::Value>| async move {
         tokio::time::sleep(Duration::from_millis(500)).await;
         Json(asked["model"].clone())

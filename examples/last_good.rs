@@ -1,4 +1,4 @@
-//! When the provider is down, the last whole answer to the same request is returned, marked as old.
+//! Returns the last whole answer to the same request, marked as old, when the provider is down.
 //!
 //! ```sh
 //! cargo run --example last_good --features llm
@@ -33,7 +33,7 @@ async fn main() -> Result<(), BoxError> {
     let stack = presets::llm_gateway(TimeoutProfile::FAST)
         .last_good(|_| LastGoodLayer::new())
         .retry(|retry| retry.attempts(1))
-        // Dedup would return the first answer by itself, since that is but a moment old.
+        // Otherwise dedup would replay the first answer, which is recent.
         .dedup(|dedup| dedup.fingerprints(false));
     let service = stack.layer(client);
     let ask = async |question: &str| {

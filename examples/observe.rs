@@ -1,4 +1,4 @@
-//! Which call it is that an event is about.
+//! Adds the call to each event.
 //!
 //! ```sh
 //! cargo run --example observe
@@ -23,7 +23,7 @@ async fn main() -> Result<(), BoxError> {
     let service = ServiceBuilder::new()
         .layer(ObserveLayer::new("chat").request_id(HeaderName::from_static("x-request-id")))
         .layer(DeadlineLayer::new(Duration::from_secs(1)).observer(Arc::new(observer)))
-        // Answers after as many seconds as its path says.
+        // Answers after the number of seconds in its path.
         .service(service_fn(|request: Request<()>| async move {
             let seconds = request.uri().path().trim_start_matches('/').parse().unwrap_or_default();
             tokio::time::sleep(Duration::from_secs(seconds)).await;

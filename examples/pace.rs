@@ -1,4 +1,4 @@
-//! A provider allows ten calls a second and answers 429 beyond that; it never has to.
+//! Keeps calls below a provider's limit of ten per second, so that it never answers 429.
 //!
 //! ```sh
 //! cargo run --example pace

@@ -1,4 +1,4 @@
-//! Two calls at a time, and a caller who sends many makes nobody else wait for them.
+//! Limits concurrent calls to two. A caller with many calls does not delay other callers.
 //!
 //! ```sh
 //! cargo run --example queue

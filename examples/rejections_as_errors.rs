@@ -1,4 +1,4 @@
-//! For code that matches on errors: a refusal of the layers is one, and the upstream's own 504 is not.
+//! Turns the layers' refusals into errors for code that matches on them; the upstream's own 504 stays an answer.
 //!
 //! ```sh
 //! cargo run --example rejections_as_errors

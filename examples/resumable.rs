@@ -1,4 +1,4 @@
-//! A caller whose connection is cut comes back to its answer: it holds every word once, and the model was asked once.
+//! Lets a caller whose connection is cut come back to its answer: it gets every word once, from one upstream call.
 //!
 //! ```sh
 //! cargo run --example resumable
@@ -25,7 +25,7 @@ use tower_buttress::{DedupLayer, Resumable};
 
 static ASKED: AtomicUsize = AtomicUsize::new(0);
 
-/// A model that says a word every 20 ms.
+/// A model that sends a word every 20 ms.
 async fn model() -> impl IntoResponse {
     ASKED.fetch_add(1, Ordering::Relaxed);
     let words = stream::unfold(0, |said| async move {
@@ -59,7 +59,7 @@ async fn main() -> Result<(), BoxError> {
             answer_url = format!("http://{address}{}", location.to_str()?);
         }
         let mut parser = Parser::new();
-        // The connection of this caller does not live for long: it is cut after seven pieces.
+        // This caller's connection is cut after seven pieces.
         for _ in 0..7 {
             let Some(Ok(frame)) = response.frame().await else { break };
             let data = frame.into_data().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! An answer whose connection breaks goes on behind the last event that came.
+//! Continues a broken answer after the last event that came.
 //!
 //! ```sh
 //! cargo run --example resume --features llm
@@ -26,7 +26,7 @@ use tower_buttress::{CallInfo, Event, ResumeLayer};
 
 const WORDS: [&str; 5] = ["The", " rest", " is", " not", " silence."];
 
-/// The events of an answer from this number on; if the connection breaks, three of them.
+/// The events of an answer from this number on; only three if the connection breaks.
 fn answer(from: usize, breaks: bool) -> Response {
     let created = r#"{"type":"response.created","sequence_number":0,"response":{"id":"resp_1","background":true}}"#;
     let delta =
@@ -44,7 +44,7 @@ fn answer(from: usize, breaks: bool) -> Response {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
-    // The provider keeps answers that are made in the background, as OpenAI does.
+    // The provider keeps background answers, as OpenAI does.
     let rest = |Query(query): Query<Vec<(String, String)>>| async move {
         println!("  [the provider is asked for {query:?}]");
         let after = query.iter().find(|(name, _)| name == "starting_after").and_then(|(_, n)| n.parse::<usize>().ok());

@@ -1,4 +1,4 @@
-//! A rate limit that says `Retry-After: 1` is asked again after a second, with the same body, and not before.
+//! Retries a request with the same body after the second that `Retry-After: 1` asks for.
 //!
 //! ```sh
 //! cargo run --example retry_after_backoff

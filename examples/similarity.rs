@@ -1,5 +1,5 @@
-//! Which threshold is right for `LastGoodLayer::similar`? For pairs of questions, how many that mean the same are found at each
-//! threshold, and how many that do not are taken for one: by the embedder alone, and behind the guards.
+//! Helps to choose the threshold of `LastGoodLayer::similar`. For pairs of questions it prints how many equivalent
+//! ones each threshold finds, and how many different ones it confuses: with the embedder alone, and with the guards.
 //!
 //! ```sh
 //! # With the pairs below, and a measure of form:
@@ -38,7 +38,7 @@ other\tWhat did Elizabeth I do?\tWhat did Elizabeth II do?
 other\tIs 5 m long for a snake?\tIs 5 mm long for a snake?
 ";
 
-/// How much two texts are alike in their letters. It knows nothing of what they mean.
+/// Compares the letters of two texts, not their meaning.
 struct Trigrams;
 
 impl Embedder for Trigrams {

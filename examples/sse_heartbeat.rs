@@ -1,4 +1,4 @@
-//! A model that thinks in silence is kept alive through proxies, on an axum server.
+//! Keeps the stream of a silent model alive through proxies, on an axum server.
 //!
 //! ```sh
 //! cargo run --example sse_heartbeat
@@ -29,7 +29,7 @@ async fn main() -> Result<(), BoxError> {
         });
         ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(events))
     };
-    // 15 s in life.
+    // 15 s in production.
     let app = Router::new().route("/", get(thinks)).layer(SseHeartbeatLayer::new(Duration::from_millis(200)));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/", listener.local_addr()?);

@@ -1,4 +1,4 @@
-//! A stream that ends early is an error and not an answer; an error inside a 200 is the status that it would have had.
+//! Turns a stream that ends early into an error, and an error inside a 200 into its status.
 //!
 //! ```sh
 //! cargo run --example stream_guard --features llm

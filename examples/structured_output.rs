@@ -1,4 +1,4 @@
-//! A model that does not keep to the schema is told so, and asked again; one that wraps its JSON in a sentence is unwrapped.
+//! Asks a model again that violates the schema, with the errors; extracts JSON that is wrapped in a sentence.
 //!
 //! ```sh
 //! cargo run --example structured_output --features schema
@@ -19,7 +19,7 @@ use tower::{Layer, ServiceExt};
 use tower_buttress::error::BoxError;
 use tower_buttress::{CallBody, InvalidOutput, OutputUsage, StructuredOutputLayer};
 
-/// What the model says, in turn.
+/// The model's answers, in turn.
 const SAID: [&str; 2] = [
     r#"{"name": "Ada Lovelace", "born": "in 1815"}"#,
     "Sorry! Here it is:\n```json\n{\"name\": \"Ada Lovelace\", \"born\": 1815,}\n```",

@@ -1,4 +1,4 @@
-//! Somebody asks, thinks again, and asks something else: the first answer ends, and so does its call to the upstream.
+//! Ends an answer and its upstream call when its caller asks something else.
 //!
 //! ```sh
 //! cargo run --example supersede
@@ -23,7 +23,7 @@ use tower_buttress::{SupersedeLayer, Tenant};
 
 const CONVERSATION: HeaderName = HeaderName::from_static("x-conversation-id");
 
-/// An answer of ten words, ten a second. When it has ended, or nobody listens any more, it prints how many it said.
+/// An answer of ten words, ten a second. Prints the number of words sent when it ends or loses its reader.
 async fn answer(question: String) -> Body {
     struct Told(String, u32);
     impl Drop for Told {

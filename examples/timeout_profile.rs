@@ -1,4 +1,4 @@
-//! One stack, and other limits for models that think: chosen by path here, by header or extension just as well.
+//! Gives models that think other time limits in the same stack: here by path, but a header or extension works too.
 //!
 //! ```sh
 //! cargo run --example timeout_profile

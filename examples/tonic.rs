@@ -1,4 +1,4 @@
-//! A generated client with the whole stack, and a server that asks for patience before it answers.
+//! Runs a generated client with the whole stack, against a server that asks for a wait before it answers.
 //!
 //! ```sh
 //! cargo run --example tonic --features tonic

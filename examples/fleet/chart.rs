@@ -1,4 +1,4 @@
-//! What a fleet asks for too much, as a picture.
+//! Draws the superfluous calls of both fleets.
 
 use std::path::Path;
 
@@ -20,10 +20,10 @@ const RIGHT: i32 = 740;
 const TOP: i32 = 92;
 const STEP: i32 = 58;
 const THICK: i32 = 18;
-/// Below the last bar.
+/// The space below the last bar.
 const BOTTOM: i32 = 24;
 
-/// Draws two bars for each figure: as long as it is, the longer one of them as long as there is room.
+/// Draws two bars per figure, scaled to the longer one.
 pub(crate) fn write(path: &Path, alone: &Figures, shared: &Figures) -> Result<(), BoxError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
@@ -48,7 +48,7 @@ pub(crate) fn write(path: &Path, alone: &Figures, shared: &Figures) -> Result<()
         text(&area, name, (LEFT - 12, top + THICK), 15, &INK, HPos::Right)?;
         let most = f64::max(alone, shared).max(f64::MIN_POSITIVE);
         for (nth, value, color) in [(0, alone, ALONE), (1, shared, SHARED)] {
-            // Within the picture, since no bar is longer than the longest.
+            // Fits, because no bar is longer than the longest.
             #[allow(clippy::cast_possible_truncation)]
             let end = LEFT + (value / most * f64::from(RIGHT - LEFT)).round() as i32;
             let top = top + nth * THICK;

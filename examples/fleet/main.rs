@@ -1,14 +1,14 @@
-//! Eight gateways before one provider: each on its own, and sharing a Redis.
+//! Compares eight gateways without a shared Redis and eight with one.
 //!
 //! ```sh
 //! cargo run --release --example fleet
 //! ```
 //!
-//! Each gateway is a process of its own. The same happens to both fleets, at the same time, each with a provider of its
-//! own: callers click twice, on two machines; the network of one machine is bad; the provider limits a credential; it dies,
-//! and comes back. Then the Redis is suspended, and killed. It needs `redis-server` (`apt-get install redis-server`).
+//! Each gateway is a process. Both fleets meet the same events at the same time, each with its own provider: callers
+//! click twice on two machines; the network of one machine is bad; the provider limits a credential; it dies and
+//! recovers. Then Redis is suspended, and killed. Needs `redis-server` (`apt-get install redis-server`).
 //!
-//! `scenes` has what happens, `stage` the provider, `member` the gateways, `report` what is shown.
+//! `scenes` has the events, `stage` the provider, `member` the gateways, `report` the output.
 
 mod chart;
 mod member;
@@ -35,15 +35,15 @@ use self::stage::Stage;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "fleet", version)]
 struct Args {
-    /// A quarter of the calls.
+    /// Make a quarter of the calls.
     #[arg(long)]
     short: bool,
 
-    /// Where the random choice of machines begins.
+    /// Seed the random choice of machines.
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
 
-    /// Where to write the chart.
+    /// Write the chart to this file.
     #[arg(long, value_name = "FILE", default_value = "target/fleet.svg")]
     chart: PathBuf,
 }
@@ -68,7 +68,7 @@ async fn compare(args: &Args) -> Result<(), BoxError> {
     let with_outages = lengths.calls() + lengths.outage_calls();
     let shared = Fleet::start(&shared_before, Some(&url), args.seed, bar("sharing a Redis", with_outages)).await?;
 
-    // What is measured in milliseconds has the machine to itself.
+    // Runs alone, because it measures milliseconds.
     let healthy = [scenes::one_by_one(&alone, &lengths).await?, scenes::one_by_one(&shared, &lengths).await?];
     let (alone_has, shared_has) =
         try_join!(scenes::play(&alone, &alone_before, &lengths), scenes::play(&shared, &shared_before, &lengths))?;

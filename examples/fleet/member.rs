@@ -1,4 +1,4 @@
-//! The gateways: this program, started again.
+//! The gateways: this program, started as another process.
 
 use std::collections::HashSet;
 use std::io::{self, BufRead, BufReader};
@@ -21,15 +21,15 @@ use tower_buttress::error::BoxError;
 
 use super::stage::Stage;
 
-/// In the environment of a process that is a gateway.
+/// The environment variable of a gateway process.
 const MEMBER: &str = "BUTTRESS_FLEET_MEMBER";
 
 pub(crate) const MEMBERS: usize = 8;
 
-/// How long a circuit stays open: 5 s by default, and less here, so that there are more probes to count.
+/// How long a circuit stays open: less than the default of 5 s, so that there are more probes to count.
 pub(crate) const OPEN: Duration = Duration::from_secs(2);
 
-/// Each call is one attempt, so that what is counted are calls.
+/// One attempt per call, so that attempts and calls are the same.
 const OPTIONS: [&str; 8] =
     ["--listen", "127.0.0.1:0", "--attempts", "1", "--breaker-open", "2s", "--breaker-open-max", "2s"];
 
@@ -39,7 +39,7 @@ pub(crate) struct Fleet {
     members: Vec<Member>,
     client: Client<HttpConnector, Full<Bytes>>,
     messages: AtomicU32,
-    /// Which machine gets a call, as a load balancer without a memory decides.
+    /// Chooses the machine of a call at random, as a stateless load balancer does.
     balancer: Mutex<Rng>,
     pub(crate) bar: ProgressBar,
 }
@@ -50,18 +50,18 @@ struct Member {
     process: Child,
 }
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) took: Duration,
 }
 
-/// How often the circuits of a machine have changed to a state since it started.
+/// Counts how often a machine's circuits changed to a state since its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Became {
     Open,
-    /// A probe was made.
+    /// A probe ran.
     HalfOpen,
 }
 
@@ -94,7 +94,7 @@ impl Fleet {
         self.balancer.lock().unwrap_or_else(PoisonError::into_inner).usize(..MEMBERS)
     }
 
-    /// Asks the gateway of this number, and reads the whole answer.
+    /// Sends a call to the gateway of this number, and reads the whole answer.
     pub(crate) async fn ask(&self, member: usize, message: u32, fault: &str) -> Result<Answer, BoxError> {
         let body =
             format!(r#"{{"model":"sim","stream":true,"messages":[{{"role":"user","content":"message {message}"}}]}}"#);
@@ -106,13 +106,13 @@ impl Fleet {
         let began = Instant::now();
         let answer = self.client.request(request).await?;
         let status = answer.status();
-        // What breaks off has had its status.
+        // A stream that breaks has had its status.
         let _ = answer.into_body().collect().await;
         self.bar.inc(1);
         Ok(Answer { status, took: began.elapsed() })
     }
 
-    /// How often the circuits of these machines became that, since they started.
+    /// How often the circuits of these machines changed to this state since their start.
     pub(crate) async fn became(&self, members: impl IntoIterator<Item = usize>, what: Became) -> Result<u32, BoxError> {
         let detail = match what {
             Became::Open => r#"detail="open""#,

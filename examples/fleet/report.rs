@@ -1,4 +1,4 @@
-//! The figures, and how they are shown.
+//! Prints and checks the figures.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tower_buttress::error::BoxError;
 pub(crate) struct Figures {
     /// Upstream calls for a double click.
     pub(crate) per_click: f64,
-    /// Calls that seven machines refused while the network of the eighth was bad, of those that they were asked.
+    /// Calls that seven machines refused while the network of the eighth was bad, and the number of their calls.
     pub(crate) refused: u32,
     pub(crate) asked: u32,
     /// How often their circuits opened.
@@ -19,24 +19,24 @@ pub(crate) struct Figures {
     pub(crate) limited: u32,
     /// Calls that reached a dead provider until the circuits were open.
     pub(crate) dead: u32,
-    /// Those that reached it later.
+    /// Calls that reached it afterwards.
     pub(crate) probes: u32,
-    /// Probes from when it is back until the circuits of all are closed, and how long that takes.
+    /// Probes from the provider's recovery until all circuits are closed, and how long that takes.
     pub(crate) recovery_probes: u32,
     pub(crate) recovered: Duration,
 }
 
-/// How long calls took, to the end of their answers.
+/// Durations of calls, to the end of their answers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     pub(crate) median: Duration,
     pub(crate) p99: Duration,
 }
 
-/// Calls without Redis.
+/// Calls during an outage of Redis.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outage {
-    /// Of the first ones.
+    /// The slowest of the first calls.
     pub(crate) slowest: Duration,
     pub(crate) waited: usize,
     pub(crate) later: Times,
@@ -48,7 +48,7 @@ pub(crate) struct Outages {
     pub(crate) dead: Outage,
 }
 
-/// A row for each figure, a column for each fleet.
+/// One row per figure, one column per fleet.
 pub(crate) fn table(alone: &Figures, shared: &Figures) -> String {
     type Figure = (&'static str, fn(&Figures) -> String);
     let figures: [Figure; 8] = [
@@ -70,7 +70,7 @@ pub(crate) fn table(alone: &Figures, shared: &Figures) -> String {
     table
 }
 
-/// What a call takes, first without a Redis, then with one in each of its states.
+/// The durations of calls, without a Redis and with one in each of its states.
 pub(crate) fn times([alone, shared]: &[Times; 2], Outages { frozen, dead }: &Outages) -> String {
     let time = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1_000.0);
     let mut table =
@@ -88,7 +88,7 @@ pub(crate) fn times([alone, shared]: &[Times; 2], Outages { frozen, dead }: &Out
     table
 }
 
-/// What must hold on a busy machine too.
+/// Checks that hold on a busy machine too.
 pub(crate) fn check(alone: &Figures, shared: &Figures) -> Result<(), BoxError> {
     if shared.per_click > 1.2 {
         return Err(format!("{:.2} upstream calls for a double click", shared.per_click).into());

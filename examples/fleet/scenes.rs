@@ -1,4 +1,4 @@
-//! What happens to a fleet, one after the other.
+//! The events that a fleet meets, in order.
 
 use std::time::{Duration, Instant};
 
@@ -10,46 +10,46 @@ use super::report::{Figures, Outage, Outages, Times};
 use super::server::Server;
 use super::stage::{LIMIT, Mood, Stage};
 
-/// How much is asked.
+/// The numbers of calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lengths {
     /// Double clicks.
     clicks: u32,
     /// How long the network of one machine is bad.
     bad: Duration,
-    /// How often the open circuits are tested while the provider is dead.
+    /// How often open circuits are probed while the provider is dead.
     rounds: u32,
-    /// Calls of which the time is measured.
+    /// Calls whose duration is measured.
     timed: u32,
 }
 
-/// 400 ms of an answer.
+/// An answer of 400 ms.
 const ANSWER: &str = "gap=20ms; chunks=20";
 const SHORT_ANSWER: &str = "gap=1ms; chunks=1";
 
-/// The second click comes so long after the first.
+/// The delay of the second click.
 const SECOND_CLICK: Duration = Duration::from_millis(100);
 const CLICK_GAP: Duration = Duration::from_millis(100);
 
-/// Between two calls of the fleet, each to any machine.
+/// The time between two calls of the fleet, each to a random machine.
 const GAP: Duration = Duration::from_millis(20);
 
-/// Between two rounds of a call to each machine, while the network of one is bad.
+/// The time between two rounds of one call per machine while the network of one is bad.
 const BAD_GAP: Duration = Duration::from_millis(50);
 
-/// What a provider answered holds for 5 s: before that no run of failures opens a circuit.
+/// A success counts as a sign of life for 5 s: before that, consecutive failures open no circuit.
 const QUIET: Duration = Duration::from_millis(5_500);
 
-/// The calls in which the circuits of all open: some ten for each machine.
+/// The calls in which all circuits open: about ten per machine.
 const OPENING: u32 = 80;
 
-/// Calls after Redis is lost: the first ones may wait for it.
+/// Calls after the loss of Redis: the first may wait for it.
 const FIRST_CALLS: u32 = 10;
 
-/// A call that took so much longer than usual has waited for Redis.
+/// A call this much slower than usual has waited for Redis.
 const WAITED: Duration = Duration::from_millis(50);
 
-/// In which a Redis that answers again is found.
+/// The time in which gateways detect that Redis is back.
 const FOUND_AGAIN: Duration = Duration::from_secs(3);
 
 const BACK_WITHIN: Duration = Duration::from_secs(20);
@@ -60,7 +60,7 @@ impl Lengths {
     pub(crate) const WHOLE: Self = Self { clicks: 80, bad: Duration::from_secs(9), rounds: 3, timed: 400 };
     pub(crate) const SHORT: Self = Self { clicks: 20, bad: Duration::from_secs(7), rounds: 1, timed: 100 };
 
-    /// About as many calls as each fleet is asked.
+    /// About the number of calls of each fleet.
     pub(crate) fn calls(&self) -> u64 {
         let members = MEMBERS as u64;
         let bad = self.bad.as_millis() / BAD_GAP.as_millis();
@@ -70,15 +70,15 @@ impl Lengths {
         members + each + of(LIMIT * 3 / 2) + dead + of(OPEN)
     }
 
-    /// And while Redis is away.
+    /// The number of calls during the outage of Redis.
     pub(crate) fn outage_calls(&self) -> u64 {
         u64::from(2 * (FIRST_CALLS + self.timed))
     }
 }
 
-/// Calls one after the other, while all is well.
+/// Makes calls one by one, without faults.
 pub(crate) async fn one_by_one(fleet: &Fleet, lengths: &Lengths) -> Result<Times, BoxError> {
-    // Each gateway gets to know the model.
+    // Each gateway learns the model.
     for member in 0..MEMBERS {
         fleet.ask(member, fleet.message(), SHORT_ANSWER).await?;
     }
@@ -102,13 +102,13 @@ pub(crate) async fn play(fleet: &Fleet, stage: &Stage, lengths: &Lengths) -> Res
     Ok(Figures { per_click, refused, asked, opened, limited, dead, probes, recovery_probes, recovered })
 }
 
-/// Upstream calls for each double click, the second of which comes to another machine.
+/// Upstream calls per double click, whose second click goes to another machine.
 async fn double_clicks(fleet: &Fleet, stage: &Stage, clicks: u32) -> Result<f64, BoxError> {
     stage.set(Mood::Well);
     let click = |click: u32| async move {
         tokio::time::sleep(CLICK_GAP * click).await;
         let (message, one) = (fleet.message(), fleet.any_member());
-        // The click numbers are spread over the seven other machines.
+        // Spreads the clicks over the seven other machines.
         let other = one + 1 + click as usize % (MEMBERS - 1);
         let second = async {
             tokio::time::sleep(SECOND_CLICK).await;
@@ -122,8 +122,8 @@ async fn double_clicks(fleet: &Fleet, stage: &Stage, clicks: u32) -> Result<f64,
     Ok(f64::from(stage.arrivals()) / f64::from(clicks.max(1)))
 }
 
-/// The calls that the other seven machines refused, of how many, and how often their circuits opened, while the connections
-/// of the first are reset.
+/// Resets the connections of the first machine. Returns the calls that the other seven refused, the number of their
+/// calls, and how often their circuits opened.
 async fn bad_network(fleet: &Fleet, stage: &Stage, length: Duration) -> Result<(u32, u32, u32), BoxError> {
     stage.set(Mood::Well);
     let opened_before = fleet.became(0..1, Became::Open).await?;
@@ -142,7 +142,7 @@ async fn bad_network(fleet: &Fleet, stage: &Stage, length: Duration) -> Result<(
         return Err("the machine with the bad network has not found anything wrong".into());
     }
     let others = fleet.became(1..MEMBERS, Became::Open).await? - others_before;
-    // Its network is well again, and its circuit closes.
+    // The network of the first machine is repaired, and its circuit closes.
     until_closed(fleet, |member| fleet.ask(member, fleet.message(), SHORT_ANSWER)).await?;
     Ok((refused, asked, others))
 }
@@ -156,7 +156,7 @@ async fn rate_limit(fleet: &Fleet, stage: &Stage) -> Result<u32, BoxError> {
     Ok(refusals.saturating_sub(1))
 }
 
-/// The calls that reach a dead provider until the circuits are open, and from then on.
+/// The calls that reach a dead provider until the circuits are open, and afterwards.
 async fn death(fleet: &Fleet, stage: &Stage, rounds: u32) -> Result<(u32, u32), BoxError> {
     stage.set(Mood::Dead);
     spread(fleet, OPENING.into()).await?;
@@ -165,7 +165,7 @@ async fn death(fleet: &Fleet, stage: &Stage, rounds: u32) -> Result<(u32, u32), 
     Ok((dead, stage.arrivals() - dead))
 }
 
-/// The probes until the circuits of all are closed, and how long that takes.
+/// The probes until all circuits are closed, and how long that takes.
 async fn recovery(fleet: &Fleet, stage: &Stage) -> Result<(u32, Duration), BoxError> {
     let before = fleet.became(0..MEMBERS, Became::HalfOpen).await?;
     stage.set(Mood::Well);
@@ -173,7 +173,7 @@ async fn recovery(fleet: &Fleet, stage: &Stage) -> Result<(u32, Duration), BoxEr
     Ok((fleet.became(0..MEMBERS, Became::HalfOpen).await? - before, took))
 }
 
-/// Asks any machine, and so on, until the circuits of all are closed.
+/// Calls random machines until all circuits are closed.
 async fn until_closed<F>(fleet: &Fleet, ask: impl Fn(usize) -> F) -> Result<Duration, BoxError>
 where
     F: Future<Output = Result<Answer, BoxError>>,
@@ -189,7 +189,7 @@ where
     Ok(began.elapsed())
 }
 
-/// Asks any machine each time, and waits for the last answer.
+/// Calls random machines, and waits for the last answer.
 async fn spread(fleet: &Fleet, calls: u64) -> Result<(), BoxError> {
     let call = |call: u64| async move {
         tokio::time::sleep(GAP * u32::try_from(call)?).await;
@@ -198,7 +198,7 @@ async fn spread(fleet: &Fleet, calls: u64) -> Result<(), BoxError> {
     try_join_all((0..calls).map(call)).await.map(drop)
 }
 
-/// What becomes of calls without Redis.
+/// Calls during outages of Redis.
 pub(crate) async fn outages(fleet: &Fleet, redis: &mut Server, lengths: &Lengths) -> Result<Outages, BoxError> {
     fleet.bar.set_message("Redis is suspended");
     redis.freeze()?;
@@ -218,7 +218,7 @@ async fn outage(fleet: &Fleet, timed: u32) -> Result<Outage, BoxError> {
     Ok(Outage { slowest, waited, later: times(&calls(fleet, timed).await?) })
 }
 
-/// One after the other, through one gateway.
+/// Calls one gateway, one call at a time.
 async fn calls(fleet: &Fleet, count: u32) -> Result<Vec<Answer>, BoxError> {
     let mut answers = Vec::new();
     for _ in 0..count {
@@ -231,7 +231,7 @@ async fn calls(fleet: &Fleet, count: u32) -> Result<Vec<Answer>, BoxError> {
     Ok(answers)
 }
 
-/// How many calls of the fleet begin in this time.
+/// How many calls of the fleet start in this time.
 fn of(time: Duration) -> u64 {
     u64::try_from(time.as_millis() / GAP.as_millis()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The provider, and what is the matter with it.
+//! The provider, with its faults.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use axum::http::HeaderValue;
 use axum::middleware::{self, Next};
 use tower_buttress_gateway::Provider;
 
-/// One provider, of which all gateways have the same address.
+/// The provider of a fleet, with one address for all gateways.
 #[derive(Clone, Debug)]
 pub(crate) struct Stage {
     pub(crate) addr: SocketAddr,
@@ -21,7 +21,7 @@ pub(crate) struct Stage {
 struct State {
     mood: Mood,
     arrivals: u32,
-    /// When a rate limit ends that somebody met.
+    /// The end of the current rate limit.
     limited_until: Option<Instant>,
     refusals: u32,
 }
@@ -30,9 +30,9 @@ struct State {
 pub(crate) enum Mood {
     #[default]
     Well,
-    /// Every call is answered 500.
+    /// Every call gets a 500.
     Dead,
-    /// The first call is answered 429, with a wait of [`LIMIT`], and so is every other until that is over.
+    /// Every call gets a 429 with a wait of [`LIMIT`], from the first one until the wait is over.
     Limited,
 }
 
@@ -60,12 +60,12 @@ impl Stage {
         *state = State { mood, ..State::default() };
     }
 
-    /// Calls since it was last set.
+    /// Calls since the last change.
     pub(crate) fn arrivals(&self) -> u32 {
         lock(&self.state).arrivals
     }
 
-    /// Calls that were answered 429 since it was last set.
+    /// 429s since the last change.
     pub(crate) fn refusals(&self) -> u32 {
         lock(&self.state).refusals
     }

@@ -1,4 +1,4 @@
-//! What the providers said, so that what a caller holds can be compared with it.
+//! Records the providers' answers, to compare them with what callers hold.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,43 +8,43 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use http_body_util::BodyExt;
 
-/// Every answer that was begun for each call, as its bytes left the provider.
+/// Every answer of each call, as its bytes left the provider.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answers(Arc<Mutex<HashMap<u64, Vec<Said>>>>);
 
-/// One answer, as far as the provider came.
+/// One answer, as far as the provider sent it.
 #[derive(Debug, Default)]
 struct Said {
     bytes: Vec<u8>,
-    /// Which answer to this call it is: another one has other words.
+    /// The number of this answer to the call: another answer has other words.
     version: u32,
 }
 
-/// What a caller holds, beside what the providers said.
+/// How a caller's text compares with the providers' answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Held {
     /// The bytes of one whole answer.
     Bytes,
     /// The text of one whole answer, in other bytes.
     Text,
-    /// A text that is not that of one whole answer: of several, or with something lost or said twice.
+    /// Not the text of one whole answer: parts of several, or with gaps or repetitions.
     Mixed,
 }
 
-/// How an answer of OpenAI's shape says that it is whole.
+/// The end marker of a whole answer in OpenAI's format.
 pub(crate) const DONE: &[u8] = b"data: [DONE]";
 
 // === impl Answers ===
 
 impl Answers {
-    /// Which answer to `call` comes now: the one that broke off last, where its rest is asked for, and a new one elsewhere.
+    /// The version of the next answer to `call`: the last broken one if its rest is requested, else a new one.
     pub(crate) fn version(&self, call: u64, rest: bool) -> u32 {
         let answers = self.lock();
         let last = answers.get(&call).and_then(|answers| answers.last());
         last.map_or(0, |last| if rest { last.version } else { last.version + 1 })
     }
 
-    /// Writes down what a response says that is an answer, from behind the event `after` of the one that broke off before.
+    /// Records the response if it is an answer, from behind the event `after` if it continues a broken one.
     pub(crate) fn record(&self, call: u64, version: u32, after: Option<&str>, response: Response) -> Response {
         if response.status() != StatusCode::OK {
             return response;
@@ -67,7 +67,7 @@ impl Answers {
         })
     }
 
-    /// How many answers were begun.
+    /// The number of answers so far.
     pub(crate) fn begun(&self) -> usize {
         self.lock().values().map(Vec::len).sum()
     }
@@ -78,7 +78,7 @@ impl Answers {
         }
     }
 
-    /// What `stream` is, which a caller of `call` takes for whole.
+    /// Classifies `stream`, which a caller of `call` takes for whole.
     pub(crate) fn compare(&self, call: u64, stream: &[u8]) -> Held {
         let answers = self.lock();
         let whole = || answers.get(&call).into_iter().flatten().filter(|said| contains(&said.bytes, DONE));
@@ -102,7 +102,7 @@ fn up_to_event<'a>(bytes: &'a [u8], id: &str) -> Option<&'a [u8]> {
     bytes.get(..at + end + 2)
 }
 
-/// The text that the events of `stream` put together; `None`: one of them is not JSON.
+/// The combined text of the events; `None`: an event is not JSON.
 fn content(stream: &[u8]) -> Option<String> {
     let lines = std::str::from_utf8(stream).ok()?.lines();
     let events = lines.filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");

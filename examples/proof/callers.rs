@@ -1,4 +1,4 @@
-//! Who asks, and how an answer is judged.
+//! Sends the calls, and judges the answers.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -17,30 +17,30 @@ use super::clients::Client;
 use super::faults::CALL;
 use super::scale::{SECOND_CLICK, TOTAL};
 
-/// How much is asked, and how fast.
+/// The number and rate of calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) calls: u32,
     pub(crate) rate: u32,
 }
 
-/// What came of all requests.
+/// The results of all requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) requests: u32,
     /// No data at all.
     pub(crate) failed: u32,
-    /// Data, and then an error that says so.
+    /// Data, then an error.
     pub(crate) cut: u32,
-    /// Data, and then an end like any other, although the answer is not whole.
+    /// Data of a truncated answer, then a clean end.
     pub(crate) taken_for_whole: u32,
-    /// An answer that ended as a whole one does, with a text that is not that of one whole answer.
+    /// A clean end, with a text that is not one whole answer.
     pub(crate) mixed: u32,
-    /// Whole answers that have the bytes of the provider's; the others have its text in other bytes.
+    /// Whole answers with the provider's bytes; the others have its text in other bytes.
     pub(crate) unchanged: u32,
-    /// How long each whole answer took.
+    /// The duration of each whole answer.
     pub(crate) whole: Vec<Duration>,
-    /// Calls of which a click got no whole answer.
+    /// Calls of which some click got no whole answer.
     pub(crate) unserved: HashSet<u64>,
 }
 
@@ -53,11 +53,11 @@ enum Outcome {
     Mixed,
 }
 
-/// One in this number of calls is clicked twice.
+/// One in this number of calls is a double click.
 const DOUBLE_CLICK: u32 = 20;
-/// How an answer of OpenAI's shape says that there was an error: SDKs raise it.
+/// An error in a stream of OpenAI's format, which SDKs raise.
 const ERROR: &[u8] = b"data: {\"error\":";
-/// How its content begins; the first event has none.
+/// The beginning of a content event; the first event has no content.
 const CONTENT: &[u8] = b"\"delta\":{\"content\":";
 
 // === impl Load ===
@@ -94,7 +94,7 @@ impl Tally {
     }
 }
 
-/// Asks, and compares what comes with what the providers said.
+/// Sends the calls, and compares the answers with the recorded ones.
 pub(crate) async fn run(client: Client, load: Load, answers: &Answers, progress: &ProgressBar) -> Tally {
     let start = Instant::now();
     let mut requests = JoinSet::new();
@@ -107,7 +107,7 @@ pub(crate) async fn run(client: Client, load: Load, answers: &Answers, progress:
     }
     let mut tally = Tally::default();
     while let Some(asked) = requests.join_next().await {
-        // A task that panicked has got no answer, to a call that is not known.
+        // A task that panicked got no answer; its call is unknown.
         let (call, outcome) = asked.unwrap_or((u64::MAX, Outcome::Failed));
         tally.add(call, outcome);
         progress.set_position(tally.requests.into());
@@ -140,7 +140,7 @@ async fn ask(client: Client, nth: u32, at: Instant, answers: Answers) -> Outcome
     }
 }
 
-/// What a client with an SDK makes of a body that ended without an error.
+/// The judgement of an SDK on a body that ended without an error.
 fn judge(text: &[u8], took: Duration, compare: impl FnOnce(&[u8]) -> Held) -> Outcome {
     match find(text, ERROR) {
         Some(at) if at <= find(text, CONTENT).unwrap_or(at) => Outcome::Failed,

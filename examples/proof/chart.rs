@@ -1,4 +1,4 @@
-//! What reached the callers, as a picture.
+//! Draws the results of the callers.
 
 use std::path::Path;
 
@@ -21,10 +21,10 @@ const RIGHT: i32 = 640;
 const TOP: i32 = 92;
 const STEP: i32 = 46;
 const THICK: i32 = 24;
-/// Below the last bar.
+/// The space below the last bar.
 const BOTTOM: i32 = 24;
 
-/// Draws a bar for each row: what failed, what was cut, what was taken for whole.
+/// Draws a bar per row: failed, cut, taken for whole.
 pub(crate) fn write(path: &Path, rows: &[Row]) -> Result<(), BoxError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
@@ -34,7 +34,7 @@ pub(crate) fn write(path: &Path, rows: &[Row]) -> Result<(), BoxError> {
     area.fill(&WHITE)?;
     let bad = |row: &Row| row.percent(row.failed + row.cut + row.taken_for_whole);
     let most = rows.iter().map(bad).fold(1.0, f64::max);
-    // Within the picture, since no bar is longer than the longest.
+    // Fits, because no bar is longer than the longest.
     #[allow(clippy::cast_possible_truncation)]
     let width = |percent: f64| (percent / most * f64::from(RIGHT - LEFT)).round() as i32;
 

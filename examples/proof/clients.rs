@@ -1,4 +1,4 @@
-//! Who takes part. All are given the same limits; who has no use for one goes without.
+//! The contestants. All get the same limits, as far as they have a setting for them.
 
 mod bare;
 mod buttress;
@@ -26,7 +26,7 @@ use tower_buttress::{DedupLayer, LastGoodLayer, ResumeBy, ResumeLayer};
 
 use super::faults::Upstreams;
 
-/// What a caller calls, whatever is in it.
+/// The service that callers use, for every contestant.
 pub(crate) type Client = BoxCloneSyncService<Request<Full<Bytes>>, Response<BoxBody<Bytes, BoxError>>, BoxError>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +35,9 @@ pub(crate) enum Contestant {
     TowerHttp,
     Resilience,
     Buttress,
-    /// With the cursor that the provider has.
+    /// With the provider's cursor.
     Resuming,
-    /// Without it: the model says the same again to the same request, which is checked.
+    /// Without a cursor. The model gives the same answer to the same request, which the run checks.
     Restarting,
 }
 
@@ -72,7 +72,7 @@ impl Contestant {
     }
 }
 
-/// A hyper client that sends whatever it is given to `addr`.
+/// A hyper client that sends every request to `addr`.
 fn upstream<B>(
     addr: SocketAddr,
 ) -> impl Service<Request<B>, Response = Response<Incoming>, Error = Error, Future: Send> + Clone + Send + Sync + 'static

@@ -1,4 +1,4 @@
-//! What goes wrong, and who was asked how often.
+//! Injects the faults, and counts the calls of each provider.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -17,7 +17,7 @@ use super::answers::Answers;
 use super::callers::Load;
 use super::scale::OUTAGE;
 
-/// A provider that fails, and one that does not.
+/// A faulty provider, and a healthy backup.
 #[derive(Debug)]
 pub(crate) struct Upstreams {
     pub(crate) primary: SocketAddr,
@@ -26,32 +26,32 @@ pub(crate) struct Upstreams {
     pub(crate) answers: Answers,
 }
 
-/// What both providers answer with.
+/// The model behind both.
 #[derive(Clone, Debug)]
 struct Model {
     seed: u64,
-    /// It says the same to the same call.
+    /// Whether it gives the same answer to the same call.
     repeats: bool,
     answers: Answers,
 }
 
-/// What the two were asked.
+/// The calls of both.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(Mutex<HashMap<u64, Visits>>);
 
-/// One call, as the providers know it.
+/// One call, as the providers see it.
 #[derive(Clone, Debug, Default)]
 struct Visits {
     arrivals: u32,
-    /// What each arrival met.
+    /// The faults of its arrivals.
     met: HashSet<Fault>,
-    /// What became of each answer that was begun, which is what a provider charges for, in order.
+    /// The outcome of each answer that was begun, in order. A provider charges for these.
     billed: Vec<Fault>,
-    /// When the rate limit of this caller ends.
+    /// The end of this caller's rate limit.
     limited_until: Option<Instant>,
 }
 
-/// What happens to one arrival at the faulty provider.
+/// The fault of one arrival at the faulty provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
     None,
@@ -68,16 +68,16 @@ pub(crate) enum Fault {
     PromptTooLong,
 }
 
-/// How many of a thousand arrivals meet which fault. Each arrival draws anew, so a retry can fail too; and for
-/// [`OUTAGE`], a third into the run, every connection is reset.
+/// How many of 1,000 arrivals meet which fault. Each arrival draws anew, so a retry can fail too. A third into the run
+/// every connection is reset for [`OUTAGE`].
 const MIX: [(u32, Fault); 9] = [
-    // 429 with `Retry-After: 1`; whoever comes back earlier is refused again.
+    // 429 with `Retry-After: 1`; an earlier retry is refused again.
     (30, Fault::RateLimited),
     // 500, 502, 503 or 529.
     (25, Fault::ServerError),
     // The connection is reset before the head.
     (20, Fault::Reset),
-    // The request is read, and nothing is ever answered.
+    // The request is read and never answered.
     (15, Fault::Silent),
     // The head comes at once, the first data after a minute.
     (10, Fault::SlowFirstByte),
@@ -85,29 +85,29 @@ const MIX: [(u32, Fault); 9] = [
     (10, Fault::Stalled),
     // A third of the answer, then a reset.
     (5, Fault::CutOff),
-    // A 200, whose first event after the role is an error.
+    // A 200 whose first event after the role is an error.
     (10, Fault::ErrorFirst),
-    // A third of the answer, then an end like that of a whole one, but for the reason and `[DONE]`.
+    // A third of the answer, then a clean end without finish reason and `[DONE]`.
     (10, Fault::EndsEarly),
 ];
 
-/// How many of a thousand calls the faulty provider answers with which refusal, however often they come.
+/// How many of 1,000 calls get which refusal from the faulty provider, on every arrival.
 const REFUSED: [(u32, Fault); 2] = [
-    // 429 `insufficient_quota`: it looks like a rate limit, and does not pass.
+    // 429 `insufficient_quota`: looks like a rate limit, but does not end.
     (5, Fault::QuotaSpent),
     // 400 `context_length_exceeded`: the backup is a larger model.
     (5, Fault::PromptTooLong),
 ];
 
-/// What every caller names its call with.
+/// The header in which callers number their calls.
 pub(crate) const CALL: HeaderName = HeaderName::from_static("x-call");
-/// What the simulated provider does with a request.
+/// The header with the fault for the simulated provider.
 pub(crate) const FAULT: HeaderName = HeaderName::from_static("x-fault");
 
 // === impl Upstreams ===
 
 impl Upstreams {
-    /// A model that `repeats` itself says the same to the same call; others say something else each time.
+    /// A model that `repeats` gives the same answer to the same call; others a new one each time.
     pub(crate) async fn start(seed: u64, load: &Load, repeats: bool) -> io::Result<Self> {
         let (ledger, answers) = (Arc::new(Ledger::default()), Answers::default());
         let model = Model { seed, repeats, answers: answers.clone() };
@@ -132,7 +132,7 @@ impl Upstreams {
     }
 }
 
-/// Puts the fault that is drawn for a call into the header that the simulated provider obeys, and writes down the answer.
+/// Writes the fault of a call into the header of the simulated provider, and records the answer.
 fn behind(app: Router, model: Model, draw: impl Fn(u64, bool) -> Fault + Clone + Send + Sync + 'static) -> Router {
     app.layer(middleware::from_fn(move |mut request: Request, next: Next| {
         let (model, headers) = (model.clone(), request.headers());
@@ -146,7 +146,7 @@ fn behind(app: Router, model: Model, draw: impl Fn(u64, bool) -> Fault + Clone +
     }))
 }
 
-/// What its caller named it with.
+/// The number of the call.
 pub(crate) fn call_of(headers: &HeaderMap) -> u64 {
     headers.get(CALL).and_then(|call| call.to_str().ok()?.parse().ok()).unwrap_or_default()
 }
@@ -154,7 +154,7 @@ pub(crate) fn call_of(headers: &HeaderMap) -> u64 {
 // === impl Ledger ===
 
 impl Ledger {
-    /// What is asked for may be the `rest` of an answer that was made, and charged for, before.
+    /// The request may be for the `rest` of an earlier answer, which was charged already.
     fn visit(&self, call: u64, rest: bool, draw: impl FnOnce(&mut Visits) -> Fault) -> Fault {
         let mut visits = self.lock();
         let visits = visits.entry(call).or_default();
@@ -172,20 +172,20 @@ impl Ledger {
         self.lock().values().map(|visits| visits.arrivals).sum()
     }
 
-    /// How many calls met this fault, and how many of them are none of `unserved`.
+    /// How many calls met this fault, and how many of those are not `unserved`.
     pub(crate) fn met(&self, fault: Fault, unserved: &HashSet<u64>) -> (usize, usize) {
         let calls = self.lock();
         let met = calls.iter().filter(|(_, visits)| visits.met.contains(&fault)).map(|(call, _)| call);
         met.fold((0, 0), |(met, served), call| (met + 1, served + usize::from(!unserved.contains(call))))
     }
 
-    /// Calls that were charged for more than once.
+    /// Calls that were charged more than once.
     pub(crate) fn billed_again(&self) -> usize {
         self.lock().values().filter(|visits| visits.billed.len() > 1).count()
     }
 
-    /// Calls that were charged for more often than they had to be: an answer before the last one was whole, or broke off where
-    /// its rest could be had by a `cursor` for nothing.
+    /// Calls that were charged more often than needed: an answer before the last one was whole, or could have
+    /// continued by a `cursor` for free.
     pub(crate) fn billed_needlessly(&self, cursor: bool) -> usize {
         let would_do = |fault: &Fault| match fault {
             Fault::None => true,
@@ -205,7 +205,7 @@ impl Ledger {
 // === impl Visits ===
 
 impl Visits {
-    /// The same for everybody who comes for the same call as often.
+    /// The same for all contestants on the same arrival of the same call.
     fn fault(&mut self, seed: u64, call: u64, down: bool, now: Instant) -> Fault {
         if down {
             return Fault::Reset;
@@ -238,7 +238,7 @@ fn draw(faults: &[(u32, Fault)], seed: u64) -> Option<Fault> {
 // === impl Fault ===
 
 impl Fault {
-    /// In the words of the simulated provider. A healthy answer: the head after 40 ms, and 20 events in 200 ms.
+    /// The script for the simulated provider. A healthy answer sends its head after 40 ms, and 20 events in 200 ms.
     fn script(self, draw: u64) -> String {
         let healthy = "head=40ms;gap=10ms;chunks=18;ids";
         match self {

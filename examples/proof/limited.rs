@@ -1,7 +1,8 @@
-//! A provider with a rate limit, and what comes of it for those who keep it and those who do not.
+//! Compares clients with and without a rate limit of their own at a provider with one.
 //!
-//! It allows 60 requests a minute, 20 of them at once, and answers 429 with the time until the next one has room. Who has
-//! twenty requests refused within 20 s is banned for a minute. For a while, half as much again is asked for as it allows.
+//! The provider allows 60 requests a minute, 20 of them at once, and answers 429 with the time until the next is
+//! allowed. It bans a client for a minute after refusing 20 of its requests within 20 s. The clients send half as many
+//! again as it allows.
 
 use std::fmt::Write as _;
 use std::io;
@@ -22,18 +23,18 @@ use super::clients::limited::Contestant;
 use super::faults::{FAULT, call_of};
 use super::scale::{BAN, LIMIT, LIMIT_PER, REFUSALS_WITHIN};
 
-/// Half as much again as is allowed, for 80 s.
+/// Half as many again as allowed, for 80 s.
 const LOAD: Load = Load { calls: 120, rate: 30 };
-/// The number of refusals that is a ban.
+/// The number of refusals that leads to a ban.
 const REFUSALS: usize = 20;
 
-/// The provider's limit, and what it did.
+/// The state of the provider's limit, and its counts.
 #[derive(Debug)]
 struct Limit {
-    /// How many requests have room, and when that was.
+    /// How many requests are allowed, and when that was computed.
     room: f64,
     at: Instant,
-    /// When requests were refused of late.
+    /// The times of recent refusals.
     refused: Vec<Instant>,
     banned_until: Option<Instant>,
     refusals: usize,
@@ -48,7 +49,7 @@ struct Row {
     bans: usize,
 }
 
-/// Runs all contestants at the same time, each with a provider of its own, and returns the table.
+/// Runs all contestants at the same time, each with its own provider, and returns the table.
 pub(crate) async fn run() -> Result<String, BoxError> {
     let mut runs = Vec::new();
     for contestant in Contestant::ALL {
@@ -120,7 +121,7 @@ impl Limit {
         Self { room: f64::from(LIMIT), at: Instant::now(), refused, banned_until, refusals: 0, bans: 0 }
     }
 
-    /// What becomes of a request that comes now, in the words of the simulated provider.
+    /// The script of a request that arrives now, for the simulated provider.
     fn script(&mut self, now: Instant) -> String {
         if let Some(left) = self.banned_until.and_then(|until| until.checked_duration_since(now)) {
             self.refusals += 1;

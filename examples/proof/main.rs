@@ -1,13 +1,13 @@
-//! The same calls against the same faulty provider: bare, with the layers people use today, and with this crate's.
+//! Sends the same calls to the same faulty provider without layers, with common ones, and with this crate's.
 //!
 //! ```sh
 //! cargo run --release --example proof
 //! ```
 //!
-//! All of them run at the same time, each with a provider and a backup of its own, which draw the same faults for the
-//! same call. Time is compressed: one second here is twenty. `faults` has the mix, `clients` who takes part, `callers`
-//! what is asked and how an answer is judged: against `answers`, where the providers' are written down. Then those who have
-//! limits of rates meet a provider that has one: `limited`. Last, nothing answers for a while: `outage`.
+//! All contestants run at the same time, each with its own provider and backup, which draw the same faults for the
+//! same call. Time is compressed: 1 s stands for 20 s. `faults` has the mix, `clients` the contestants, `callers` the
+//! calls and the judgement against `answers`, where the providers' answers are recorded. `limited` has the second
+//! part, a provider with a rate limit, and `outage` the third, where nothing answers for a while.
 
 mod answers;
 mod callers;
@@ -30,23 +30,23 @@ use self::clients::Contestant;
 use self::faults::Upstreams;
 use self::report::Row;
 
-/// Compares what is left of a fault by the time it reaches the caller.
+/// Counts the faults that reach the caller.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "proof", version)]
 struct Args {
-    /// How many calls, one in twenty of them clicked twice.
+    /// Make this many calls, one in 20 of them a double click.
     #[arg(long, value_name = "N", default_value = "2000")]
     calls: u32,
 
-    /// How many of them begin in a second.
+    /// Start this many calls per second.
     #[arg(long, value_name = "N", default_value = "80")]
     rate: u32,
 
-    /// Where the faults begin to be drawn.
+    /// Seed the faults.
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
 
-    /// Where to write the chart.
+    /// Write the chart to this file.
     #[arg(long, value_name = "FILE", default_value = "target/proof.svg")]
     chart: PathBuf,
 }

@@ -1,7 +1,7 @@
-//! Nothing answers for a fifth of the run, neither the provider nor the backup: what callers get then.
+//! What callers get while neither provider nor backup answers, for a fifth of the run.
 //!
-//! Five tenants ask the same twelve questions over and over, and the model tells each of them something else. So an answer
-//! that is another tenant's is seen as such.
+//! Five tenants repeat the same twelve questions, and the model gives each tenant other answers, so that another
+//! tenant's answer is recognised.
 
 use std::fmt::Write as _;
 use std::io;
@@ -32,30 +32,30 @@ const LOAD: Load = Load { calls: 480, rate: 80 };
 const TENANTS: u32 = 5;
 const QUESTIONS: u32 = 12;
 
-/// What came of the calls of one contestant.
+/// The results of one contestant.
 #[derive(Debug, Default)]
 struct Tally {
-    /// Calls that began while nothing answered, and those of them that got no whole answer.
+    /// Calls that began during the outage, and those without a whole answer.
     while_down: u32,
     failed: u32,
-    /// Calls that began while all was well, and got no whole answer: the machine is too busy to say what is lost.
+    /// Calls that failed outside of the outage: the machine is too busy for a judgement.
     failed_for_nothing: u32,
-    /// Answers that say that they are old.
+    /// Answers marked as old.
     marked: u32,
-    /// Those that do not, at any time.
+    /// Unmarked answers, at any time.
     fresh: usize,
-    /// Answers that are not this tenant's to this question.
+    /// Answers of another tenant or question.
     wrong: u32,
-    /// Answers that do not say that they are old, and came while nothing could have given a new one.
+    /// Unmarked answers that came when nothing could have given a new one.
     passed_as_new: u32,
-    /// How long those took that were asked for while nothing answered.
+    /// The durations of calls that began during the outage.
     took: Vec<Duration>,
 }
 
 /// What one call got.
 struct Answer {
     while_down: bool,
-    /// Whether nothing answered until it had ended, either.
+    /// Whether the outage lasted until its end.
     ended_while_down: bool,
     is_marked: bool,
     /// `None`: it was not whole.
@@ -63,7 +63,7 @@ struct Answer {
     took: Duration,
 }
 
-/// Runs all contestants at the same time, each with providers of its own, and returns the table.
+/// Runs all contestants at the same time, each with its own providers, and returns the table.
 pub(crate) async fn run() -> Result<String, BoxError> {
     let mut runs = Vec::new();
     for contestant in Contestant::ALL {
@@ -82,13 +82,13 @@ pub(crate) async fn run() -> Result<String, BoxError> {
     Ok(table(rows))
 }
 
-/// Whether nothing answers at this time of a run that began then.
+/// Whether nothing answers at this time of the run.
 fn is_down(begin: Instant, now: Instant) -> bool {
     let fifth = LOAD.duration() / 5;
     (fifth * 2..fifth * 3).contains(&now.saturating_duration_since(begin))
 }
 
-/// A provider that tells each tenant something else, and that resets every connection while it is down.
+/// A provider with other answers for each tenant, which resets every connection during the outage.
 async fn provider(answers: Answers, begin: Arc<OnceLock<Instant>>) -> io::Result<SocketAddr> {
     let model = middleware::from_fn(move |mut request: Request, next: Next| {
         let answers = answers.clone();
@@ -118,7 +118,7 @@ async fn ask_all(client: Client, answers: &Answers, begin: Instant) -> Tally {
     tally
 }
 
-/// The tenant and the question follow from `call`.
+/// `call` determines the tenant and the question.
 async fn ask(client: Client, call: u32, at: Instant, begin: Instant, answers: Answers) -> Answer {
     sleep_until(at).await;
     let while_down = is_down(begin, at);
@@ -189,9 +189,9 @@ impl Tally {
         }
     }
 
-    /// Each answer is its tenant's, and one that is old says so: of those that do not, there are no more than the provider
-    /// began, and none came while all was down. With what was remembered, each call that came meanwhile got an answer, if there
-    /// was one to remember: on a machine that is too busy calls fail before.
+    /// Checks that each answer is its tenant's, and each old one is marked: there are no more unmarked ones than the
+    /// provider began, and none came during the outage. With stored answers each call during the outage got one, if
+    /// one was stored: on a busy machine earlier calls fail.
     fn check(&self, contestant: Contestant, begun: usize) -> Result<(), BoxError> {
         let broken = |what: String| Err(format!("{}: {what}", contestant.name()).into());
         if self.wrong > 0 {

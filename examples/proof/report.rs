@@ -1,4 +1,4 @@
-//! The figures, and how they are shown.
+//! Prints and checks the figures.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -25,11 +25,11 @@ pub(crate) struct Row {
     pub(crate) per_answer: f64,
     pub(crate) billed_again: usize,
     pub(crate) billed_needlessly: usize,
-    /// Of each of [`HARD`], how many calls met it, and how many of them were answered whole.
+    /// For each of [`HARD`]: how many calls met it, and how many of those were answered whole.
     pub(crate) met: [(usize, usize); 4],
 }
 
-/// Faults that no retry of the client helps against, with the rows that say who was answered all the same.
+/// Faults that a client's retry cannot fix, with the names of their rows.
 const HARD: [(Fault, &str); 4] = [
     (Fault::EndsEarly, "whole, behind an early end"),
     (Fault::ErrorFirst, "whole, behind a 200 error"),
@@ -37,8 +37,8 @@ const HARD: [(Fault, &str); 4] = [
     (Fault::PromptTooLong, "whole, prompt was too long"),
 ];
 
-/// The provider takes half as long for an answer. Where most answers take longer than this, the machine is too busy to say how
-/// many were lost.
+/// Twice the provider's time for an answer. If the median is longer, the machine is too busy to tell how many answers
+/// were lost.
 const SLOW: Duration = Duration::from_millis(500);
 
 // === impl Row ===
@@ -66,8 +66,8 @@ impl Row {
         }
     }
 
-    /// What our layers promise: callers hold nothing that no provider said, nothing cut passes for whole, what could go on did,
-    /// and no call was billed again that need not be.
+    /// Checks the promises of our layers: callers hold only text that a provider sent, no cut answer passes as whole,
+    /// streams that could continue did, and no call was billed again without need.
     fn check(&self) -> Result<(), BoxError> {
         let goes_on = match self.contestant {
             Contestant::Buttress => false,
@@ -82,12 +82,12 @@ impl Row {
             return broken(format!("{} answers that were cut pass for whole", self.taken_for_whole));
         }
         let changed = self.changed();
-        // A restart writes the event at the seam anew.
+        // A restart rewrites the event at the seam.
         if changed > 0 && self.contestant != Contestant::Restarting {
             return broken(format!("{changed} whole answers have other bytes than the provider sent"));
         }
         if self.median > SLOW {
-            // Timeouts have ended what was well.
+            // Timeouts ended healthy calls.
             return Ok(());
         }
         if goes_on && self.cut > (self.requests / 1_000).max(1) {
@@ -100,20 +100,20 @@ impl Row {
         Ok(())
     }
 
-    /// Whole answers whose text is the provider's, and whose bytes are not.
+    /// Whole answers with the provider's text but other bytes.
     fn changed(&self) -> u32 {
         u32::try_from(self.whole).unwrap_or(u32::MAX).saturating_sub(self.unchanged)
     }
 
-    /// `count` of all requests, in percent.
+    /// `count` in percent of all requests.
     pub(crate) fn percent(&self, count: u32) -> f64 {
         100.0 * f64::from(count) / f64::from(self.requests.max(1))
     }
 }
 
-/// Checks each row, and that our layers without a cursor and without a restart have told of as many cut answers as the bare
-/// client met. Where they tell of fewer, some were lost. The provider draws a fault for each arrival, so that a few of a
-/// thousand lie between the two.
+/// Checks each row, and that our layers without cursor and restart reported as many cut answers as the bare client
+/// met: fewer would mean that some were lost. The provider draws a fault per arrival, so the two may differ by a few
+/// per thousand.
 pub(crate) fn check(rows: &[Row]) -> Result<(), BoxError> {
     rows.iter().try_for_each(Row::check)?;
     let row = |contestant| rows.iter().find(|row| row.contestant == contestant);
@@ -125,7 +125,7 @@ pub(crate) fn check(rows: &[Row]) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// A row for each figure, a column for each contestant.
+/// One row per figure, one column per contestant.
 pub(crate) fn table(rows: &[Row]) -> String {
     let percent = |row: &Row, count| format!("{:.2} % ({count})", row.percent(count));
     let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());

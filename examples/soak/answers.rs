@@ -1,4 +1,4 @@
-//! What the provider says. All of it follows from two numbers, so that an hour of answers can be compared, and none is kept.
+//! The provider's answers. Two numbers determine each, so that an hour of answers can be checked without storing any.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) call: u64,
-    /// Another time, the provider says something else.
+    /// Another version has other words.
     pub(crate) version: u64,
 }
 
@@ -14,18 +14,18 @@ pub(crate) struct Answer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Held {
     Whole(Answer),
-    /// The beginning of an answer, and it can be seen that it is no more than that.
+    /// The recognisable beginning of an answer.
     Broken,
     Wrong(String),
 }
 
-/// What every stream ends with.
+/// The end of every stream.
 const DONE: &str = "data: [DONE]";
 
 // === impl Answer ===
 
 impl Answer {
-    /// How many events the whole stream has.
+    /// The number of events in the stream.
     pub(crate) fn len(self) -> u64 {
         self.pieces() + 3
     }
@@ -51,12 +51,12 @@ impl Answer {
         })
     }
 
-    /// Names the event to those who come back.
+    /// The id of an event, for callers that come back.
     pub(crate) fn id(self, nth: u64) -> String {
         format!("{}.{}.{nth}", self.call, self.version)
     }
 
-    /// The answer that this id is of, and the event behind it.
+    /// The answer that this id belongs to, and the next event.
     pub(crate) fn of_id(id: &str) -> Option<(Self, u64)> {
         let mut parts = id.split('.').map(str::parse);
         let (call, version, nth) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
@@ -87,7 +87,7 @@ impl Answer {
         })
     }
 
-    /// The one that a chunk or an object is of.
+    /// The answer that a chunk or object belongs to.
     fn named(text: &str) -> Option<Self> {
         let (_, rest) = text.split_once(r#""id":"chatcmpl-"#)?;
         let (call, version) = rest.split_once('"')?.0.split_once('-')?;
@@ -98,7 +98,7 @@ impl Answer {
 // === impl Held ===
 
 impl Held {
-    /// Says how the caller came to it, where it is wrong.
+    /// Adds to a wrong answer how the caller got it.
     pub(crate) fn of(self, how: &str) -> Self {
         match self {
             Self::Wrong(what) => Self::Wrong(format!("{how}: {what}")),
@@ -107,13 +107,13 @@ impl Held {
     }
 }
 
-/// What this is, which a caller of `call` has read; `has_ended`: to its end.
+/// Classifies what a caller of `call` has read; `has_ended`: to its end.
 pub(crate) fn stream(call: u64, text: &str, has_ended: bool) -> Held {
     let mut answer = None;
     let (mut next, mut has_failed) = (0, false);
     for block in text.split_inclusive("\n\n") {
         let is_whole = block.ends_with("\n\n");
-        // Comments and ids are the gateway's to write.
+        // The gateway writes comments and ids.
         let is_said = |line: &&str| !(line.is_empty() || line.starts_with(':') || line.starts_with("id: "));
         let said = block.lines().filter(is_said).collect::<Vec<_>>().join("\n");
         if said.is_empty() || (!is_whole && !has_ended) {
@@ -141,7 +141,7 @@ pub(crate) fn stream(call: u64, text: &str, has_ended: bool) -> Held {
     }
 }
 
-/// The same of an answer that is no stream.
+/// Classifies an answer that is not a stream.
 pub(crate) fn object(call: u64, text: &str) -> Held {
     match Answer::named(text) {
         Some(answer) if answer.call == call && answer.object() == text => Held::Whole(answer),
@@ -149,7 +149,7 @@ pub(crate) fn object(call: u64, text: &str) -> Held {
     }
 }
 
-/// A number that looks random, and is the same each time.
+/// A pseudo-random number.
 pub(crate) fn mix(a: u64, b: u64) -> u64 {
     let mut mixed = a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.wrapping_add(0xd1b5_4a32_d192_ed03);
     for shift in [30, 27, 31] {

@@ -1,4 +1,4 @@
-//! Who asks: callers that read, leave, come back and click twice.
+//! Callers that read, leave, return and click twice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,13 +19,13 @@ use super::answers::{self, Held};
 use super::gateways::{Gateways, MEMBERS};
 use super::report::{Count, Totals};
 
-/// All of them, until they are stopped.
+/// All callers, until they are stopped.
 pub(crate) struct Callers(JoinSet<()>);
 
-/// What they share.
+/// Their shared state.
 #[derive(Debug)]
 struct Desk {
-    /// By gateway; several of those that have one connection each.
+    /// By gateway; several, where a client has one connection.
     clients: [Vec<Client<HttpConnector, Full<Bytes>>>; MEMBERS],
     gateways: Arc<Gateways>,
     totals: Arc<Totals>,
@@ -33,10 +33,10 @@ struct Desk {
     gap: Duration,
 }
 
-/// Fewer than the gateway lets be open at a time on a connection of HTTP/2.
+/// Below the gateway's limit of concurrent streams on an HTTP/2 connection.
 const STREAMS: usize = 100;
 
-/// Of a hundred calls: what the others do is to read their stream.
+/// The shares of 100 calls; the remaining calls read their stream.
 const LEAVE: u32 = 10;
 const COME_BACK: u32 = 8;
 const CLICK_TWICE: u32 = 8;
@@ -62,7 +62,7 @@ impl Callers {
         for _ in 0..count {
             let desk = desk.clone();
             callers.spawn(async move {
-                // Not all at once.
+                // Spreads the starts.
                 sleep(desk.gap.mul_f64(fastrand::f64() * 10.0)).await;
                 loop {
                     desk.call().await;
@@ -72,7 +72,7 @@ impl Callers {
         Self(callers)
     }
 
-    /// All leave at once.
+    /// All callers leave at once.
     pub(crate) async fn stop(mut self) {
         self.0.shutdown().await;
     }
@@ -105,7 +105,7 @@ impl Desk {
         };
         if done.is_err() {
             self.totals.add(Count::Refused);
-            // A caller that is refused waits before it asks again.
+            // A refused caller waits before its next call.
             sleep(self.gap).await;
         }
     }
@@ -127,7 +127,7 @@ impl Desk {
         Ok(())
     }
 
-    /// Leaves, and reads the rest of the same answer at any of the gateways.
+    /// Leaves, and reads the rest of the same answer at either gateway.
     async fn come_back(&self, gateway: usize, call: u64) -> Result<(), BoxError> {
         let answer = self.ask(gateway, call, true, Some(format!("key-{call}"))).await?;
         let location = answer.headers().get("content-location").and_then(|url| url.to_str().ok()).map(str::to_owned);
@@ -150,15 +150,15 @@ impl Desk {
                     self.totals.add(Count::CameBack);
                 }
             }
-            // Nothing is left of it: what was read is all.
+            // Nothing is left: the first part was the whole answer.
             204 => self.totals.held(&answers::stream(call, first, true).of("204")),
-            // The Redis has forgotten where it is, or there were too many without a caller.
+            // Redis has lost its place, or too many calls had no caller.
             _ => self.totals.add(Count::Gone),
         }
         Ok(())
     }
 
-    /// The same request at both gateways.
+    /// Sends the same request to both gateways.
     async fn click_twice(&self, call: u64) -> Result<(), BoxError> {
         let click = async |gateway| {
             let answer = self.ask(gateway, call, true, Some(format!("key-{call}"))).await?;
@@ -181,7 +181,7 @@ impl Desk {
         Ok(())
     }
 
-    /// An answer that is a 200.
+    /// Returns the answer if it is a 200.
     async fn ask(
         &self,
         gateway: usize,
@@ -210,7 +210,7 @@ impl Desk {
     }
 }
 
-/// Reads to the end, or up to this many frames. Returns whether that was the end.
+/// Reads to the end, or this many frames. Returns whether it reached the end.
 async fn read(answer: Response<Incoming>, frames: Option<usize>) -> Result<(String, bool), BoxError> {
     let mut body = answer.into_body();
     let mut data = Vec::new();

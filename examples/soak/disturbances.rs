@@ -1,4 +1,4 @@
-//! What happens to the gateways and their Redis meanwhile.
+//! Disturbs the gateways and their Redis.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ const BETWEEN_RELOADS: Duration = Duration::from_secs(7);
 const BETWEEN_OUTAGES: Duration = Duration::from_secs(25);
 const OUTAGE: Duration = Duration::from_secs(4);
 
-/// The configuration is read again and again, now and then from a file that was cut off.
+/// Reloads the configuration repeatedly, sometimes from a truncated file.
 pub(crate) async fn reloads(gateways: Arc<Gateways>, totals: Arc<Totals>) -> io::Result<()> {
     for version in 1.. {
         sleep(BETWEEN_RELOADS).await;
@@ -28,7 +28,7 @@ pub(crate) async fn reloads(gateways: Arc<Gateways>, totals: Arc<Totals>) -> io:
     Ok(())
 }
 
-/// The Redis is killed and started again, empty; or it is suspended for a while.
+/// Kills Redis and restarts it empty, or suspends it.
 pub(crate) async fn restarts(mut redis: Server, totals: Arc<Totals>) -> io::Result<()> {
     for nth in 0_u64.. {
         sleep(BETWEEN_OUTAGES).await;

@@ -1,4 +1,4 @@
-//! The gateways: this program, started again.
+//! The gateways: this program, started as another process.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use tower_buttress::error::BoxError;
 
-/// In the environment of a process that is a gateway.
+/// The environment variable of a gateway process.
 const MEMBER: &str = "BUTTRESS_SOAK_MEMBER";
 
 pub(crate) const MEMBERS: usize = 2;
 
-/// Two gateways. Callers speak HTTP/1.1 to the first and HTTP/2 to the other, which speaks HTTP/2 to the provider.
+/// Two gateways. Callers use HTTP/1.1 for the first and HTTP/2 for the second, which uses HTTP/2 to the provider.
 #[derive(Debug)]
 pub(crate) struct Gateways {
     members: Vec<Member>,
@@ -37,7 +37,7 @@ struct Config {
     gap: Duration,
 }
 
-/// What the gateways take of the machine.
+/// The resources of the gateways.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Used {
     pub(crate) members: [MemberUse; MEMBERS],
@@ -54,7 +54,7 @@ pub(crate) fn is_one() -> bool {
     std::env::var_os(MEMBER).is_some()
 }
 
-/// Each stream takes a descriptor on both sides of three processes, at most.
+/// Each stream takes at most one descriptor on each side of three processes.
 pub(crate) fn check_limits(callers: usize) -> Result<(), BoxError> {
     let limits = fs::read_to_string("/proc/self/limits")?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
@@ -80,7 +80,7 @@ impl Gateways {
         Some(self.members.get(nth)?.addr)
     }
 
-    /// Gives all of them this version of their configuration, or the beginning of it, and has them read it.
+    /// Writes this version of the configuration, or its beginning, for each gateway, and makes it reload.
     pub(crate) fn reload(&self, version: u64, is_cut: bool) -> io::Result<()> {
         for member in &self.members {
             member.config.write(version, is_cut)?;
@@ -100,7 +100,7 @@ impl Gateways {
         Ok(Used { members })
     }
 
-    /// Whether nothing in them has panicked.
+    /// Whether no gateway has panicked.
     pub(crate) fn check(&self) -> Result<(), BoxError> {
         for member in &self.members {
             let log = fs::read_to_string(&member.log)?;
@@ -125,7 +125,7 @@ impl Member {
             "127.0.0.1:0",
             "--redis",
             redis,
-            // In CI this is the last to get a processor: what is slow is no outage.
+            // In CI this gets the processor last: slow replies are not an outage.
             "--redis-patience",
             "2s",
             "--config",
@@ -159,7 +159,7 @@ impl Drop for Member {
 // === impl Config ===
 
 impl Config {
-    /// Each version differs in something from the one before.
+    /// Each version differs from the one before.
     fn write(&self, version: u64, is_cut: bool) -> io::Result<()> {
         let mut text = self.text(version);
         if is_cut {
@@ -204,7 +204,7 @@ impl Drop for Config {
 // === impl Used ===
 
 impl Used {
-    /// Whether no more descriptors are open than before the first call, but for a few that wait to be closed.
+    /// Whether no more descriptors are open than before the first call, except a few that are about to close.
     pub(crate) fn has_come_to_rest(&self, idle: Self) -> bool {
         self.members.iter().zip(idle.members).all(|(now, idle)| now.descriptors <= idle.descriptors + 8)
     }

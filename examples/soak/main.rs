@@ -1,17 +1,17 @@
-//! A thousand streams through two gateways, for as long as one likes, and no byte may be wrong.
+//! Runs a thousand streams through two gateways for a chosen time; no byte may be wrong.
 //!
 //! ```sh
 //! cargo run --release --example soak -- 1h
 //! ```
 //!
-//! The gateways are processes of their own that share a Redis. The provider fails one call in eight, callers leave, come back
-//! and click twice, the gateways read their configuration again (now and then a file that was cut off), and the Redis is killed
-//! or suspended. Each stream is compared with what the provider wrote as one answer. Memory and descriptors of the gateways are
-//! looked at at the start, in the middle, at the end, and when the callers have gone. It needs Linux and `redis-server`
-//! (`apt-get install redis-server`).
+//! The gateways are processes that share a Redis. The provider fails one call in eight, callers leave, return and
+//! click twice, the gateways reload their configuration (sometimes a truncated file), and Redis is killed or
+//! suspended. Each stream is compared with the provider's answer. Memory and descriptors of the gateways are measured
+//! at the start, in the middle, at the end, and after the callers have left. Needs Linux and `redis-server` (`apt-get
+//! install redis-server`).
 //!
-//! `answers` has what the provider says, `provider` what goes wrong there, `callers` who asks, `gateways` the processes, `disturbances`
-//! what else happens, `report` what is shown and when it fails.
+//! `answers` has the provider's answers, `provider` its faults, `callers` the callers, `gateways` the processes,
+//! `disturbances` the other events, `report` the output and the checks.
 
 mod answers;
 mod callers;
@@ -41,23 +41,23 @@ use self::server::Server;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "soak", version)]
 struct Args {
-    /// How long: `5m`, `1h`.
+    /// Run for this time, as `5m` or `1h`.
     #[arg(value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
     time: Duration,
 
-    /// How many callers there are at a time.
+    /// Run this many callers at a time.
     #[arg(long, value_name = "N", default_value = "1000")]
     callers: usize,
 
-    /// The time between two events of a stream, on average.
+    /// Send the events of a stream this far apart, on average.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     gap: Duration,
 }
 
-/// What fills up first (kept answers, pools) has done so by then.
+/// By then the caches and pools that grow first are full.
 const WARM_UP: Duration = Duration::from_secs(75);
 
-/// Connections at rest are closed within this time.
+/// Idle connections close within this time.
 const AT_REST: Duration = Duration::from_secs(100);
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ fn main() -> Result<(), BoxError> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        // The other processes end with what is dropped here.
+        // Dropping these values ends the other processes.
         tokio::select! {
             done = soak(&args) => done,
             _ = terminate.recv() => Err("it was ended".into()),
@@ -112,7 +112,7 @@ async fn soak(args: &Args) -> Result<(), BoxError> {
     }
     for task in [reloads, restarts] {
         task.abort();
-        // What they disturbed last is put right, or has no callers any more.
+        // Repairs its last disturbance.
         let _ = task.await;
     }
     callers.stop().await;

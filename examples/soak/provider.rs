@@ -1,4 +1,4 @@
-//! The provider, and what goes wrong there.
+//! The provider and its faults.
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,24 +31,24 @@ pub(crate) struct Provider {
     asked: Arc<AtomicU64>,
 }
 
-/// What happens to one call.
+/// The fault of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
     Status(u16),
-    /// The connection is closed before the head.
+    /// Closes the connection before the head.
     NoHead,
-    /// It is closed within the answer.
+    /// Closes it within the answer.
     Cut,
-    /// The answer ends as if it were whole.
+    /// Ends the answer cleanly but early.
     EndsEarly,
-    /// Nothing comes any more.
+    /// Sends nothing more.
     Stalls,
-    /// An error is told in the stream.
+    /// Sends an error in the stream.
     Tells,
 }
 
-/// Of a thousand calls.
+/// The shares of 1,000 calls.
 const MIX: [(u64, Fault); 7] = [
     (25, Fault::Status(500)),
     (15, Fault::Status(429)),
@@ -70,7 +70,7 @@ impl Provider {
         let asked = provider.asked.clone();
         tokio::spawn(async move {
             loop {
-                // The gateways' side of it is closed, or there is no descriptor left: they try again.
+                // The gateway closed its side, or there are no descriptors left: it retries.
                 let Ok((socket, _)) = listener.accept().await else {
                     sleep(Duration::from_millis(50)).await;
                     continue;
@@ -93,7 +93,7 @@ impl Provider {
         self.addr
     }
 
-    /// How many calls came here.
+    /// The number of calls.
     pub(crate) fn asked(&self) -> u64 {
         self.asked.load(Relaxed)
     }
@@ -125,12 +125,12 @@ async fn answer(request: Request<Incoming>, number: u64, gap: Duration) -> Resul
         let body = StreamBody::new(stream::iter(parts.into_iter().flatten())).boxed_unsync();
         return Ok(Response::builder().header(CONTENT_TYPE, "application/json").body(body)?);
     }
-    // With the reason for its end the answer is whole, with `[DONE]` behind it or not: what goes wrong does so before that.
+    // An answer with its finish reason is whole, with or without `[DONE]`: faults come before it.
     let most = answer.len().saturating_sub(2 + begins);
     let fault = if most == 0 { Fault::None } else { fault };
     let ends = if fault == Fault::None { answer.len() } else { begins + mix(number, 4) % most };
     let events = stream::unfold(begins, move |nth| async move {
-        // Half of the gap on average, and never all at once.
+        // Half of the gap on average, never all at once.
         sleep(gap / 2 + gap.mul_f64((mix(number, nth) % 100) as f64 / 100.0)).await;
         let event = match fault {
             _ if nth < ends => answer.event(nth)?,
@@ -148,7 +148,7 @@ async fn answer(request: Request<Incoming>, number: u64, gap: Duration) -> Resul
     Ok(Response::builder().header(CONTENT_TYPE, HeaderValue::from_static("text/event-stream")).body(body)?)
 }
 
-/// Where a stream goes on that had broken off.
+/// Where a broken stream continues.
 fn left_off(headers: &HeaderMap) -> Option<(Answer, u64)> {
     let (answer, next) = Answer::of_id(headers.get("last-event-id")?.to_str().ok()?)?;
     (next < answer.len()).then_some((answer, next))

@@ -1,4 +1,4 @@
-//! What came of it.
+//! Counts, prints and checks the results.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -9,24 +9,24 @@ use super::Args;
 use super::answers::Held;
 use super::gateways::Used;
 
-/// What is counted.
+/// The counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Count {
-    /// Answers that came whole, each byte as the provider wrote it.
+    /// Whole answers with the provider's bytes.
     Whole,
-    /// Answers that broke off, and could be seen to.
+    /// Broken answers that were recognisable as such.
     Broken,
-    /// Calls that got no answer.
+    /// Calls without an answer.
     Refused,
     /// Callers that left.
     Left,
-    /// Answers that callers came back to, and that came whole.
+    /// Answers that callers came back to and got whole.
     CameBack,
-    /// Answers that callers came back to, and that were gone.
+    /// Answers that were gone when callers came back.
     Gone,
-    /// Double clicks that were given one answer.
+    /// Double clicks with one answer.
     OneAnswer,
-    /// Double clicks that were given two.
+    /// Double clicks with two answers.
     TwoAnswers,
     Wrong,
     Reloads,
@@ -41,7 +41,7 @@ pub(crate) struct Totals {
     first_wrong: Mutex<Option<String>>,
 }
 
-/// What the gateways took, at each mark.
+/// The resources of the gateways at each mark.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) idle: Used,
@@ -50,7 +50,8 @@ pub(crate) struct Figures {
     pub(crate) asked: u64,
 }
 
-/// Memory may grow by this ratio, and these MiB, from the middle to the end: allocators do not give all back.
+/// Limits of the growth of memory from the middle to the end, as percentage and in MiB: allocators do not return
+/// everything.
 const GROWTH: (u64, u64) = (120, 12);
 
 // === impl Totals ===
@@ -77,7 +78,7 @@ impl Totals {
         self.counts.get(count as usize).map_or(0, |counter| counter.load(Relaxed))
     }
 
-    /// One line on how it goes.
+    /// One line of progress.
     pub(crate) fn line(&self) -> String {
         let [whole, broken, refused, left, back, wrong] =
             [Count::Whole, Count::Broken, Count::Refused, Count::Left, Count::CameBack, Count::Wrong]
@@ -85,7 +86,7 @@ impl Totals {
         format!("whole {whole}, broken {broken}, refused {refused}, left {left}, came back {back}, wrong {wrong}")
     }
 
-    /// There is nothing to wait for once a byte was wrong.
+    /// Ends the run at the first wrong byte.
     pub(crate) fn check(&self) -> Result<(), BoxError> {
         match &*self.first_wrong.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(wrong) => Err(format!("{} wrong answers; the first: {wrong}", self.get(Count::Wrong)).into()),
@@ -97,7 +98,7 @@ impl Totals {
 // === impl Figures ===
 
 impl Figures {
-    /// For the README.
+    /// The table for the README.
     pub(crate) fn table(&self, totals: &Totals, args: &Args) -> String {
         let Self { idle, used, rest, asked } = self;
         let get = |count| totals.get(count);

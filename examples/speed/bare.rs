@@ -1,4 +1,4 @@
-//! The least that a proxy of hyper does: another address, and the same bytes.
+//! The minimum of a hyper proxy: it changes the address and forwards the bytes.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -19,7 +19,7 @@ use super::sockets::{self, Party};
 
 type Upstream = Client<HttpsConnector<HttpConnector>, Incoming>;
 
-/// Answers until its process ends. `party`: the files of its certificate, which its upstream shows, too.
+/// Serves until its process ends. `party`: the folder with its certificate, which its upstream uses too.
 pub(crate) async fn run(upstream: Authority, party: Option<&Path>) -> Result<(), BoxError> {
     let party = party.map(Party::read).transpose()?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;

@@ -1,4 +1,4 @@
-//! Who asks: callers that each have a connection, and ask again at once.
+//! Callers that each have a connection, and send the next request at once.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,20 +18,20 @@ use tower_buttress::error::BoxError;
 use super::origin::{EVENTS, GAP, SILENT_AFTER};
 use super::sockets::Party;
 
-/// What is asked for.
+/// The kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Load {
     /// A list of models.
     Get,
-    /// A chat, of which 1 KiB is sent and the answer is no stream.
+    /// A chat request of 1 KiB, whose answer is not a stream.
     Post,
-    /// A stream of 101 events that come at once.
+    /// A stream of 101 events, sent at once.
     Stream,
-    /// The same, with 5 ms between two events.
+    /// The same stream, with 5 ms between events.
     Paced,
 }
 
-/// All of them.
+/// All callers.
 #[derive(Debug)]
 pub(crate) struct Callers(Vec<Caller>);
 
@@ -42,7 +42,7 @@ struct Caller {
     asked: u64,
 }
 
-/// More at a time would fill the listener's queue.
+/// More would overflow the listener's queue.
 const CONNECT_AT_ONCE: usize = 100;
 
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
@@ -61,7 +61,7 @@ impl Load {
         }
     }
 
-    /// How many calls are one round.
+    /// The number of calls in a round.
     pub(crate) fn calls(self) -> u64 {
         match self {
             Self::Get | Self::Post => 8_000,
@@ -94,7 +94,7 @@ impl Load {
         Ok(request.body(Full::from(body))?)
     }
 
-    /// Whether `answer` is the one that the origin gave.
+    /// Whether `answer` is the origin's.
     fn check(self, answer: &[u8]) -> Result<(), BoxError> {
         let is_whole = match self {
             Self::Get => answer.starts_with(br#"{"object":"list""#) && answer.ends_with(b"}]}"),
@@ -126,7 +126,7 @@ impl Callers {
         Ok(Self(callers))
     }
 
-    /// One round. All have their answer at its end.
+    /// Runs one round, and waits for all answers.
     pub(crate) async fn run(&mut self, load: Load) -> Result<(), BoxError> {
         let each = load.calls() / self.0.len().max(1) as u64;
         let mut left = load.calls() % self.0.len().max(1) as u64;
@@ -147,7 +147,7 @@ impl Callers {
         Ok(())
     }
 
-    /// Each asks for a stream, reads its beginning, and hears no more. They leave when this is dropped.
+    /// Each caller opens a stream and reads its beginning, after which it is silent. Dropping the result closes them.
     pub(crate) async fn fall_silent(self) -> Result<Vec<impl Sized>, BoxError> {
         let mut open = Vec::with_capacity(self.0.len());
         let mut running = JoinSet::new();

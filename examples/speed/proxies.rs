@@ -1,4 +1,4 @@
-//! The proxies: processes, of which two are this program, started again.
+//! The proxies as processes; two of them are this program, started again.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,31 +13,31 @@ use super::origin::Origin;
 use super::sockets::Party;
 use super::{Args, bare, envoy, nginx};
 
-/// What is measured.
+/// The measured proxies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
-    /// A proxy of hyper that does nothing else.
+    /// A hyper proxy that only forwards.
     Bare,
     Gateway,
     Nginx,
     Envoy,
 }
 
-/// One that runs. It ends with this.
+/// A running proxy. Dropping it ends the process.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     addr: SocketAddr,
     process: Child,
-    /// Its own, for its configuration.
+    /// The folder of its configuration.
     folder: PathBuf,
 }
 
-/// In the environment of a process that is one of them.
+/// The environment variable of a proxy process.
 const PROXY: &str = "BUTTRESS_SPEED_PROXY";
 
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
 
-/// Runs this process as a proxy until it ends, where it was started as one; `None`: it was not.
+/// Runs this process as a proxy if it was started as one; `None`: it was not.
 pub(crate) fn run_if_proxy() -> Option<Result<(), BoxError>> {
     let kind = std::env::var(PROXY).ok()?;
     let args = std::env::args_os();
@@ -71,7 +71,7 @@ impl Kind {
 // === impl Proxy ===
 
 impl Proxy {
-    /// `None`: there is no such program here.
+    /// `None`: the program is missing.
     pub(crate) async fn start(
         kind: Kind,
         origin: &Origin,
@@ -116,7 +116,7 @@ impl Proxy {
         self.addr
     }
 
-    /// The time that its threads have had a processor.
+    /// The CPU time of its threads.
     pub(crate) fn cpu(&self) -> Result<Duration, BoxError> {
         let mut nanos = 0;
         for thread in fs::read_dir(self.proc("task"))? {
@@ -162,7 +162,7 @@ impl Drop for Proxy {
     }
 }
 
-/// As it is shipped.
+/// The gateway with its defaults.
 fn gateway(args: &Args, upstream: SocketAddr, certificate: Option<&Path>) -> Result<Command, BoxError> {
     let scheme = if certificate.is_some() { "https" } else { "http" };
     let mut command = match &args.gateway {
@@ -190,7 +190,7 @@ fn ours(name: &str, first: std::ffi::OsString, second: Option<&Path>) -> Result<
     Ok(command)
 }
 
-/// The address in the first line that a proxy of ours prints.
+/// The address in the first line of our own proxies.
 fn addr(line: &str) -> Option<SocketAddr> {
     let rest = line.trim().strip_prefix("on ").or_else(|| line.split_once("://").map(|(_, rest)| rest))?;
     rest.split(',').next()?.parse().ok()

@@ -1,15 +1,15 @@
-//! What is shown.
+//! Prints the tables.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::proxies::Kind;
 
-/// What a call took, in each round.
+/// The cost of a call in each round.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Costs(Vec<f64>);
 
-/// For a README.
+/// A table for a README.
 #[derive(Debug)]
 pub(crate) struct Table(String);
 
@@ -20,7 +20,7 @@ impl Costs {
         self.0.push(took.as_secs_f64() * 1e6 / calls as f64);
     }
 
-    /// In microseconds; `None` where nothing was measured.
+    /// In microseconds; `None`: not measured.
     pub(crate) fn median(&self) -> Option<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_unstable_by(f64::total_cmp);
@@ -36,7 +36,7 @@ impl Table {
         Self(format!("| {title} |{names}\n|---|{}", "---|".repeat(kinds.len())))
     }
 
-    /// Each cost, and how many times the first of them it is.
+    /// Each cost, and its ratio to the first.
     pub(crate) fn row(&mut self, name: &str, micros: Vec<Option<f64>>) {
         let bare = micros.first().copied().flatten();
         let show = |micros: f64| match bare {

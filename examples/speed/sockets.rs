@@ -1,4 +1,4 @@
-//! Listeners, certificates, and what the system allows.
+//! Listeners, certificates, and limits of the system.
 
 use std::convert::Infallible;
 use std::fs;
@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tower_buttress::error::BoxError;
 
-/// A certificate for 127.0.0.1, in a folder that is removed at the end. All sides show it, and trust it.
+/// A certificate for 127.0.0.1, in a folder that is removed at the end. All sides use and trust it.
 #[derive(Debug)]
 pub(crate) struct Party {
     folder: PathBuf,
@@ -43,7 +43,7 @@ impl Party {
         Ok(party)
     }
 
-    /// The one in this folder.
+    /// Reads the certificate in this folder.
     pub(crate) fn read(folder: &Path) -> Result<Self, BoxError> {
         let certificate = CertificateDer::from_pem_file(folder.join("cert.pem"))?;
         let key = PrivateKeyDer::from_pem_file(folder.join("key.pem"))?;
@@ -80,7 +80,7 @@ impl Drop for Party {
     }
 }
 
-/// For connections without TLS.
+/// The settings for connections without TLS.
 pub(crate) fn no_trust() -> Result<ClientConfig, BoxError> {
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     Ok(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
@@ -106,7 +106,7 @@ where
         tokio::spawn(async move {
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new());
-            // A caller that leaves ends it with an error.
+            // A caller that leaves causes an error.
             let _ = match tls {
                 None => builder.serve_connection(TokioIo::new(socket), service).await,
                 Some(tls) => match tls.accept(socket).await {
@@ -118,7 +118,7 @@ where
     }
 }
 
-/// Each stream takes a descriptor on both sides of two processes.
+/// Each stream takes a descriptor on each side of two processes.
 pub(crate) fn check_limits(streams: usize) -> Result<(), BoxError> {
     let limits = fs::read_to_string("/proc/self/limits")?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));

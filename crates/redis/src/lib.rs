@@ -19,7 +19,7 @@
 //! let dedup = DedupLayer::new().store(RedisStore::new(redis.clone()));
 //! let breaker = CircuitBreakerLayer::new().key_by_model().share(FleetBreaker::new(redis.clone(), "models"));
 //!
-//! // Whether Redis is reachable, now and from now on. A service starts and runs without it.
+//! // Whether Redis can be reached, now and from now on. A service starts and goes on without it.
 //! assert!(redis.health().borrow().is_reached());
 //! # let _ = (dedup, breaker);
 //! # Ok(())

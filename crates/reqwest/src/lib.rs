@@ -1,7 +1,7 @@
-//! [reqwest]'s client as a service of `http` requests, for the layers of this crate to go around.
+//! Makes [reqwest]'s client a service of `http` requests, for the layers of tower-buttress.
 //!
-//! `reqwest::Client` is a `Service` of requests of its own type, which layers that read and repeat `http` requests cannot
-//! use. [`ClientService`] takes and gives `http`'s types, and streams in both directions.
+//! `reqwest::Client` is a `Service` of its own request type, which layers that read and repeat `http` requests cannot
+//! use. [`ClientService`] accepts and returns `http` types, and streams in both directions.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_buttress::error::BoxError> {
@@ -29,14 +29,14 @@
 //!
 //! # Whose limits?
 //!
-//! Leave reqwest's own `timeout`, `read_timeout` and retries off where the layers do that work: the smaller limit wins,
-//! and a body that reqwest ends fails with an error that says less. `connect_timeout` belongs to the connector, and so to
-//! reqwest: the classifier takes it for a connection that did not come about, to be tried again.
-//! [`ConnectTimeoutLayer`](tower_buttress::ConnectTimeoutLayer), which fits its `connector_layer`, is told apart, since an address
-//! that does not answer will not answer the next attempt either: then it is the fallback's turn.
+//! Leave reqwest's own `timeout`, `read_timeout` and retries off where the layers do that work: the smaller limit
+//! wins, and a body that reqwest ends has a less specific error. `connect_timeout` belongs to reqwest's connector; the
+//! classifier treats its error as a failed connection, to be retried. Errors of
+//! [`ConnectTimeoutLayer`](tower_buttress::ConnectTimeoutLayer), which fits reqwest's `connector_layer`, go to the
+//! fallback instead, because an address that does not answer will not answer the next attempt either.
 //!
-//! Redirects are followed by reqwest, below the layers. To reqwest, every body that comes through them is one that
-//! streams, which it cannot send again for a 307 or 308: then the redirect is the answer.
+//! reqwest follows redirects, below the layers. It cannot repeat a body from the layers, which always streams, for a
+//! 307 or 308; it then returns the redirect.
 //!
 //! [reqwest]: https://docs.rs/reqwest
 
@@ -60,7 +60,7 @@ use tower_service::Service;
 pub use self::middleware::{CallOnce, LayerMiddleware, NextService};
 use tower_buttress::error::BoxError;
 
-/// A [`reqwest::Client`] that is called with `http` requests, and answers with `http` responses.
+/// A [`reqwest::Client`] that accepts `http` requests and returns `http` responses.
 ///
 /// # Cancel safety
 ///
@@ -68,11 +68,11 @@ use tower_buttress::error::BoxError;
 ///
 /// # Errors
 ///
-/// reqwest's own. A URI that is no absolute URL is one of them.
+/// reqwest's own, including one for a URI that is not an absolute URL.
 ///
 /// # Cost
 ///
-/// One allocation for a body that is not empty, and one for the response's: reqwest boxes both.
+/// One allocation for a non-empty request body, and one for the response's body: reqwest boxes both.
 #[derive(Clone, Debug, Default)]
 pub struct ClientService {
     client: Client,
@@ -84,7 +84,7 @@ pin_project! {
     pub struct ClientFuture {
         #[pin]
         call: Option<<Client as Service<reqwest::Request>>::Future>,
-        // What is wrong with the request.
+        // The error of an invalid request.
         wrong: Option<reqwest::Error>,
     }
 }
@@ -119,7 +119,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> ClientFuture {
-        // How it came in is not how it must go out: an HTTP/1.1 connection would refuse it.
+        // The incoming version does not apply: an HTTP/1.1 connection would refuse another one.
         if request.version() == Version::HTTP_2 {
             *request.version_mut() = Version::HTTP_11;
         }
@@ -130,7 +130,7 @@ where
     }
 }
 
-/// An empty body is none: of unknown length it would be sent in chunks.
+/// Sends an empty body as no body: with unknown length it would be chunked.
 fn body<B>(body: B) -> reqwest::Body
 where
     B: Body<Data = Bytes> + Send + Sync + 'static,
@@ -149,7 +149,7 @@ impl Future for ClientFuture {
         match (this.call.as_pin_mut(), this.wrong.take()) {
             (Some(call), _) => Poll::Ready(Ok(ready!(call.poll(cx))?.into())),
             (None, Some(wrong)) => Poll::Ready(Err(wrong)),
-            // Polled again after it was over.
+            // Polled again after completion.
             (None, None) => Poll::Pending,
         }
     }

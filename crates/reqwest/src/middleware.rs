@@ -17,18 +17,18 @@ use tower_buttress::error::BoxError;
 
 /// A layer as a [`Middleware`] of `reqwest-middleware`.
 ///
-/// The layer is made once and its state is shared by all calls: a breaker counts them all, and a retry budget is paid by
-/// all. Only the service around the rest of the middleware is made anew for each call, since what is passed on
-/// ([`Next`]) can be borrowed no longer.
+/// The layer is built once and all calls share its state: a breaker counts them all, and all use one retry budget.
+/// Only the service around the rest of the middleware ([`Next`]) is built per call, because `Next` is borrowed for one
+/// call.
 ///
-/// So the layer must be one that borrows its inner service for one call: deadlines, timeouts, retries, a breaker. Dedup
-/// (and so the [presets](tower_buttress::presets), which have a place for it), health probes and heartbeats let a
-/// call outlive its caller, and go around [`ClientService`] instead; the compiler says so.
+/// So the layer must work with an inner service that is borrowed for one call: deadlines, timeouts, retries, a
+/// breaker. Dedup (and so the [presets](tower_buttress::presets), which include it), health probes and heartbeats let
+/// a call outlive its caller. The compiler rejects them here; put them around [`ClientService`] instead.
 ///
-/// What a middleware before this one puts into its `Extensions` (a [`TimeoutProfile`](tower_buttress::TimeoutProfile), a
-/// [`Deadline`](tower_buttress::Deadline)), the layer finds in the request's. The other way there is the response, whose extensions
-/// say what the layers did; what a middleware behind this one puts into its `Extensions` stays there, since a layer may ask
-/// it more than once.
+/// The layer finds the `Extensions` of earlier middleware (a [`TimeoutProfile`](tower_buttress::TimeoutProfile), a
+/// [`Deadline`](tower_buttress::Deadline)) in the request's extensions. In the other direction only the response's
+/// extensions pass, with the layers' results. What a later middleware puts into its `Extensions` stays there, because
+/// a layer may call it more than once.
 ///
 /// [`ClientService`]: super::ClientService
 ///
@@ -52,7 +52,7 @@ use tower_buttress::error::BoxError;
 /// # }
 /// ```
 ///
-/// A call that may outlive its caller cannot be made through what was borrowed:
+/// A layer whose calls may outlive their caller does not compile:
 ///
 /// ```compile_fail
 /// use tower_buttress::DedupLayer;
@@ -66,7 +66,7 @@ pub struct LayerMiddleware<L> {
     layer: L,
 }
 
-/// The rest of the middleware, and the client behind it: what a [`LayerMiddleware`] puts its layer around.
+/// The rest of the middleware and the client, around which a [`LayerMiddleware`] puts its layer.
 #[derive(Clone)]
 pub struct NextService<'a> {
     next: Next<'a>,
@@ -74,7 +74,7 @@ pub struct NextService<'a> {
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A service that can be called with what reqwest sends, and answers with something that reqwest can hand on.
+/// A service for reqwest's requests, whose responses reqwest accepts.
 pub trait CallOnce<'a>: sealed::Sealed<'a> {}
 
 mod sealed {
@@ -122,7 +122,7 @@ where
     }
 }
 
-/// Says where a response came from, which is not among what `http` knows of one.
+/// Adds the URL of a response, which `http` responses do not have.
 fn locate<B>(response: &mut Response<B>, url: Url) {
     if let Ok(located) = Response::builder().url(url).body(()) {
         response.extensions_mut().extend(located.into_parts().0.extensions);
@@ -150,7 +150,7 @@ where
     }
 }
 
-/// The error of the rest of the middleware, as it was, or one that a layer made of a refusal.
+/// An error of the rest of the middleware, or of a layer that turned a refusal into an error.
 fn unbox(err: impl Into<BoxError>) -> Error {
     match err.into().downcast() {
         Ok(err) => *err,
@@ -158,7 +158,7 @@ fn unbox(err: impl Into<BoxError>) -> Error {
     }
 }
 
-/// The error of a layer that has its own.
+/// The error of a layer with its own error type.
 #[derive(Debug)]
 struct LayerError(BoxError);
 
@@ -192,13 +192,13 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let next = self.next.clone();
         Box::pin(async move {
-            // A copy: among them is what reqwest keeps there of its own, the request's timeout.
+            // Copied: reqwest keeps its own entries there, such as the request's timeout.
             let mut extensions = request.extensions().clone();
             let request = reqwest::Request::try_from(request.map(super::body))?;
             let response = next.run(request, &mut extensions).await?;
             let url = response.url().clone();
             let mut response = Response::from(response);
-            // Where it came from, redirects and all, would be lost with the type.
+            // The conversion would lose the URL, redirects included.
             locate(&mut response, url);
             Ok(response)
         })
@@ -211,7 +211,7 @@ impl fmt::Debug for NextService<'_> {
     }
 }
 
-/// What else cannot be made through what was borrowed, each beside what can: a health probe,
+/// Other layers that do not compile here, each beside one that does: a health probe,
 ///
 /// ```
 /// use tower_buttress::CircuitBreakerLayer;

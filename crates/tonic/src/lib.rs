@@ -1,9 +1,9 @@
-//! [tonic]'s channels and servers under the layers of this crate.
+//! The layers of tower-buttress with [tonic]'s channels and servers.
 //!
-//! The layers work with gRPC as with any HTTP: refusals are statuses for callers that speak gRPC, [`verdict::Grpc`] reads the
-//! status of an answer, and [`DeadlineHeader::grpc`] the deadline of a call. Only tonic's types want something: its
-//! `Channel` takes requests with tonic's own boxed body, while a layer that repeats, times or shares a request hands on
-//! a body of its own. [`ChannelLayer`] goes between, innermost.
+//! The layers treat gRPC as HTTP: gRPC callers get refusals as statuses, [`verdict::Grpc`] reads the status of an
+//! answer, and [`DeadlineHeader::grpc`] the deadline of a call. Only the body types need an adapter: tonic's `Channel`
+//! accepts only tonic's boxed body, while layers that repeat, time or share requests have their own. [`ChannelLayer`]
+//! converts them; put it innermost.
 //!
 //! # A client
 //!
@@ -28,27 +28,28 @@
 //! # }
 //! ```
 //!
-//! `Request::set_timeout` shortens a call as it does without the layers, stream included: the preset
-//! [accepts](tower_buttress::DeadlineLayer::accept) the header, and passes on what is left. What is put into a tonic request's
-//! extensions ([`TimeoutProfile`](tower_buttress::TimeoutProfile), [`NoRetry`](tower_buttress::NoRetry)) is found by the layers.
+//! `Request::set_timeout` limits a call as it does without the layers, stream included: the preset
+//! [accepts](tower_buttress::DeadlineLayer::accept) the header and passes on the remaining time. The layers find
+//! values that you put into a tonic request's extensions ([`TimeoutProfile`](tower_buttress::TimeoutProfile),
+//! [`NoRetry`](tower_buttress::NoRetry)).
 //!
-//! Calls are `POST`s, so that only what is known not to have been done is repeated: a connection that did not come about, a
-//! stream that was refused, a status with a pushback. For calls that may be done twice say so with
+//! Calls are `POST`s, so only a call that was certainly not executed is repeated: a failed connection, a refused
+//! stream, a status with a pushback. For idempotent calls set
 //! [`retry_non_idempotent`](tower_buttress::RetryAfterBackoffLayer::retry_non_idempotent).
 //!
-//! The limits hold for streams too. One that is silent by nature (a watch, a conversation) wants an `idle` and a `total` of
-//! its own, as a [`TimeoutProfile`](tower_buttress::TimeoutProfile) in the extensions of its requests: what falls silent for longer
-//! is ended, and counts as a fault of the upstream.
+//! The limits apply to streams too. A stream that may be silent (a watch, a conversation) needs its own `idle` and
+//! `total`, in a [`TimeoutProfile`](tower_buttress::TimeoutProfile) in the extensions of its requests. A longer
+//! silence ends it, and counts as a fault of the upstream.
 //!
-//! Leave `Endpoint::timeout` off: it ends at the head what [`FirstByteTimeoutLayer`](tower_buttress::FirstByteTimeoutLayer) ends
-//! at the first message, and counts as the caller's own deadline, not as a fault of the upstream. `connect_timeout` is
-//! the endpoint's.
+//! Leave `Endpoint::timeout` off: it ends at the head, while
+//! [`FirstByteTimeoutLayer`](tower_buttress::FirstByteTimeoutLayer) ends at the first message; and it counts as the
+//! caller's own deadline, not as a fault of the upstream. `connect_timeout` belongs to the endpoint.
 //!
 //! # Interceptors
 //!
-//! Next to the channel, an interceptor sees each attempt, and can give each a fresh token. One that is to see each call,
-//! as `with_interceptor` of a generated client puts it, goes around a second [`ChannelLayer`]: it wants tonic's body on that
-//! side.
+//! An interceptor next to the channel runs once per attempt, and can add a fresh token to each. To run an interceptor
+//! once per call, as with `with_interceptor` of a generated client, put it outside a second [`ChannelLayer`], which
+//! restores tonic's body type.
 //!
 //! ```
 //! # fn main() {
@@ -95,9 +96,9 @@
 //! # let _ = server;
 //! ```
 //!
-//! tonic itself ends a unary call at its `grpc-timeout`, with `CANCELLED`, and no stream; the layers say
-//! `DEADLINE_EXCEEDED`, and end both. A client that is called inside a handler inherits what is left. Layers that change
-//! the request's body go on a server with a [`ChannelLayer`] as the last `.layer(..)`, next to the services.
+//! tonic itself ends a unary call at its `grpc-timeout` with `CANCELLED`, and never ends a stream; the layers end both
+//! with `DEADLINE_EXCEEDED`. A client called inside a handler inherits the remaining time. Layers that change the
+//! request's body need a [`ChannelLayer`] as the server's last `.layer(..)`, next to the services.
 //!
 //! [tonic]: https://docs.rs/tonic
 //! [`verdict::Grpc`]: tower_buttress::verdict::Grpc
@@ -125,11 +126,11 @@ use tower_buttress::{Attempt, Rejection, RejectionFormat, RejectionKind};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ChannelLayer {}
 
-/// A `Channel`, or another service that takes tonic's [`Body`], for requests with any body.
+/// A `Channel`, or another service of tonic's [`Body`], that accepts requests with any body.
 ///
-/// Beside that, it tells the server of a retry how often it has been asked (`grpc-previous-rpc-attempts`, gRFC A6), and
-/// turns an [expired timeout](TimeoutExpired) of tonic's own, which tonic calls `CANCELLED`, into a refusal: a `Channel`
-/// has a timer for each `grpc-timeout` that it passes on.
+/// It also sends the number of earlier attempts (`grpc-previous-rpc-attempts`, gRFC A6), and turns tonic's own
+/// [expired timeout](TimeoutExpired), which tonic reports as `CANCELLED`, into a refusal: a `Channel` has a timer for
+/// each `grpc-timeout` that it sends.
 ///
 /// # Cancel safety
 ///
@@ -137,7 +138,7 @@ pub struct ChannelLayer {}
 ///
 /// # Errors
 ///
-/// Those of the service inside, but for expired timeouts.
+/// Those of the inner service, except expired timeouts.
 ///
 /// # Cost
 ///
@@ -160,7 +161,7 @@ pin_project! {
 // === impl ChannelLayer ===
 
 impl ChannelLayer {
-    /// A layer for the innermost place, and for any other where tonic wants its own body.
+    /// A layer for the innermost place, and for others where tonic requires its own body.
     #[must_use]
     pub const fn new() -> Self {
         Self {}
@@ -178,7 +179,7 @@ impl<S> Layer<S> for ChannelLayer {
 // === impl ChannelService ===
 
 impl<S> ChannelService<S> {
-    /// Makes requests to `inner`.
+    /// Sends requests to `inner`.
     #[must_use]
     pub const fn new(inner: S) -> Self {
         Self { inner }

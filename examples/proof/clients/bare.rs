@@ -1,4 +1,4 @@
-//! Nothing at all: what a service loses today.
+//! No layers.
 
 use std::net::SocketAddr;
 

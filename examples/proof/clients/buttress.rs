@@ -1,4 +1,4 @@
-//! This crate's layers, as its preset has them, with the same limits as everybody and dedup for the double clicks.
+//! This crate's preset with the common limits, and dedup for double clicks.
 
 use std::net::SocketAddr;
 
@@ -24,9 +24,9 @@ pub(super) fn client(
             .dedup(|_| dedup)
             .last_good(|_| last_good)
             .resume(|_| resume)
-            // A 429 of this provider is one call's own. A pause for all of them would only send them to the backup.
+            // A 429 of this provider concerns one call. A pause for all calls would send them to the backup.
             .pace(|_| PaceLayer::disabled())
-            // Both are the same party here.
+            // Both upstreams belong to the same party here.
             .fallback(FallbackLayer::new(upstream(backup)).forward_credentials(true))
             .retry(|retry| retry.backoff_base(BACKOFF).backoff_cap(BACKOFF_MAX))
             .breaker(|_| breaker);

@@ -1,5 +1,5 @@
-//! Who takes part against the provider with a rate limit. All but the first try again, and those whose layers have a limit are
-//! told the provider's.
+//! The contestants against the provider with a rate limit. All but the first retry; those with a limit of their own
+//! are configured with the provider's.
 
 use std::net::SocketAddr;
 
@@ -23,7 +23,7 @@ type Answer = Response<Incoming>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contestant {
     Bare,
-    /// Who tries again and has no limit.
+    /// Retries, without a limit of its own.
     Retries,
     Tower,
     Resilience,
@@ -59,7 +59,7 @@ impl Contestant {
     }
 }
 
-/// Each attempt counts. The limit is no `Clone`, so that it goes behind a buffer.
+/// Each attempt counts. The limit is not `Clone`, so a buffer shares it.
 fn tower(provider: SocketAddr) -> Result<Client, BoxError> {
     let service = ServiceBuilder::new()
         .retry(Attempts::new()?)
@@ -88,8 +88,8 @@ fn resilience(provider: SocketAddr) -> Result<Client, BoxError> {
     Ok(Client::new(service.map_response(boxed).map_err(Into::into)))
 }
 
-/// Without a rate the preset waits for the time that a 429 names, and starts again a second apart where it does not know
-/// better. That second is not twenty times shorter here.
+/// Without a rate the preset waits as long as the 429 says, and then sends calls one second apart until it has learned
+/// a better rate. That second is not compressed here.
 fn buttress(provider: SocketAddr) -> Client {
     let limits = TimeoutProfile::UNLIMITED.with_first_byte(FIRST_BYTE).with_idle(IDLE).with_total(TOTAL);
     let stack = presets::llm_client(limits)

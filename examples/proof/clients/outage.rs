@@ -1,4 +1,4 @@
-//! Those who meet an outage: with a backup that is down as well, and with what was answered before.
+//! The contestants in an outage of provider and backup, with and without stored answers.
 
 use std::net::SocketAddr;
 
@@ -37,7 +37,7 @@ impl Contestant {
             Self::Buttress => LastGoodLayer::disabled(),
             Self::Remembering => LastGoodLayer::new(),
         };
-        // Dedup would return the answers of the last minute by itself.
+        // Otherwise dedup would replay the answers of the last minute.
         let dedup = DedupLayer::new().fingerprints(false);
         buttress::client(primary, backup, dedup, ResumeLayer::new(), last_good)
     }

@@ -1,5 +1,5 @@
-//! tower-resilience: the "full stack (with fallback)" of its composition guide, which asks for errors where HTTP has
-//! answers. It leaves bodies to tower-http, so that one's body timeout is there as well.
+//! tower-resilience: the "full stack (with fallback)" of its composition guide, which expects errors instead of HTTP
+//! answers. It has no layer for bodies, so tower-http's body timeout is added.
 
 use std::net::SocketAddr;
 
@@ -42,7 +42,7 @@ pub(super) fn client(primary: SocketAddr, backup: SocketAddr) -> Result<Client, 
     Ok(Client::new(service.map_response(boxed).map_err(Into::into)))
 }
 
-/// An upstream whose 429 and 5xx are errors.
+/// An upstream that returns 429 and 5xx as errors.
 fn failing(
     addr: SocketAddr,
 ) -> impl tower::Service<Ask, Response = Answer, Error = BoxError, Future: Send> + Clone + Send + Sync + 'static {

@@ -1,5 +1,5 @@
-//! tower's retry with its backoff, its timeout, and tower-http's for bodies, each as its documentation has it.
-//! (tower-http's timeout of the head answers in the upstream's place, for which hyper's body type has no form.)
+//! tower's retry with its backoff, its timeout, and tower-http's body timeout, each as documented. (tower-http's
+//! timeout for the head returns an answer, for which hyper's body type has no variant.)
 
 use std::net::SocketAddr;
 
