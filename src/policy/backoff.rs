@@ -2,11 +2,10 @@
 //!
 //! # Why full jitter?
 //!
-//! Clients that failed together come back together, and collide again at each step. Full jitter spreads them over the
-//! whole wait, and beats the other kinds both in repeated work and in the time until all are served
-//! (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>). That holds only if they draw
-//! different numbers: all calls of a layer draw from one [`Entropy`](crate::rt::entropy::Entropy), which moves on at each
-//! draw.
+//! Clients that failed together retry together, and collide again at each step. Full jitter spreads them over the whole
+//! wait, and beats the other kinds both in repeated work and in the time until all are served
+//! (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>). That requires that they draw different
+//! numbers: all calls of a layer draw from one [`Entropy`](crate::rt::entropy::Entropy).
 
 use std::time::Duration;
 
@@ -20,27 +19,27 @@ pub(crate) struct Backoff {
     pub(crate) jitter: Jitter,
 }
 
-/// How waits are spread, so that clients that failed together do not come back together.
+/// How waits are randomised, so that clients that failed together do not retry together.
 ///
-/// With `wait` the wait without jitter, `base * 2^(retries so far)`, and never more than the cap:
+/// `wait` is the wait without jitter, `base * 2^(retries so far)`, at most the cap:
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Jitter {
-    /// None: `wait`. For a single client, or a test.
+    /// No jitter: `wait`. For a single client, or a test.
     None,
-    /// Over all of it, `0..=wait`: the least load, and the shortest time to the end.
+    /// From the whole range, `0..=wait`: the least load, and the shortest total time.
     #[default]
     Full,
-    /// Over the second half, `wait / 2..=wait`: never at once.
+    /// From the second half, `wait / 2..=wait`: never immediately.
     Equal,
-    /// `base..=3 * previous`: from the wait before, not from the number of attempts.
+    /// From `base..=3 * previous`: by the previous wait, not by the number of attempts.
     Decorrelated,
 }
 
 // === impl Backoff ===
 
 impl Backoff {
-    /// The wait before the retry that follows `retries` others, of which the last waited for `previous`.
+    /// Returns the wait before the next retry, after `retries` others, of which the last waited for `previous`.
     pub(crate) fn wait(&self, retries: u32, previous: Duration, rng: &mut Rng) -> Duration {
         let wait = self.base.saturating_mul(1 << retries.min(31)).min(self.cap);
         match self.jitter {
@@ -62,8 +61,8 @@ impl Default for Backoff {
     }
 }
 
-/// Evenly from `low` to `high`, both included; `low` where `high` is less. To the nanosecond up to 584 years, which is
-/// as far as a `u64` counts them.
+/// Draws evenly from `low` to `high`, both included; `low` if `high` is less. To the nanosecond up to 584 years, the
+/// range of a `u64`.
 pub(crate) fn between(low: Duration, high: Duration, rng: &mut Rng) -> Duration {
     let spread = u64::try_from(high.saturating_sub(low).as_nanos()).unwrap_or(u64::MAX);
     low.saturating_add(Duration::from_nanos(rng.u64(0..=spread)))

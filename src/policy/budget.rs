@@ -1,34 +1,33 @@
-//! How many retries a client may add to an upstream's load.
+//! Limits how many retries a client adds to an upstream's load.
 //!
 //! # Why budgets and not max retries?
 //!
-//! "At most three attempts" triples the load of an upstream that fails, just when it can bear it least, and multiplies
-//! through every tier that does the same. A budget looks at all calls together: while few fail, each of them is
-//! retried; when all of them fail, a fifth of them is. (The thought is Finagle's:
-//! <https://finagle.github.io/blog/2016/02/08/retry-budgets/>.)
+//! "At most three attempts" triples the load of a failing upstream when it can bear it least, and multiplies through
+//! every tier that does the same. A budget covers all calls together: while few fail, each of them is retried; when all
+//! fail, a fifth is. (After Finagle: <https://finagle.github.io/blog/2016/02/08/retry-budgets/>.)
 //!
-//! Time is cut into ten slots a window. Calls and retries are counted per slot; what is older than ten slots counts no
-//! longer. Here is the arithmetic; [`rt::retry_budget`](crate::rt::retry_budget) counts.
+//! A window is divided into ten slots. Calls and retries are counted per slot, and expire after ten slots. This module
+//! has the arithmetic; [`rt::retry_budget`](crate::rt::retry_budget) counts.
 
 use std::time::Duration;
 
-/// What is allowed.
+/// The limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Budget {
     /// Retries per hundred calls of a window.
     percent: u64,
-    /// Retries allowed in any window, however few its calls.
+    /// Retries allowed in any window, even without calls.
     reserve: u64,
     slot: Duration,
 }
 
-/// The number of a slot of time and what was counted in it, in one word, so that one atomic operation changes both.
+/// The number of a time slot and its count in one word, so that one atomic operation changes both.
 ///
 /// The number takes the upper half (13 years of the shortest slots), the count the lower.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SlotCount(pub(crate) u64);
 
-/// The cells for the slots of one window, each used anew when its time comes round.
+/// The cells of one window's slots, reused in turn.
 pub(crate) type Ring<T> = [T; SLOTS];
 
 /// Finagle's and tower's resolution.
@@ -38,22 +37,21 @@ const COUNT_BITS: u32 = 32;
 // === impl Budget ===
 
 impl Budget {
-    /// A window is at least one second and at most one minute, as in Finagle: a shorter one forgets the calls before they
-    /// fail, a longer one lets a good hour pay for a storm.
+    /// A window is 1 s to 60 s, as in Finagle: in a shorter one the calls expire before they fail; a longer one lets a
+    /// good hour pay for a retry storm.
     pub(crate) fn new(percent: u32, min_per_second: u32, window: Duration) -> Self {
         let window = window.clamp(Duration::from_secs(1), Duration::from_secs(60));
         let reserve = u128::from(min_per_second) * window.as_millis() / 1_000;
         Self { percent: u64::from(percent), reserve: u64::try_from(reserve).unwrap_or(u64::MAX), slot: window / 10 }
     }
 
-    /// The slot of an instant, `since` after the first one. Counted from 1, since a cell that was never touched
-    /// says 0.
+    /// Returns the slot of an instant, `since` after the first one. Counted from 1, since an unused cell has 0.
     pub(crate) fn slot_at(&self, since: Duration) -> u64 {
         let slot = since.as_nanos() / self.slot.as_nanos().max(1);
         u64::from(u32::try_from(slot).unwrap_or(u32::MAX - 1)) + 1
     }
 
-    /// Counts a retry in `retries` if the calls of the window that ends with `slot` pay for another.
+    /// Counts a retry in `retries` if the window that ends with `slot` allows another.
     pub(crate) fn withdraw(
         &self,
         calls: impl Iterator<Item = SlotCount>,
@@ -76,7 +74,7 @@ pub(crate) fn index(slot: u64) -> usize {
     usize::try_from(slot % SLOTS as u64).unwrap_or_default()
 }
 
-/// What these cells hold of the ten slots up to `now`; of a later one too, which another thread has begun already.
+/// The count of the ten slots up to `now`; a later slot, which another thread may have begun, counts too.
 fn counted(cells: impl Iterator<Item = SlotCount>, now: u64) -> u64 {
     cells.filter(|cell| now < cell.slot() + SLOTS as u64).map(SlotCount::count).sum()
 }

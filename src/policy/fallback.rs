@@ -1,20 +1,20 @@
-//! Whether a backup may be asked what the primary did not answer.
+//! Decides whether a backup may be asked after a failure of the primary.
 //!
 //! # Why not always?
 //!
-//! Where the caller's credential was refused, limited or found without credit, and the backup would be asked with another
-//! one, the backup serves every caller on the operator's account: with an invented key, with none, or with one that is
-//! spent. What a caller can provoke at will (a request that is too large, a refusal of our own layers) has the same effect.
-//! Only what is the upstream's own failure cannot be provoked.
+//! If the primary refused the caller's credential, limited it or found it without credit, and the backup uses another
+//! credential, the backup would serve every caller on the operator's account: with an invented key, with none, or with a
+//! spent one. A failure that a caller can provoke (a request that is too large, a refusal of this crate's layers) has the
+//! same effect. Only the upstream's own failures cannot be provoked.
 
 use super::verdict::Matter;
 
 /// What is known of the two credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Trust {
-    /// The operator said that the calls are the application's own.
+    /// The operator declared that the calls are the application's own.
     pub(crate) own: bool,
-    /// The backup is asked with the caller's credential.
+    /// The backup gets the caller's credential.
     pub(crate) forwarded: bool,
     /// The caller was authenticated.
     pub(crate) authenticated: bool,

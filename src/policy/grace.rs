@@ -1,18 +1,18 @@
-//! How much longer a wait goes on whose end was found late.
+//! Extends a wait whose timer fired late.
 
 use std::time::Duration;
 
-/// A task that is woken runs within far less than this, unless the process was suspended or starved. What came meanwhile is
+/// A woken task runs much sooner than this, unless the process was suspended or starved. Data that arrived meanwhile is
 /// then still in the socket: the timers fire first, since a suspended `epoll_wait` returns without events.
 const LATE: Duration = Duration::from_millis(100);
-/// Long enough to read a socket, and to hand on what was in it.
+/// Long enough to read a socket, and to forward its data.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// After this long a machine has to find its memory and its connections again.
+/// After this long a machine has to restore its memory and its connections.
 const VERY_LATE: Duration = Duration::from_secs(5);
 const LONG_GRACE: Duration = Duration::from_millis(500);
 
-/// The time that is left to a wait whose end was found this late; `None` where it was in time, and the wait is over.
+/// Returns the extension of a wait whose timer fired this late; `None` if it was in time, and the wait is over.
 pub(crate) fn grace(late: Duration) -> Option<Duration> {
     if late > VERY_LATE {
         Some(LONG_GRACE)

@@ -1,27 +1,27 @@
-//! When a silent stream is due a heartbeat, and when it is given up.
+//! When a silent stream needs a heartbeat, and when it ends.
 
 use std::time::{Duration, Instant};
 
 use super::idle::Idle;
 
-/// Measures two silences: that of the upstream, and that of what goes downstream, where heartbeats are no silence.
+/// Measures two silences: the upstream's, and the downstream's, which heartbeats end.
 ///
-/// Both begin when the consumer waits, so that time in which it does not read makes no heartbeats, and ends no stream.
+/// Both begin when the consumer waits: time in which it does not read causes no heartbeats, and ends no stream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeartbeatSchedule {
     interval: Duration,
     limit: Option<Duration>,
-    /// How long the upstream has been waited for.
+    /// How long the consumer has waited for the upstream.
     silent: Idle,
-    /// Nothing has gone downstream since.
+    /// When the downstream silence began.
     quiet: Option<Instant>,
 }
 
-/// What a silence leads to.
+/// The next action after a silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NextAction {
     Beat,
-    /// There have been enough of them.
+    /// End the stream.
     End,
 }
 
@@ -32,25 +32,25 @@ impl HeartbeatSchedule {
         Self { interval, limit, silent: Idle::new(), quiet: None }
     }
 
-    /// The upstream sent something.
+    /// The upstream sent data.
     #[inline]
     pub(crate) fn heard(&mut self) {
         self.silent.alive();
     }
 
-    /// Something went downstream.
+    /// Data went downstream.
     #[inline]
     pub(crate) fn sent(&mut self) {
         self.quiet = None;
     }
 
-    /// A heartbeat goes downstream: until the consumer polls again, the upstream is not waited for.
+    /// A heartbeat goes downstream: until the consumer polls again, it does not wait for the upstream.
     pub(crate) fn beat(&mut self, now: Instant) {
         self.sent();
         self.silent.interrupted(now);
     }
 
-    /// Nothing has come. The clock is asked only when a wait begins: returns what it said.
+    /// No data is ready. Reads the clock only when a wait begins, and returns that reading.
     #[inline]
     pub(crate) fn waiting(&mut self, now: impl FnOnce() -> Instant) -> Option<Instant> {
         if self.quiet.is_some() && self.silent.is_waiting() {
@@ -62,7 +62,7 @@ impl HeartbeatSchedule {
         Some(now)
     }
 
-    /// What comes next, and when; `None` if that is never. Where both come at once, the end does.
+    /// Returns the next action and its time; `None` if there is none. If both are due at once, the stream ends.
     #[inline]
     pub(crate) fn due(&self, may_beat: bool) -> Option<(Instant, NextAction)> {
         let beat = if may_beat { self.quiet.and_then(|quiet| quiet.checked_add(self.interval)) } else { None };
@@ -75,7 +75,7 @@ impl HeartbeatSchedule {
         }
     }
 
-    /// The longest silence of the upstream that is allowed.
+    /// The longest silence of the upstream.
     pub(crate) const fn limit(&self) -> Option<Duration> {
         self.limit
     }

@@ -1,19 +1,19 @@
-//! How long a consumer has been kept waiting.
+//! Measures how long a consumer has waited.
 
 use std::time::{Duration, Instant};
 
-/// Adds up the time spent waiting for the other side since it last gave a sign of life.
+/// Adds up the time spent waiting for the other side since its last activity.
 ///
-/// Time between a hand-over and the next request for more belongs to the consumer, and does not count.
+/// Time between a frame and the consumer's next poll does not count.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Idle {
-    /// Waiting since.
+    /// The start of the current wait.
     since: Option<Instant>,
-    /// Waited before that, while what came was no sign of life.
+    /// Earlier waits since the last activity.
     waited: Duration,
 }
 
-/// A task that is woken runs sooner than that.
+/// A woken task runs sooner than this.
 const LATE: Duration = Duration::from_secs(1);
 
 // === impl Idle ===
@@ -23,21 +23,21 @@ impl Idle {
         Self { since: None, waited: Duration::ZERO }
     }
 
-    /// A sign of life.
+    /// Notes activity.
     #[inline]
     pub(crate) fn alive(&mut self) {
         *self = Self::default();
     }
 
-    /// Something came that is no sign of life: the wait is interrupted, not over.
+    /// Notes data that is no activity: the wait is interrupted, not over.
     pub(crate) fn interrupted(&mut self, now: Instant) {
         if let Some(since) = self.since.take() {
             self.waited = self.waited.saturating_add(now.saturating_duration_since(since));
         }
     }
 
-    /// The same for a wait that ends after `limit`. A consumer that polls more than a second after that was not waiting, and since
-    /// when is not known: that time does not count.
+    /// The same for a wait that ends after `limit`. If the consumer polls more than a second after the limit, it was not
+    /// waiting; that time does not count.
     pub(crate) fn interrupted_within(&mut self, limit: Duration, now: Instant) {
         match self.until(limit) {
             Some(end) if now.saturating_duration_since(end) > LATE => self.since = None,
@@ -45,7 +45,7 @@ impl Idle {
         }
     }
 
-    /// Nothing has come. The clock is asked only when a wait begins.
+    /// No data is ready. Reads the clock only when a wait begins.
     #[inline]
     pub(crate) fn waiting(&mut self, now: impl FnOnce() -> Instant) {
         if self.since.is_none() {
@@ -58,7 +58,7 @@ impl Idle {
         self.since.is_some()
     }
 
-    /// When the wait will have lasted for `limit`; `None` if no consumer waits, or that is beyond the clock's range.
+    /// Returns when the wait will reach `limit`; `None` if no consumer waits, or that is beyond the clock's range.
     pub(crate) fn until(&self, limit: Duration) -> Option<Instant> {
         self.since?.checked_add(limit.saturating_sub(self.waited))
     }

@@ -1,15 +1,15 @@
-//! The models that become keys.
+//! The models that have keys of their own.
 //!
 //! # Why not every name?
 //!
-//! A caller can name any model. If each name were a key, a million invented ones would push out the circuits of those that
-//! others use, or the labels of a metric. So a model is known by its name only after the upstream has served it, and only so
-//! many are: all others share one key.
+//! A caller can invent any model name. If each were a key, a million invented names would evict the circuits of real
+//! models, or flood the labels of a metric. So a name becomes a key only after the upstream has served it, and only up to
+//! a limit: all others share one key.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The keys of the models that were served, by host.
+/// The keys of the served models, by host.
 #[derive(Debug, Default)]
 pub(crate) struct KnownModels {
     hosts: HashMap<Box<str>, Host>,
@@ -17,26 +17,26 @@ pub(crate) struct KnownModels {
 
 #[derive(Debug)]
 struct Host {
-    /// Of requests that name no model.
+    /// The key of requests that name no model.
     none: Arc<str>,
-    /// Of models that are not known.
+    /// The key of unknown models.
     other: Arc<str>,
     models: HashMap<Box<str>, Arc<str>>,
 }
 
-/// What a request's host and model say about its circuit.
+/// The key for a request's host and model.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ModelKey {
     Known(Arc<str>),
-    /// To be [learned](KnownModels::learn) once the upstream serves it.
+    /// [Learn](KnownModels::learn) it once the upstream serves it.
     Unknown(Arc<str>),
-    /// The host is not known either.
+    /// The host is unknown too.
     NewHost,
 }
 
-/// More models of one host share a key.
+/// Further models of one host share a key.
 pub(crate) const MAX_MODELS: usize = 256;
-/// More hosts share one.
+/// Further hosts share one.
 const MAX_HOSTS: usize = 1024;
 
 // === impl KnownModels ===
@@ -65,7 +65,7 @@ impl KnownModels {
         has_room
     }
 
-    /// The upstream has served this model.
+    /// Notes that the upstream has served this model.
     pub(crate) fn learn(&mut self, host: &str, model: &str) {
         if let Some(keys) = self.hosts.get_mut(host) {
             if keys.models.len() < MAX_MODELS && !keys.models.contains_key(model) {

@@ -1,11 +1,11 @@
-//! Time as a whole number, which a script in a shared store can count in too.
+//! Time as a whole number, which a script in a shared store can compute with.
 
 use std::time::Duration;
 
-/// Microseconds, of a length or on a clock that all who compare them share.
+/// Microseconds: a duration, or an instant on a shared clock.
 pub(crate) type Micros = u64;
 
-/// Whole microseconds; as many as can be counted.
+/// Whole microseconds, saturating.
 pub(crate) fn micros(duration: Duration) -> Micros {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! DECIDE: `(input, now) -> action`. No async, no clock, no randomness of its own.
+//! Pure decisions: `(input, now) -> action`. No async, no clock, no randomness.
 
 pub(crate) mod backoff;
 pub(crate) mod breaker;

@@ -1,4 +1,4 @@
-//! How many calls may go on without a listener.
+//! Limits how many calls continue without a listener.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -1,4 +1,4 @@
-//! Counting calls, and what the counts lead to.
+//! Counts calls, and opens and closes the circuit.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use crate::policy::instant::saturating_add;
 use crate::policy::verdict::Health;
 use crate::policy::window::Tally;
 
-/// Failures in a row that there must be for each call that still waits: an upstream that fails less often than that
-/// would have failed the waiting ones, too.
+/// Failures in a row required per waiting call: an upstream that fails less often would probably have failed the waiting
+/// calls too.
 const OUTNUMBERED: u64 = 4;
-/// How many times as long as usual a run must be to open the circuit although old streams flow.
+/// How many times the usual length a run must have to open the circuit while old streams flow.
 const BESIDE_STREAMS: u32 = 3;
 /// Within this time after the circuit has closed, one failure opens it again.
 const PROBATION: Duration = Duration::from_secs(10);
@@ -19,11 +19,11 @@ const PROBATION: Duration = Duration::from_secs(10);
 // === impl Breaker ===
 
 impl Breaker {
-    /// A call is in the window; what does that lead to?
+    /// Counts a call in the window.
     pub(super) fn count(&mut self, health: Health, waiting: u64, now: Instant) -> Option<BreakerEvent> {
         match health {
             Health::Failure => self.streak.fail(now),
-            // It answered, but it did not serve: neither the end of the run nor a part of it.
+            // The upstream answered but did not serve: this neither ends the run nor extends it.
             Health::Throttled => {}
             _ => {
                 self.streak.succeed(1);
@@ -34,7 +34,7 @@ impl Breaker {
         self.reached(waiting, now)
     }
 
-    /// Opens the circuit if a threshold is reached, or tells that it would.
+    /// Opens the circuit if a threshold is reached, or reports that it would.
     pub(super) fn reached(&mut self, waiting: u64, now: Instant) -> Option<BreakerEvent> {
         let reached = self.threshold(waiting, now);
         if let State::MetricsOnly { reached: told } = &mut self.state {
@@ -46,7 +46,7 @@ impl Breaker {
         reached.map(|reason| self.open(reason, now, now))
     }
 
-    /// The threshold that is reached, if calls that wait are taken for successes.
+    /// Returns the threshold that is reached, counting waiting calls as successes.
     fn threshold(&self, waiting: u64, now: Instant) -> Option<CircuitReason> {
         let alone = now.saturating_duration_since(self.last_sign.unwrap_or(self.since));
         let run = self.streak.run();
@@ -72,7 +72,7 @@ impl Breaker {
         }
     }
 
-    /// Notes when the upstream asked to be called again, if it failed.
+    /// Notes when a failed upstream asked to be called again.
     pub(super) fn note_retry_after(&mut self, result: CallResult, now: Instant) {
         let asked = result.retry_after.filter(|_| result.health != Health::Success);
         if let Some(at) = asked.and_then(|after| now.checked_add(after.min(self.settings.open_max))) {
@@ -85,7 +85,7 @@ impl Breaker {
         if !answered {
             self.unanswered = self.unanswered.saturating_add(1);
         }
-        // Probes begin one open time apart, however long they take.
+        // Probes begin one open time apart, whatever they take.
         let since = if let State::HalfOpen(half) = &self.state { half.wave_began() } else { now };
         self.open(CircuitReason::ProbeFailed, since, now)
     }
@@ -93,7 +93,7 @@ impl Breaker {
     // Closed | HalfOpen => Open
     fn open(&mut self, reason: CircuitReason, since: Instant, now: Instant) -> BreakerEvent {
         let backoff = self.open_time();
-        // An upstream that names a time knows better than a guess.
+        // The upstream's own time is better than a guess.
         let asked = self.not_before.unwrap_or(now);
         let until = saturating_add(since, backoff).max(asked);
         let open = Open { until, probed_from: asked, seen: self.stats() };
@@ -130,11 +130,11 @@ impl Breaker {
     }
 
     pub(super) fn next_generation(&mut self) {
-        // Zero is none: it says that nothing may be counted elsewhere.
+        // Zero is reserved: it means that nothing may be counted elsewhere.
         self.generation = self.generation.checked_add(1).unwrap_or(1);
     }
 
-    /// How long to wait for the next probes.
+    /// Returns the wait before the next probes.
     pub(super) fn open_time(&mut self) -> Duration {
         self.settings.open_time(self.unanswered, &mut self.rng)
     }

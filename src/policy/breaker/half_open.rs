@@ -2,9 +2,9 @@
 //!
 //! # Why waves?
 //!
-//! A probe that a hung upstream does not answer says nothing for as long as its own limits of time allow, and an upstream
-//! that recovers meanwhile would not be found out before that. So a wave of probes does not hold the circuit: when its
-//! open time is over, the next wave may go, whatever became of the one before. The probe that is answered first decides.
+//! If a hung upstream does not answer a probe, the probe has no result until its time limit, and a recovery in the
+//! meantime would stay unknown. So a wave of probes does not block the circuit: when its open time is over, the next wave
+//! may start, whatever the state of the one before. The first answer decides.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ pub(super) struct HalfOpen {
     last_id: u32,
     wave: u32,
     wave_began: Instant,
-    /// When the next wave may go.
+    /// When the next wave may start.
     next_wave: Instant,
     succeeded: u32,
     seen: Tally,
@@ -31,24 +31,24 @@ struct Probe {
     began: Instant,
 }
 
-/// What a half-open circuit does with a call.
+/// The decision of a half-open circuit on a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ProbeAdmission {
     Probe {
         id: u32,
     },
-    /// All probes are on their way, and the next wave is due in this time.
+    /// All probes are in flight, and the next wave is due after this time.
     Wait {
         at_most: Duration,
     },
-    /// All probes are on their way, and the next wave is due: to be [begun](HalfOpen::begin_wave) first.
+    /// All probes are in flight, and the next wave is due: [begin](HalfOpen::begin_wave) it first.
     Overdue,
 }
 
 // === impl HalfOpen ===
 
 impl HalfOpen {
-    /// The first wave, and how long it may take.
+    /// Begins the first wave; it may take `open_time`.
     pub(super) fn new(now: Instant, open_time: Duration) -> Self {
         let next_wave = saturating_add(now, open_time);
         Self {
@@ -82,15 +82,15 @@ impl HalfOpen {
         }
     }
 
-    /// Counts how a probe ended, and returns how many have succeeded.
+    /// Counts a probe's result, and returns how many have succeeded.
     pub(super) fn note(&mut self, sample: Sample) -> u32 {
         self.seen.add(sample);
         self.succeeded = self.succeeded.saturating_add(u32::from(!sample.is_bad()));
         self.succeeded
     }
 
-    /// Takes the probe off the list. Returns whether it decides: `None` if it was forgotten, false if a later wave is on
-    /// its way.
+    /// Removes the probe. Returns whether it decides: `None` if it is no longer known, false if a later wave is in
+    /// flight.
     pub(super) fn remove(&mut self, id: u32) -> Option<bool> {
         let place = self.probes.iter().position(|probe| probe.id == id)?;
         let probe = self.probes.swap_remove(place);
@@ -109,7 +109,7 @@ impl HalfOpen {
         self.seen
     }
 
-    /// How many probes of this wave are on their way.
+    /// The number of probes of this wave in flight.
     fn in_wave(&self) -> u32 {
         let probes = self.probes.iter().filter(|probe| probe.wave == self.wave).count();
         u32::try_from(probes).unwrap_or(u32::MAX)

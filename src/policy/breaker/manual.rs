@@ -1,4 +1,4 @@
-//! What an operator does to a circuit by hand, whatever it has seen; and which process sends health probes.
+//! An operator's changes to a circuit, independent of its counts; and which process sends health probes.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ impl Breaker {
             .then(|| self.change(State::Isolated { seen }, CircuitReason::Manual, None))
     }
 
-    /// Opens for this long, or changes for how long it is open.
+    /// Opens for this time, or changes the open time.
     pub(crate) fn open_by_hand(&mut self, time: Duration, now: Instant) -> Option<BreakerEvent> {
         self.window.advance(now);
         let until = saturating_add(now, time);
@@ -27,14 +27,14 @@ impl Breaker {
         let open = State::Open(Open { until, probed_from: until, seen });
         if let State::Open(_) = self.state {
             self.state = open;
-            // The result of a health probe that is on its way must not undo this.
+            // A health probe in flight must not undo this.
             self.next_generation();
             return None;
         }
         Some(self.change(open, CircuitReason::Manual, Some(time)))
     }
 
-    /// Closes and forgets.
+    /// Closes the circuit and resets its counts.
     pub(crate) fn close_by_hand(&mut self, now: Instant) -> Option<BreakerEvent> {
         self.window.advance(now);
         let notice =
@@ -43,7 +43,7 @@ impl Breaker {
         notice
     }
 
-    /// Lets everything pass, and goes on counting.
+    /// Lets every call pass, and keeps counting.
     pub(crate) fn only_count(&mut self, now: Instant) -> Option<BreakerEvent> {
         if self.state() == CircuitState::MetricsOnly {
             return None;
@@ -54,17 +54,17 @@ impl Breaker {
         Some(notice)
     }
 
-    /// Lets everything pass, and counts nothing.
+    /// Lets every call pass, and counts nothing.
     pub(crate) fn disable(&mut self, now: Instant) -> Option<BreakerEvent> {
         self.window.advance(now);
         (self.state() != CircuitState::Disabled).then(|| self.change(State::Disabled, CircuitReason::Manual, None))
     }
 
-    /// Changes the settings. What was counted stays, unless the window changes.
+    /// Changes the settings. The counts stay, unless the window changes.
     pub(crate) fn configure(&mut self, settings: Settings, now: Instant) -> Option<BreakerEvent> {
         if settings.window != self.settings.window {
             self.window = Window::new(settings.window, now);
-            // What was counted in the old one is not found in the new one.
+            // Results of the old window must not count in the new one.
             self.next_generation();
         }
         let counts_only = settings.metrics_only;
@@ -77,7 +77,7 @@ impl Breaker {
         }
     }
 
-    /// A task begins to send health probes, and until it ends no caller is a probe. Returns false if one does already, or if
+    /// Starts health probes by a task; until it ends no caller is a probe. Returns false if there is one already, or if
     /// the circuit is not open.
     pub(crate) fn begin_health(&mut self, every: Duration) -> bool {
         let begins = self.health_probed.is_none() && self.state() == CircuitState::Open;
@@ -87,7 +87,7 @@ impl Breaker {
         begins
     }
 
-    /// The health probes end, unless the circuit is open. Returns whether they do.
+    /// Ends the health probes, unless the circuit is open. Returns whether it did.
     pub(crate) fn end_health_unless_open(&mut self) -> bool {
         let ends = self.state() != CircuitState::Open;
         if ends {
@@ -96,7 +96,7 @@ impl Breaker {
         ends
     }
 
-    /// The health probes end.
+    /// Ends the health probes.
     pub(crate) fn end_health(&mut self) {
         self.health_probed = None;
     }

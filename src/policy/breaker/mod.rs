@@ -1,40 +1,39 @@
-//! When to stop calling an upstream, and when to try again.
+//! Decides when to stop calling an upstream, and when to try again.
 //!
 //! | File | Holds |
 //! |---|---|
-//! | `mod.rs` | the machine: what it is asked, and the states |
+//! | `mod.rs` | the state machine and its states |
 //! | `closed.rs` | counting calls, and the thresholds |
-//! | `run.rs` | failures in a row, and calls that were given up |
+//! | `run.rs` | failures in a row, and cancelled calls |
 //! | `half_open.rs` | probes |
-//! | `peers.rs` | what other processes say |
-//! | `manual.rs` | what an operator does by hand, and health probes |
-//! | `settings.rs`, `report.rs` | what goes in, and what comes out |
-//! | `model.rs`, `simulation.rs`, `tests.rs` | the machine written again as a list; callers and upstreams; one rule a test |
+//! | `peers.rs` | reports of other processes |
+//! | `manual.rs` | an operator's changes, and health probes |
+//! | `settings.rs`, `report.rs` | input and output |
+//! | `model.rs`, `simulation.rs`, `tests.rs` | the machine written again as a list; simulated callers and upstreams; one test per rule |
 //!
 //! # When has a call succeeded?
 //!
-//! At its first data, or at its head where no body follows. A stream that flows for ten minutes says so from its first
-//! second on, and its reader may leave at `[DONE]` without asking for the end. While it flows, its data is *evidence of
-//! life*, once a second. If its body fails later, the success is taken back, and a failure counts in its place.
+//! At its first data, or at its head if no body follows. A stream of ten minutes has succeeded from its first second, and
+//! its reader may leave at `[DONE]` without reading the end. While it flows, its data is noted as a *sign of life*, once
+//! a second. If its body fails later, the success is revoked, and a failure counts in its place.
 //!
 //! # Why both a ratio and a run?
 //!
-//! A run of failures tells of an outage at once, but never of an upstream that fails every second call. A ratio tells
-//! of both, but needs a minimum of calls before it means anything, which a quiet service may take minutes to make. Five
-//! failures in a row are what a busy upstream with a few percent of them shows every other minute; so the run opens only
-//! when nothing was heard for [`QUIET`], or when it is three times as long and has lasted for that time, however well old
-//! streams still flow.
+//! A run of failures shows an outage at once, but never an upstream that fails every second call. A ratio shows both, but
+//! needs a minimum of calls, which a quiet service may take minutes to make. A busy upstream with a few percent of
+//! failures has five in a row every few minutes; so the run opens the circuit only after [`QUIET`] without a sign of
+//! life, or at three times the length after that time without a success, even while old streams flow.
 //!
 //! # Why do waiting calls count?
 //!
-//! Failures come at once, successes need time. Of sixty calls that begin together at an upstream that fails every tenth,
-//! the first six outcomes are failures. So calls that began less than [`QUIET`] ago and wait for their first data count as
-//! if they had succeeded, until they have ended.
+//! Failures come at once, successes take time. Of sixty calls that begin together at an upstream that fails every tenth,
+//! the first six outcomes are failures. So calls that began less than [`QUIET`] ago and wait for their first data count
+//! as successes, until they have ended.
 //!
 //! # Why generations?
 //!
-//! A call that began before the circuit opened may end after it closed again. What it says is about the past. Every
-//! change of state begins a new generation, every call carries the one it was let in under, and a result from another
+//! A call that began before the circuit opened may end after it closed again; its result is about the past. Every change
+//! of state begins a new generation, every call carries the generation that admitted it, and a result of another
 //! generation changes nothing.
 //!
 //! ```text
@@ -72,7 +71,7 @@ use self::settings::Settings;
 use crate::policy::verdict::Health;
 use crate::policy::window::{Sample, Slot, Window};
 
-/// The machine. It knows no time but what it is given, and takes no lock.
+/// The state machine. It has no clock and takes no lock.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     settings: Settings,
@@ -84,16 +83,16 @@ pub(crate) struct Breaker {
     given_up: GivenUp,
     /// When counting began: at the start, or when the circuit last closed.
     since: Instant,
-    /// When the upstream last gave a sign of life, after that.
+    /// The upstream's last sign of life since then.
     last_sign: Option<Instant>,
     /// Until when one failure opens the circuit again, unless a call succeeds before.
     probation: Option<Instant>,
-    /// When the upstream said to come back.
+    /// When the upstream asked to be called again.
     not_before: Option<Instant>,
-    /// How many probes in a row got no answer: open times double with each.
+    /// The number of probes in a row without an answer: open times double with each.
     unanswered: u32,
     opened: u64,
-    /// How often a health probe is sent, while one is: then no caller need be a probe.
+    /// The interval of health probes, while they are sent: then no caller is a probe.
     health_probed: Option<Duration>,
     /// Another process may be testing the upstream: no caller is a probe.
     is_held: bool,
@@ -107,7 +106,7 @@ enum State {
     Isolated {
         seen: CircuitStats,
     },
-    /// `reached`: it was told that a threshold is reached, and that is so still.
+    /// `reached`: the threshold has been reported, and is still reached.
     MetricsOnly {
         reached: bool,
     },
@@ -117,24 +116,24 @@ enum State {
 #[derive(Debug)]
 struct Open {
     until: Instant,
-    /// Health probes are sent from here on.
+    /// Health probes are sent from this instant on.
     probed_from: Instant,
     seen: CircuitStats,
 }
 
-/// Leave to make one call, as plain data. Its holder says exactly once how the call ended.
+/// Admits one call. Its holder reports exactly once how the call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallGrant {
     pub(crate) generation: u32,
     pub(crate) role: CallRole,
 }
 
-/// What a call is to the circuit.
+/// The role of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallRole {
-    /// One of many.
+    /// An ordinary call.
     Call,
-    /// One of the few that a half-open circuit lets through.
+    /// A probe of a half-open circuit.
     Probe { id: u32 },
     /// The health probe of an open circuit.
     Health,
@@ -146,17 +145,17 @@ pub(crate) enum CircuitDecision {
     Refused { retry_after: Option<Duration> },
 }
 
-/// What a call says about the upstream.
+/// The result of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallResult {
     pub(crate) health: Health,
     pub(crate) slow: bool,
-    /// Whether the upstream sent an answer, be it a failure.
+    /// Whether the upstream answered, even with a failure.
     pub(crate) answered: bool,
     pub(crate) retry_after: Option<Duration>,
 }
 
-/// A success that was counted, of a call whose body goes on.
+/// A counted success whose body is still flowing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counted {
     pub(crate) generation: u32,
@@ -164,20 +163,20 @@ pub(crate) struct Counted {
     pub(crate) slow: bool,
 }
 
-/// Something to tell, once no lock is held.
+/// An event to emit after the lock is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BreakerEvent {
     Changed(CircuitChange),
-    /// A circuit that only counts would have opened.
+    /// A circuit that only observes would have opened.
     Reached {
         reason: CircuitReason,
         stats: CircuitStats,
     },
 }
 
-/// What may be counted elsewhere, without asking here: successes of this generation, up to this instant, in this slot.
+/// Successes that may be counted outside the machine: of this generation, up to this instant, in this slot.
 ///
-/// None of them can open the circuit; [`Breaker::absorb`] brings them in before anything that might.
+/// None of them can open the circuit; [`Breaker::absorb`] adds them before any call that might.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fast {
     pub(crate) generation: u32,
@@ -185,18 +184,18 @@ pub(crate) struct Fast {
     pub(crate) slot: Slot,
 }
 
-/// Nothing passes: this needs no asking either.
+/// Every call is refused, which can be decided outside the machine too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refuses {
     Until(Instant),
     Always,
 }
 
-/// An upstream that served a call within this time is busy, and not gone, however long the run of failures. A call that waits
+/// An upstream that served a call within this time is busy, not down, however long the run of failures. A call that waits
 /// less than this for its first data is still expected to succeed: few models take longer.
 pub(crate) const QUIET: Duration = Duration::from_secs(5);
 
-/// How soon a caller should come back while another process tests the upstream.
+/// When a caller should retry while another process tests the upstream.
 const HELD: Duration = Duration::from_secs(1);
 
 // === impl Breaker ===
@@ -223,7 +222,7 @@ impl Breaker {
         }
     }
 
-    /// May one more call be made?
+    /// Decides on one more call.
     pub(crate) fn admit(&mut self, now: Instant) -> (CircuitDecision, Option<BreakerEvent>) {
         let mut event = None;
         if let State::Open(open) = &self.state {
@@ -253,7 +252,7 @@ impl Breaker {
             ProbeAdmission::Probe { id } => self.granted(CallRole::Probe { id }),
             ProbeAdmission::Wait { at_most } => CircuitDecision::Refused { retry_after: Some(at_most) },
             ProbeAdmission::Overdue => {
-                // The probes on their way have got no answer in the whole open time.
+                // The probes in flight have got no answer in the whole open time.
                 self.unanswered = self.unanswered.saturating_add(1);
                 half.begin_wave(now, self.settings.open_time(self.unanswered, &mut self.rng));
                 match half.admit(&self.settings, now) {
@@ -264,7 +263,7 @@ impl Breaker {
         }
     }
 
-    /// May a health probe be sent? Not while the upstream has asked for time, or the circuit was opened by hand.
+    /// Decides on a health probe: none while the upstream has asked for time, or the circuit was opened by hand.
     pub(crate) fn admit_health(&self, now: Instant) -> Option<CallGrant> {
         match &self.state {
             State::Open(open) if now >= open.probed_from => {
@@ -274,8 +273,8 @@ impl Breaker {
         }
     }
 
-    /// A call has succeeded or failed. `waiting` calls began less than [`QUIET`] ago and have not. Returns where a success
-    /// was counted; of a probe, under which generation the rest of its body counts.
+    /// Counts the result of a call. `waiting` calls began less than [`QUIET`] ago and have no result. Returns where a
+    /// success was counted; for a probe, the generation in which the rest of its body counts.
     pub(crate) fn settle(
         &mut self,
         grant: CallGrant,
@@ -287,7 +286,7 @@ impl Breaker {
         if grant.generation != self.generation {
             return (nowhere, None);
         }
-        // A later wave of probes is on its way, and decides.
+        // A later wave of probes is in flight, and decides.
         let mut overtaken = false;
         if let CallRole::Probe { id } = grant.role {
             let State::HalfOpen(half) = &mut self.state else { return (nowhere, None) };
@@ -324,7 +323,7 @@ impl Breaker {
         }
     }
 
-    /// The body of a call that had succeeded is over. Nothing changes unless it failed, or made the call a slow one.
+    /// Handles the end of a body after a success. Nothing changes unless it failed, or made the call slow.
     pub(crate) fn finish(
         &mut self,
         counted: Counted,
@@ -359,8 +358,7 @@ impl Breaker {
         }
     }
 
-    /// A call was given up by its caller before its first data, after the upstream had kept it waiting for longer than it
-    /// should.
+    /// Counts a call that its caller cancelled before the first data, after the upstream had kept it waiting too long.
     pub(crate) fn give_up(
         &mut self,
         grant: CallGrant,
@@ -392,7 +390,7 @@ impl Breaker {
         }
     }
 
-    /// A probe has nothing to say.
+    /// Releases a probe without a result.
     pub(crate) fn give_back(&mut self, probe: CallGrant) {
         if let (State::HalfOpen(half), CallRole::Probe { id }) = (&mut self.state, probe.role) {
             if probe.generation == self.generation {
@@ -401,14 +399,14 @@ impl Breaker {
         }
     }
 
-    /// The upstream gave a sign of life: a success, or data of a stream under way. It may have been before counting began.
+    /// Notes a sign of life: a success, or data of a stream in flight. It may be older than the counting.
     pub(crate) fn note_sign_of_life(&mut self, at: Instant) {
         if at >= self.since {
             self.last_sign = self.last_sign.max(Some(at));
         }
     }
 
-    /// Brings in successes that were counted elsewhere, as [`fast`](Self::fast) allows, since this was last called.
+    /// Adds successes that were counted outside, as [`fast`](Self::fast) allows, since the last time.
     pub(crate) fn absorb(&mut self, calls: u64) {
         if calls > 0 {
             self.window.push_successes(calls);
@@ -443,7 +441,7 @@ impl Breaker {
         matches!(self.state, State::Closed | State::MetricsOnly { .. } | State::Disabled)
     }
 
-    /// Whether evicting this circuit would lose more than its counters: that it is open, or what was done by hand.
+    /// Whether evicting this circuit would lose more than its counters: its open state, or an operator's change.
     pub(crate) fn is_pinned(&self) -> bool {
         match &self.state {
             State::Isolated { .. } | State::Disabled | State::Open(_) | State::HalfOpen(_) => true,
@@ -515,7 +513,7 @@ impl CallResult {
         Self { health: Health::Failure, slow: false, answered: false, retry_after: None };
 }
 
-/// How a call with this result is counted; `None` if it says nothing about the upstream.
+/// How a call with this result is counted; `None` if the result does not judge the upstream.
 fn sample(result: CallResult) -> Option<Sample> {
     let (failed, throttled) = match result.health {
         Health::Success => (false, false),

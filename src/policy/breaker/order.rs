@@ -1,4 +1,4 @@
-//! What an operator says of a circuit.
+//! An operator's orders to a circuit.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,17 +15,17 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CircuitOrder {
-    /// Every call is refused, until [`Close`](Self::Close).
+    /// Refuses every call, until [`Close`](Self::Close).
     Isolate,
-    /// Every call passes, and nothing is counted, until [`Close`](Self::Close).
+    /// Lets every call pass, and counts nothing, until [`Close`](Self::Close).
     Disable,
-    /// Every call passes, and all are counted, until [`Close`](Self::Close).
+    /// Lets every call pass, and counts all, until [`Close`](Self::Close).
     MetricsOnly,
-    /// The circuit is closed, whatever its state, and what it has counted is forgotten. This ends the other orders.
+    /// Closes the circuit from any state, and resets its counts. This ends the other orders.
     Close,
 }
 
-/// This is none.
+/// The error of a name that is no order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnknownOrder {}

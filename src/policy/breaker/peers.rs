@@ -1,10 +1,10 @@
-//! What other processes say about the same upstream, and what this one makes of it: the rule of evidence.
+//! The rule by which a process weighs other processes' reports on the same upstream.
 //!
 //! # Why not simply open?
 //!
-//! One process whose own network is broken sees every upstream fail. If its word opened the circuits of all, one bad
-//! machine would take the fleet down. So what this process saw itself comes first, then what most of them say; and one
-//! other's word alone makes it suspicious: then the first failure of its own opens the circuit.
+//! A process with a broken network sees every upstream fail. If its report opened the circuits of all, one bad machine
+//! would take the fleet down. So this process's own results take precedence, then the majority's; a single report only
+//! makes the circuit suspicious: the first failure of its own then opens it.
 
 use std::time::{Duration, Instant};
 
@@ -12,46 +12,46 @@ use super::report::CircuitReason;
 use super::{Breaker, BreakerEvent, Open, State};
 use crate::policy::instant::saturating_add;
 
-/// What other processes say: an upstream fails.
+/// A report of other processes that an upstream fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerReport {
-    /// How many processes have found it failing, and still hold to that.
+    /// The number of processes that found it failing, and still do.
     pub votes: u32,
-    /// How many processes there are.
+    /// The number of processes.
     pub active: u32,
     /// How long their circuits are still open.
     pub open_for: Duration,
 }
 
-/// What a circuit made of what other processes say.
+/// A circuit's decision on other processes' report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerDecision {
-    /// Nothing: this process has had answers itself, tests the upstream at the moment, or was set by hand.
+    /// Ignored: this process has had answers itself, is probing the upstream, or its circuit was set by hand.
     Ignored,
-    /// One failure will open it.
+    /// One failure will open the circuit.
     Suspicious,
-    /// It is open.
+    /// The circuit is open.
     Opened,
 }
 
-/// As many successes, of which the last is no older than this, outweigh what others say.
+/// This many successes, the last at most this old, outweigh the report.
 const VETO: u64 = 3;
 const VETO_FRESH: Duration = Duration::from_secs(10);
-/// Unless as many calls in a row have failed since: one may fail at an upstream that is well.
+/// Unless this many calls in a row have failed since: a single call may fail at a healthy upstream.
 const CONTRADICTED: u32 = 2;
 
 // === impl PeerReport ===
 
 impl PeerReport {
-    /// A report.
+    /// Returns a report.
     #[must_use]
     pub const fn new(votes: u32, active: u32, open_for: Duration) -> Self {
         Self { votes, active, open_for }
     }
 
-    /// Whether enough processes say so to be believed without evidence of one's own: half of them, and two.
+    /// Whether enough processes agree to open without own evidence: half of them, and at least two.
     fn is_quorum(self) -> bool {
         self.votes >= self.active.div_ceil(2).max(2)
     }
@@ -60,15 +60,15 @@ impl PeerReport {
 // === impl Breaker ===
 
 impl Breaker {
-    /// Other processes find the upstream failing.
+    /// Weighs a report of other processes that the upstream fails.
     pub(crate) fn hear_peers(&mut self, report: PeerReport, now: Instant) -> (PeerDecision, Option<BreakerEvent>) {
         self.window.advance(now);
-        // No longer than its own circuit would be: the others may count by a clock that was set back.
+        // At most as long as its own open time: the others' clock may have been set back.
         let open_for = report.open_for.min(self.settings.open_max);
         let until = saturating_add(now, open_for);
         match &mut self.state {
             State::Open(open) => {
-                // The longest open time holds for all: probes are counted for the fleet.
+                // The longest open time applies: probes are counted for the fleet.
                 open.until = open.until.max(until);
                 return (PeerDecision::Opened, None);
             }
@@ -87,13 +87,12 @@ impl Breaker {
         (PeerDecision::Opened, Some(event))
     }
 
-    /// Another process has had an answer to its probe.
+    /// Closes the circuit because a probe of another process got an answer.
     pub(crate) fn close_for_peers(&mut self, now: Instant) -> Option<BreakerEvent> {
         matches!(self.state, State::Open(_) | State::HalfOpen(_)).then(|| self.close(CircuitReason::Peers, now))
     }
 
-    /// From now on no caller is a probe, until [`let_probe`](Self::let_probe): another process may be testing the
-    /// upstream.
+    /// Prevents callers from probing, until [`let_probe`](Self::let_probe): another process may be testing the upstream.
     pub(crate) fn hold_probes(&mut self) {
         self.is_held = true;
     }
@@ -102,12 +101,12 @@ impl Breaker {
         self.is_held = false;
     }
 
-    /// How many probes in a row got no answer.
+    /// The number of probes in a row without an answer.
     pub(crate) fn unanswered(&self) -> u32 {
         self.unanswered
     }
 
-    /// Other processes have had as many probes without an answer: open times double for all.
+    /// Notes the number of unanswered probes of other processes: open times double for all.
     pub(crate) fn note_unanswered(&mut self, unanswered: u32) {
         self.unanswered = self.unanswered.max(unanswered);
     }

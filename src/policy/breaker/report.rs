@@ -1,4 +1,4 @@
-//! What a breaker reports about itself.
+//! The states, counts and changes that a breaker reports.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::Rounded;
 use crate::policy::window::Tally;
 
-/// What a circuit does with the next call.
+/// How a circuit handles the next call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CircuitState {
@@ -18,7 +18,7 @@ pub enum CircuitState {
     HalfOpen,
     /// Calls are refused until the circuit is closed by hand.
     Isolated,
-    /// Calls pass and are counted, but nothing opens the circuit: an event says when it would have opened.
+    /// Calls pass and are counted, but nothing opens the circuit; an event reports when it would have opened.
     MetricsOnly,
     /// Calls pass, and nothing is counted.
     Disabled,
@@ -38,15 +38,15 @@ pub enum CircuitReason {
     FailedAfterClosing,
     /// A probe failed, was throttled, or was slow.
     ProbeFailed,
-    /// The open time is over.
+    /// The open time has passed.
     OpenTimeOver,
     /// Enough probes succeeded.
     ProbesSucceeded,
     /// A health probe succeeded.
     HealthProbeSucceeded,
-    /// It was done by hand.
+    /// An operator changed it.
     Manual,
-    /// Other processes found the upstream failing, or well again.
+    /// Other processes found the upstream failing, or healthy again.
     Peers,
 }
 
@@ -54,13 +54,13 @@ pub enum CircuitReason {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct CircuitStats {
-    /// The calls that said something about the upstream: those in the window, or the probes of a half-open circuit.
+    /// The calls with a result: those in the window, or the probes of a half-open circuit.
     pub calls: u64,
-    /// Those that failed, the throttled ones among them.
+    /// The failed calls, including throttled ones.
     pub failures: u64,
-    /// Those that the upstream throttled (429).
+    /// The calls that the upstream throttled (429).
     pub throttled: u64,
-    /// Those that were slow, whether or not they failed.
+    /// The slow calls, failed or not.
     pub slow: u64,
     /// The failures since the last success.
     pub consecutive: u32,
@@ -70,18 +70,18 @@ pub struct CircuitStats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct CircuitChange {
-    /// The state that was left.
+    /// The previous state.
     pub from: CircuitState,
-    /// The state that was entered.
+    /// The new state.
     pub to: CircuitState,
-    /// Why.
+    /// The reason.
     pub reason: CircuitReason,
-    /// The calls that were counted in the state that was left.
+    /// The calls counted in the previous state.
     pub stats: CircuitStats,
-    /// How long calls will be refused, where that is known.
+    /// How long calls will be refused, if known.
     pub open_for: Option<Duration>,
-    /// Counts the changes of this circuit. Events of different threads may overtake each other: the greatest is the
-    /// latest.
+    /// Numbers the changes of this circuit. Events of different threads may arrive out of order: the highest number is
+    /// the latest.
     pub generation: u32,
 }
 
@@ -89,17 +89,17 @@ pub struct CircuitChange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CircuitSnapshot {
-    /// What it does with the next call.
+    /// The current state.
     pub state: CircuitState,
-    /// The calls that were counted in this state; of an open circuit, those that opened it.
+    /// The calls counted in this state; for an open circuit, the calls that opened it.
     pub stats: CircuitStats,
-    /// How long calls will still be refused, where that is known.
+    /// How long calls will still be refused, if known.
     pub open_for: Option<Duration>,
     /// The probes in flight.
     pub probes: usize,
-    /// How often the circuit has opened since it was made.
+    /// How often the circuit has opened since it was created.
     pub opened: u64,
-    /// How many calls it has refused since it was made.
+    /// How many calls it has refused since it was created.
     pub refused: u64,
 }
 
@@ -174,7 +174,7 @@ impl CircuitStats {
     }
 }
 
-/// Rounded once, like the literal it is compared with: three of ten is `0.3` to the last bit.
+/// Rounded once, like the literal it is compared with: three of ten is exactly `0.3`.
 #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53 calls")]
 pub(super) fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)

@@ -1,15 +1,15 @@
 //! Failures in a row.
 //!
-//! # Why are calls that were given up counted apart?
+//! # Why are cancelled calls counted apart?
 //!
-//! A caller who leaves before the first data may be right (the upstream hangs) or impatient (the model thinks). One that
-//! leaves again and again must not open the circuit for all others: so a tenant counts once in ten seconds, and what callers
-//! say by leaving counts in a row only when two tenants agree, or when nothing was heard from the upstream for a minute,
-//! and there is no other caller that an open circuit would refuse.
+//! A caller that leaves before the first data may be right (the upstream hangs) or impatient (the model thinks). A caller
+//! that leaves again and again must not open the circuit for all others: so a tenant counts once in 10 s, and cancelled
+//! calls count in a row only when two tenants agree, or after a minute without a sign of life from the upstream, when no
+//! other caller exists that an open circuit would refuse.
 
 use std::time::{Duration, Instant};
 
-/// The caller of a call, as far as that is known.
+/// The caller of a call, as far as known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Caller {
     /// Requests carry neither a tenant nor a credential: callers cannot be told apart, and none is limited.
@@ -22,16 +22,16 @@ pub(crate) enum Caller {
 /// Failures since the last success.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Run {
-    /// Of calls that failed.
+    /// Failed calls.
     failed: u32,
-    /// Of calls that were given up.
+    /// Cancelled calls.
     given_up: u32,
     tenants: Tenants,
-    /// When the first of them came.
+    /// When the first of them ended.
     since: Option<Instant>,
 }
 
-/// The run as it is, and as it would be without the successes that ended the one before.
+/// The current run, and the run as it would be without the successes that ended the last one.
 #[derive(Debug, Default)]
 pub(super) struct Streak {
     run: Run,
@@ -40,7 +40,7 @@ pub(super) struct Streak {
     successes: u64,
 }
 
-/// Whose calls were given up in a run.
+/// The tenants whose calls were cancelled in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Tenants {
     #[default]
@@ -49,7 +49,7 @@ enum Tenants {
     Several,
 }
 
-/// The tenants that gave up a call lately.
+/// The tenants that recently cancelled a call.
 #[derive(Debug, Default)]
 pub(super) struct GivenUp {
     recent: Vec<(u64, Instant)>,
@@ -57,21 +57,21 @@ pub(super) struct GivenUp {
 
 /// One tenant counts once in this time.
 const PER_TENANT: Duration = Duration::from_secs(10);
-/// After such a silence the calls that one tenant gave up count in a row.
+/// After a silence this long, cancelled calls of a single tenant count in a row.
 const ALONE: Duration = Duration::from_secs(60);
-/// More tenants than that are enough to believe them.
+/// With more tenants than this, cancelled calls always count.
 const MAX_TENANTS: usize = 16;
 
 // === impl Run ===
 
 impl Run {
-    /// How many failures in a row there were, after a silence of this length.
+    /// Returns the number of failures in a row, after a silence of this length.
     pub(super) fn length(&self, silence: Duration) -> u32 {
         let agreed = self.tenants == Tenants::Several || silence >= ALONE;
         self.failed.saturating_add(if agreed { self.given_up } else { 0 })
     }
 
-    /// How long no call has succeeded, counted from the first failure.
+    /// How long no call has succeeded, from the first failure.
     pub(super) fn lasted(&self, now: Instant) -> Duration {
         self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
@@ -99,7 +99,7 @@ impl Streak {
         &self.run
     }
 
-    /// All failures, whether or not they count in a row.
+    /// All failures, in a row or not.
     pub(super) fn failures(&self) -> u32 {
         self.run.failed.saturating_add(self.run.given_up)
     }
@@ -112,7 +112,7 @@ impl Streak {
         self.run = Run::default();
     }
 
-    /// A call that had succeeded has failed after all. Without it, the run that it ended goes on.
+    /// Revokes a success whose call has failed later: the run that it ended continues.
     pub(super) fn take_back(&mut self) {
         if self.successes == 1 {
             self.run = self.interrupted;
@@ -134,7 +134,7 @@ impl Streak {
 // === impl GivenUp ===
 
 impl GivenUp {
-    /// Whether a call that this caller gave up counts.
+    /// Whether a call that this caller cancelled counts.
     pub(super) fn counts(&mut self, caller: Caller, now: Instant) -> bool {
         let Caller::Tenant(tenant) = caller else { return true };
         self.recent.retain(|(_, at)| now.saturating_duration_since(*at) < PER_TENANT);

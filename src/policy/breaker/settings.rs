@@ -19,11 +19,11 @@ pub(crate) struct Settings {
     pub(crate) open: Duration,
     pub(crate) open_max: Duration,
     pub(crate) jitter: f64,
-    /// How many calls may probe at once.
+    /// The number of calls that may probe at once.
     pub(crate) probes: NonZeroU32,
-    /// How many of them must succeed, where that is not the same number.
+    /// The number of probes that must succeed, if different.
     pub(crate) successes: Option<NonZeroU32>,
-    /// A probe that takes longer is forgotten.
+    /// The time limit of a probe's result.
     pub(crate) probe_timeout: Duration,
     pub(crate) metrics_only: bool,
 }
@@ -31,7 +31,7 @@ pub(crate) struct Settings {
 // === impl Settings ===
 
 impl Settings {
-    /// How many calls the window must hold before a ratio means anything: no more than it can hold.
+    /// The number of calls that the window must hold before a ratio counts, at most its size.
     pub(super) fn min_calls(&self) -> u64 {
         let asked = u64::from(self.min_calls.get());
         match self.window {
@@ -44,7 +44,7 @@ impl Settings {
         self.successes.unwrap_or(self.probes).get()
     }
 
-    /// The ratio that the window has reached, if `waiting` more calls succeeded.
+    /// Returns the ratio that the window reaches if `waiting` more calls succeed.
     pub(super) fn ratio_reached(&self, sum: &Tally, waiting: u64) -> Option<CircuitReason> {
         if sum.calls < self.min_calls() {
             return None;
@@ -60,15 +60,15 @@ impl Settings {
         }
     }
 
-    /// Whether a success could be the call at which a threshold is found to be reached: because it fills the window up
-    /// to the minimum of calls, or because older successes have left it. Otherwise it only lowers both ratios.
+    /// Whether a success could reveal a reached threshold: because it fills the window to the minimum of calls, or
+    /// because older successes have left it. Otherwise it only lowers both ratios.
     pub(super) fn success_may_trip(&self, sum: &Tally) -> bool {
         self.ratio_reached(&Tally { calls: sum.calls.max(self.min_calls()), ..*sum }, 0).is_some()
     }
 
-    /// How long to stay open after this many probes in a row got no answer: `open`, doubled with each, up to `open_max`, and
-    /// some jitter more, so that many clients do not probe at once. At the maximum the jitter is taken from the time instead
-    /// of added; it is never shorter than `open`.
+    /// The open time after this many probes in a row without an answer: `open`, doubled with each, up to `open_max`, plus
+    /// jitter, so that many clients do not probe at once. At the maximum the jitter is subtracted instead; the time is
+    /// never shorter than `open`.
     pub(super) fn open_time(&self, unanswered: u32, rng: &mut fastrand::Rng) -> Duration {
         let doubled = 1_u32.checked_shl(unanswered).map_or(Duration::MAX, |factor| self.open.saturating_mul(factor));
         let longest = scale(doubled.min(self.open_max), 1.0 + self.jitter).min(self.open_max);
@@ -90,10 +90,10 @@ impl Default for Settings {
             min_calls: nonzero(20),
             failure_ratio: 0.7,
             slow_ratio: None,
-            // As Finagle's failure accrual, like the first open time and its jitter.
+            // As in Finagle's failure accrual, like the first open time and its jitter.
             consecutive: Some(nonzero(5)),
             open: Duration::from_secs(5),
-            // One call in this time finds out that an upstream is back before its callers have given it up.
+            // One call in this time finds out that an upstream is back, before callers give up on it.
             open_max: Duration::from_secs(15),
             jitter: 0.1,
             probes: NonZeroU32::MIN,

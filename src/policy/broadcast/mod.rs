@@ -1,17 +1,16 @@
-//! One answer that several readers read at their own pace: where each reader is, what must be held for them, and which
-//! of them keeps the others waiting.
+//! One answer that several readers read at their own pace: tracks the position of each reader, the parts held for them,
+//! and the reader that delays the others.
 //!
 //! # First a recording, then a window
 //!
-//! A broadcast begins as a *recording*: every part is held, so that a reader that joins late reads everything from the
-//! first part on, and the whole can be replayed when it has ended. An answer that outgrows the limit goes on as a
-//! *window*: no caller can join any more, and a part is dropped once every listener has read it. While the window is full,
-//! the upstream is not polled: the readers that want more wait for the slowest. After [`Limits::lag`] of that, the
-//! slowest are cut off.
+//! A broadcast begins as a *recording*: it holds every part, so that a reader that joins late reads from the first part
+//! on, and the complete answer can be replayed. An answer that exceeds the limit continues as a *window*: no caller can
+//! join any more, and a part is dropped once every listener has read it. While the window is full, the upstream is not
+//! polled: readers that want more wait for the slowest. After [`Limits::lag`] the slowest are cut off.
 //!
-//! The recording is bounded by [`Limits::bytes`], and the window after it by the same number. (Each may exceed it by the
-//! one part that did not fit.) A window that is fed by a producer that does not wait for room holds at most twice as
-//! much, and the two parts that came last: then the slowest readers are cut off at once.
+//! [`Limits::bytes`] bounds the recording, and the window after it. (Each may exceed it by the one part that did not
+//! fit.) If the producer does not wait for room, the window holds at most twice as much, plus the two latest parts: then
+//! the slowest readers are cut off at once.
 
 mod slab;
 #[cfg(test)]
@@ -22,32 +21,32 @@ use std::time::{Duration, Instant};
 
 use self::slab::Slab;
 
-/// How much is held, and how long the slowest reader is waited for.
+/// The limits on memory, and on the wait for the slowest reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Bytes that a recording may have, and the window after it.
+    /// The size of a recording, and of the window after it, in bytes.
     pub(crate) bytes: usize,
-    /// How long a reader that is a whole window behind may keep the others waiting.
+    /// How long a reader that is a whole window behind may delay the others.
     pub(crate) lag: Duration,
 }
 
-/// The parts of an answer, and the readers of it. `A` is attached to each reader (its waker).
+/// The parts of an answer, and its readers. `A` is attached to each reader (its waker).
 #[derive(Debug)]
 pub(crate) struct Broadcast<P, A> {
     limits: Limits,
     phase: Phase,
     parts: VecDeque<HeldPart<P>>,
-    /// The number of the first part that is held. Parts are numbered from the beginning.
+    /// The number of the first held part. Parts are numbered from the beginning.
     first: u64,
-    /// The number of the part that comes next.
+    /// The number of the next part.
     tip: u64,
-    /// The sum of the costs of the parts that are held.
+    /// The total cost of the held parts.
     cost: usize,
     readers: Slab<ReaderState<A>>,
     listeners: usize,
-    /// Since when readers that have read everything have had to wait for the slowest.
+    /// Since when readers that have read everything wait for the slowest.
     waiting_since: Option<Instant>,
-    /// The store has no room for more: the window is full at any size.
+    /// The store has no more room: the window counts as full at any size.
     storage_full: bool,
 }
 
@@ -55,28 +54,28 @@ pub(crate) struct Broadcast<P, A> {
 enum Phase {
     /// All parts are held.
     Recording,
-    /// All parts are held, and no more will come.
+    /// All parts are held, and the answer has ended.
     Recorded,
     /// Parts that every listener has read are dropped.
     Window,
-    /// Parts that every listener has read are dropped, and no more will come.
+    /// Parts that every listener has read are dropped, and the answer has ended.
     WindowEnded,
 }
 
 #[derive(Debug)]
 struct HeldPart<P> {
     part: P,
-    /// Of the first, where it was merged of several.
+    /// The number of the first part, if several were merged.
     number: u64,
     cost: usize,
-    /// How many listeners have not read it. Counted in a window only.
+    /// The number of listeners that have not read it. Counted only in a window.
     unread: usize,
 }
 
-/// Where a reader is.
+/// The position of a reader.
 #[derive(Debug)]
 struct ReaderState<A> {
-    /// The number of the part that it reads next.
+    /// The number of its next part.
     next: u64,
     role: ReaderRole,
     attached: A,
@@ -86,11 +85,11 @@ struct ReaderState<A> {
 enum ReaderRole {
     /// Reads, and is waited for.
     Listener,
-    /// Reads along while there is a recording, and is not waited for.
+    /// Reads along during a recording, and is not waited for.
     Observer,
-    /// Reads nothing: it is woken when something happens.
+    /// Reads nothing: it is woken on changes.
     Watcher,
-    /// Was a listener, and was too slow.
+    /// A listener that was too slow.
     CutOff,
 }
 
@@ -98,16 +97,16 @@ enum ReaderRole {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReaderId(usize);
 
-/// What a reader reads.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Read<P> {
     /// The next part.
     Part(P),
     /// Nothing yet.
     Wait,
-    /// The end: everything was read, and no more will come.
+    /// The end of the answer.
     End,
-    /// There is a gap: the reader was too slow, or is an observer and there is no recording any more.
+    /// A gap: the reader was too slow, or is an observer after the recording.
     Lost,
 }
 
@@ -116,13 +115,13 @@ pub(crate) enum Read<P> {
 pub(crate) enum Room {
     /// Yes.
     Free,
-    /// Not before a reader reads, or this instant (`None`: beyond the clock's range).
+    /// Only after a reader has read, or at this instant (`None`: beyond the clock's range).
     FullUntil(Option<Instant>),
-    /// Yes, and readers were cut off that must be woken to learn of it.
+    /// Yes, and readers that were cut off must be woken.
     CutOff,
 }
 
-/// At most as many readers are looked through for one that stands between two parts.
+/// The most readers that are checked for one between two parts.
 const MAX_LOOKED_AT: usize = 8;
 
 // === impl Broadcast ===
@@ -143,7 +142,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         }
     }
 
-    /// Adds a listener, which reads from the first part on; `None` where that is no longer held.
+    /// Adds a listener, which reads from the first part on; `None` if that part was dropped.
     pub(crate) fn join(&mut self) -> Option<ReaderId> {
         if !self.is_recording() {
             return None;
@@ -157,7 +156,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         self.is_recording().then(|| self.add(ReaderRole::Observer))
     }
 
-    /// Adds a watcher: it reads nothing, and is woken when something happens.
+    /// Adds a watcher: it reads nothing, and is woken on changes.
     pub(crate) fn watch(&mut self) -> ReaderId {
         self.add(ReaderRole::Watcher)
     }
@@ -166,8 +165,8 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         ReaderId(self.readers.add(ReaderState { next: self.first, role, attached: A::default() }))
     }
 
-    /// Makes an observer a listener, or a listener an observer. Returns whether it is what was asked for now: an
-    /// observer has lost its place once there is no recording.
+    /// Turns an observer into a listener, or a listener into an observer. Returns whether it succeeded: an observer loses
+    /// its place at the end of the recording.
     pub(crate) fn set_listening(&mut self, id: ReaderId, listening: bool) -> bool {
         let recording = self.is_recording();
         let Some(reader) = self.readers.get_mut(id.0) else { return false };
@@ -188,7 +187,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         }
     }
 
-    /// Removes a reader, and returns what was attached to it.
+    /// Removes a reader, and returns its attachment.
     pub(crate) fn leave(&mut self, id: ReaderId) -> Option<A> {
         let reader = self.readers.remove(id.0)?;
         if reader.role == ReaderRole::Listener {
@@ -197,7 +196,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         Some(reader.attached)
     }
 
-    /// A listener that would have read from part `next` on does not.
+    /// Removes a listener whose next part is `next`.
     fn remove_listener(&mut self, next: u64) {
         self.listeners -= 1;
         if !self.is_recording() {
@@ -207,7 +206,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         }
     }
 
-    /// How many readers are listeners.
+    /// The number of listeners.
     pub(crate) fn listeners(&self) -> usize {
         self.listeners
     }
@@ -216,7 +215,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         self.readers.get_mut(id.0).map(|reader| &mut reader.attached)
     }
 
-    /// What is attached to the readers in place `from` and after it, each with its place.
+    /// Returns the attachments of the readers from place `from` on, each with its place.
     pub(crate) fn attached_from(&mut self, from: usize) -> impl Iterator<Item = (usize, &mut A)> {
         self.readers.iter_mut(from).map(|(place, reader)| (place, &mut reader.attached))
     }
@@ -243,23 +242,23 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         Read::Part(part)
     }
 
-    /// Whether this reader has read everything that will come.
+    /// Whether this reader has read the complete answer.
     pub(crate) fn is_at_end(&self, id: ReaderId) -> bool {
         self.has_ended() && self.is_at_tip(id)
     }
 
-    /// Whether this reader has read everything that has come.
+    /// Whether this reader has read all parts so far.
     pub(crate) fn is_at_tip(&self, id: ReaderId) -> bool {
         self.readers.get(id.0).is_some_and(|reader| reader.role == ReaderRole::Listener && reader.next == self.tip)
     }
 
-    /// Appends the next part. A recording that would outgrow its limit by it becomes a window.
+    /// Appends the next part. A recording that it would push over the limit becomes a window.
     pub(crate) fn push(&mut self, part: P, cost: usize) {
         if self.is_recording() && self.cost.saturating_add(cost) > self.limits.bytes {
             self.stop_recording();
         }
-        // Only a producer that does not wait for room gets here. The newest part does not count: two readers may have seen
-        // room for one part each, and no part is too large to be held alone.
+        // Only a producer that does not wait for room gets here. The newest part does not count: two readers may each
+        // have seen room for one part, and a single part may have any size.
         let newest = self.parts.back().map_or(0, |held| held.cost);
         if !self.is_recording() && self.cost.saturating_sub(newest) >= self.limits.bytes.saturating_mul(2).max(1) {
             self.cut_off();
@@ -272,8 +271,8 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         }
     }
 
-    /// Appends the next part, which the listener `id` has read with all that came before: see [`is_at_tip`](Self::is_at_tip).
-    /// It is made where it is held for others.
+    /// Appends the next part, which the listener `id` has already read, with all parts before it: see
+    /// [`is_at_tip`](Self::is_at_tip). `part` is called only if others need it.
     pub(crate) fn push_read(&mut self, id: ReaderId, part: impl FnOnce() -> P, cost: usize) {
         if self.listeners > 1 || self.is_recording() {
             self.push(part(), cost);
@@ -283,7 +282,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
                 self.drop_read_parts();
             }
         } else {
-            // It is held for no other listener, and neither is any before it.
+            // No other listener needs it, nor any part before it.
             self.tip += 1;
             self.first = self.tip;
         }
@@ -293,15 +292,15 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         }
     }
 
-    /// Merges the last part of a recording into the one before it, so that it costs nothing but its bytes: unless a reader has
-    /// read the one and not the other, or `merge` does not. It returns what the two cost then.
+    /// Merges the last part of a recording into the one before it, so that it costs only its bytes: unless a reader is
+    /// between the two, or `merge` declines. `merge` returns their new cost.
     pub(crate) fn merge_last(&mut self, merge: impl FnOnce(&mut P, &P) -> Option<usize>) {
         if !self.is_recording() {
             return;
         }
         let Some(last) = self.parts.pop_back() else { return };
         let mut readers = self.readers.iter_mut(0).map(|(_, reader)| reader);
-        // Of many readers one is mostly there, and to look for it would cost more than the merging saves.
+        // With many readers one is mostly between, and the search would cost more than merging saves.
         let is_between = readers.by_ref().take(MAX_LOOKED_AT).any(|reader| reader.next == last.number);
         let has_more = readers.next().is_some();
         let merged = match self.parts.back_mut() {
@@ -317,14 +316,14 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         }
     }
 
-    /// From here on it is a window: no caller can join any more, and there will be no replay.
+    /// Turns the recording into a window: no caller can join any more, and there is no replay.
     pub(crate) fn stop_recording(&mut self) {
         if !self.is_recording() {
             return;
         }
         self.phase = if self.has_ended() { Phase::WindowEnded } else { Phase::Window };
-        // Counts for each part the listeners that have not read it, in one pass: a listener whose next part this is adds
-        // one, for this part and all that follow.
+        // For each part, the number of listeners that have not read it, in one pass: a listener adds one to its next part
+        // and all that follow.
         let mut begin = vec![0_usize; self.parts.len()];
         for (_, reader) in self.readers.iter_mut(0).filter(|(_, reader)| reader.role == ReaderRole::Listener) {
             let read = index_of(&self.parts, self.first, reader.next);
@@ -340,7 +339,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         self.drop_read_parts();
     }
 
-    /// No more parts will come.
+    /// Ends the answer.
     pub(crate) fn finish(&mut self) {
         self.phase = match self.phase {
             Phase::Recording | Phase::Recorded => Phase::Recorded,
@@ -348,7 +347,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         };
     }
 
-    /// Whether all parts are held, so that the answer can be joined and replayed.
+    /// Whether all parts are held, so that callers can join and the answer can be replayed.
     pub(crate) fn is_recording(&self) -> bool {
         matches!(self.phase, Phase::Recording | Phase::Recorded)
     }
@@ -357,17 +356,17 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         matches!(self.phase, Phase::Recorded | Phase::WindowEnded)
     }
 
-    /// How long a reader may keep the others waiting.
+    /// How long a reader may delay the others.
     pub(crate) fn lag(&self) -> Duration {
         self.limits.lag
     }
 
-    /// The cost of everything that is held.
+    /// The total cost of the held parts.
     pub(crate) fn cost(&self) -> usize {
         self.cost
     }
 
-    /// The store has no room for more (or has some again): a recording becomes a window, and a window does not grow.
+    /// Sets whether the store has room: without room, a recording becomes a window, and a window does not grow.
     pub(crate) fn set_storage_full(&mut self, storage_full: bool) {
         self.storage_full = storage_full;
         if storage_full {
@@ -375,12 +374,12 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         }
     }
 
-    /// Whether readers that have read everything must wait for those that have not.
+    /// Whether readers that have read everything must wait for slower ones.
     pub(crate) fn is_full(&self) -> bool {
         !self.is_recording() && self.cost > 0 && (self.storage_full || self.cost >= self.limits.bytes)
     }
 
-    /// Asked by a reader that has read everything and wants more.
+    /// Called for a reader that has read everything and wants more.
     pub(crate) fn room(&mut self, now: Instant) -> Room {
         if !self.is_full() {
             return Room::Free;
@@ -394,7 +393,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         Room::FullUntil(until)
     }
 
-    /// Stops waiting for the listeners that are furthest behind, until there is room.
+    /// Cuts off the slowest listeners, until there is room.
     fn cut_off(&mut self) {
         while self.is_full() {
             let slowest = self.first;
@@ -422,9 +421,9 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
                 self.first = self.parts.front().map_or(self.tip, |held| held.number);
             }
         }
-        // Half of the window must have been read before the slowest reader is given the full time again: one that makes
-        // room for a part at a time keeps the others waiting as much as one that makes none. And while there is no room
-        // elsewhere, no size of the window lets them go on but none.
+        // The slowest reader gets the full time again only after half of the window was read: otherwise a reader that
+        // frees one part at a time would delay the others as long as one that frees none. While the store has no room,
+        // only an empty window lets the others continue.
         if self.cost <= self.limits.bytes / 2 && !self.is_full() {
             self.waiting_since = None;
         }
@@ -432,15 +431,15 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
 
     #[inline]
     fn index(&self, number: u64) -> usize {
-        // Most readers have read all there is.
+        // Most readers have read everything.
         if number == self.tip { self.parts.len() } else { index_of(&self.parts, self.first, number) }
     }
 }
 
-/// Where the part with this number is, or would be. No reader is in the middle of one that was merged.
+/// The index of the part with this number. No reader is inside a merged part.
 fn index_of<P>(parts: &VecDeque<HeldPart<P>>, first: u64, number: u64) -> usize {
     let direct = usize::try_from(number.saturating_sub(first)).unwrap_or(usize::MAX);
-    // Nothing was merged before it.
+    // Nothing before it was merged.
     if parts.get(direct).is_some_and(|held| held.number == number) {
         return direct;
     }

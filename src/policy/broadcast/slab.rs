@@ -1,4 +1,4 @@
-/// Numbered places that are used again. The first one costs no allocation: most calls have one reader.
+/// A list with reusable places. The first place needs no allocation: most calls have one reader.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
     first: Option<T>,
@@ -52,7 +52,7 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The items in place `from` and after it, each with its place.
+    /// Returns the items from place `from` on, each with its place.
     pub(super) fn iter_mut(&mut self, from: usize) -> impl Iterator<Item = (usize, &mut T)> {
         let first = self.first.iter_mut().filter(move |_| from == 0).map(|item| (0, item));
         let rest = self.rest.iter_mut().enumerate().skip(from.saturating_sub(1));

@@ -1,5 +1,5 @@
-//! From the words of an upstream's error to what to do about it: one function for the bodies of 4xx and 5xx, for errors inside
-//! of a 200, and for errors inside of a stream.
+//! Maps an upstream's error to the next step: one function for the bodies of 4xx and 5xx, for errors inside a 200, and
+//! for errors inside a stream.
 
 use std::time::SystemTime;
 
@@ -13,20 +13,19 @@ use crate::proto::retry_after::{RetryAfter, retry_after};
 
 mod table;
 
-/// What an upstream's error comes to.
+/// The judgement of an upstream's error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Judgement {
     pub(crate) verdict: Verdict,
-    /// The status that the error has, or would have had as an answer.
+    /// The status of the error, or the status it would have had as an answer.
     pub(crate) status: StatusCode,
-    /// When the upstream asked to be tried again, also where that is not the next step.
+    /// When the upstream asked to be tried again, even if a retry is not the next step.
     pub(crate) retry_after: Option<RetryAfter>,
 }
 
-/// Judges an error by what it says, and where it says nothing that is known, by the status of its answer: `None` where there
-/// was none, since it came inside of a 200.
+/// Judges an error by its content, or else by the status of its answer; `status` is `None` for an error inside a 200.
 ///
-/// `now` is the time of day, for limits that say at what time they start afresh.
+/// `now` is the time of day, for limits that name the time of their reset.
 pub(crate) fn judge(
     fault: Option<&Fault>,
     status: Option<StatusCode>,
@@ -41,11 +40,11 @@ pub(crate) fn judge(
     if row.is_some_and(|row| row.class == Class::Policy) {
         verdict = verdict.with_next(filtered);
     }
-    // Whatever else it says, with these the upstream refused the credential.
+    // With these statuses the upstream refused the credential, whatever the body says.
     if matches!(mapped.as_u16(), 401 | 402 | 403 | 407 | 429) && verdict.matter == Matter::Upstream {
         verdict = verdict.with_matter(Matter::Credential);
     }
-    // What its status proves, its words do not take back.
+    // The body does not revoke what the status proves.
     if status.is_some_and(|status| of_status(status, headers).not_executed) {
         verdict = verdict.not_executed();
     }
@@ -56,7 +55,7 @@ pub(crate) fn judge(
     Judgement { verdict, status: mapped, retry_after: hint }
 }
 
-/// The row of the most precise name that is known; a general one counts only where no status is more precise.
+/// Returns the row of the most precise known name; a general name counts only if no status is more precise.
 fn row(fault: &Fault, status: Option<StatusCode>) -> Option<&'static Row> {
     let row = fault.names().find_map(table::of_name);
     let has_status = status.is_some() || fault.status().is_some();
@@ -77,8 +76,7 @@ fn row(fault: &Fault, status: Option<StatusCode>) -> Option<&'static Row> {
     row.filter(|_| !(general && has_status))
 }
 
-/// The code or the type of an error, if it is one that providers are known to send. Any other text in its place may be of the
-/// prompt.
+/// The code or the type of an error, if providers are known to send it. Any other text may contain parts of the prompt.
 pub(crate) fn known_name(fault: &Fault) -> Option<&'static str> {
     [fault.code(), fault.type_name()].into_iter().flatten().find_map(table::known)
 }
@@ -90,7 +88,7 @@ fn of_status(status: StatusCode, headers: &HeaderMap) -> Verdict {
     Standard::new().classify(&Outcome::head(&head))
 }
 
-/// When the upstream wants to be tried again: what was written for machines first. A wait in prose is only advice.
+/// When the upstream wants to be tried again: machine-readable fields first. A wait in prose is only advice.
 fn hint(fault: Option<&Fault>, status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<RetryAfter> {
     let busy = matches!(status.as_u16(), 429 | 503 | 529);
     retry_after(headers)
@@ -119,7 +117,7 @@ mod tests {
         judge(fault.as_ref(), status, &headers(lines), NextStep::GiveUp, SystemTime::UNIX_EPOCH)
     }
 
-    /// The next step, the health, the matter and the status; a status of 200: inside of a stream or answer.
+    /// The next step, the health, the matter and the status; status 200: inside a stream or answer.
     #[track_caller]
     fn check(status: u16, body: &str, next: NextStep, health: Health, matter: Matter, mapped: u16) {
         let judgement = judged(status, &[], body);

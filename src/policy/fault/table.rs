@@ -1,35 +1,35 @@
-//! The names that providers give to errors.
+//! The error names of providers.
 
 use crate::policy::verdict::{Health, Matter, NextStep, Verdict};
 
-/// Errors of which the same is to be done.
+/// Errors with the same consequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// It is overloaded.
+    /// The upstream is overloaded.
     Overloaded,
-    /// It failed.
+    /// The upstream failed.
     Failed,
-    /// The credential asks for more than it may at the moment.
+    /// The credential exceeds its current rate.
     Throttled,
-    /// The credential has nothing left, for hours or until it is paid up.
+    /// The credential's quota is spent, for hours or until it is paid.
     Spent,
-    /// The credential was refused, or may not use that model.
+    /// The provider refused the credential, or it may not use that model.
     Refused,
-    /// The request is larger than this model takes; another one may take it.
+    /// The request is too large for this model; another model may take it.
     TooLarge,
-    /// This upstream cannot do it; another one may.
+    /// This upstream does not support it; another may.
     Unsupported,
-    /// It violates the provider's content policy.
+    /// The request violates the provider's content policy.
     Policy,
-    /// The request is wrong.
+    /// The request is invalid.
     Invalid,
-    /// Two requests were in each other's way.
+    /// Two requests conflicted.
     Conflict,
-    /// What the credential needs is out of reach for a while.
+    /// A resource that the credential needs is unreachable for a while.
     Dependency,
 }
 
-/// One row: what an error of this name would have been as an answer, and its class.
+/// One row: the status that an error of this name would have had, and its class.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     pub(super) status: u16,
@@ -46,13 +46,13 @@ const TOO_LARGE: Row = row(400, Class::TooLarge);
 const THROTTLED: Row = row(429, Class::Throttled);
 const POLICY: Row = row(400, Class::Policy);
 const BROKEN: Row = row(502, Class::Failed);
-/// A key of the customer's own that cannot be reached.
+/// A customer-managed key that cannot be reached.
 const DEPENDENCY: Row = row(503, Class::Dependency);
 
-/// By name, as it is written.
+/// By exact name.
 ///
-/// From the documentation and the client libraries of OpenAI, Anthropic, Google, AWS, Cohere and OpenRouter, as of November 2026;
-/// what others add is noted.
+/// From the documentation and the client libraries of OpenAI, Anthropic, Google, AWS, Cohere and OpenRouter, as of
+/// November 2026; names of others are marked.
 const NAMES: &[(&[&str], Row)] = &[
     (&["overloaded_error"], row(529, Class::Overloaded)),
     (
@@ -156,7 +156,7 @@ const NAMES: &[(&[&str], Row)] = &[
     (&["conflict_error", "ABORTED"], row(409, Class::Conflict)),
     (
         &[
-            // Reasons for which an answer ended: OpenRouter and Mistral; vLLM and SGLang; Zhipu; Cohere; Ollama; Gemini.
+            // Finish reasons: OpenRouter and Mistral; vLLM and SGLang; Zhipu; Cohere; Ollama; Gemini.
             "error",
             "aborted",
             "abort",
@@ -174,7 +174,7 @@ const NAMES: &[(&[&str], Row)] = &[
     ),
 ];
 
-/// What stands in messages, where no name says it. All in lower case.
+/// Marks in messages, for errors without a precise name. All in lower case.
 const SPENT_MARKS: &[&str] = &["you have reached your specified api usage limits", "your credit balance is too low"];
 const TOO_LARGE_MARKS: &[&str] = &[
     "prompt is too long",
@@ -184,7 +184,7 @@ const TOO_LARGE_MARKS: &[&str] = &[
     "exceeds the available context size",
 ];
 
-/// The same name, where it is written here.
+/// Returns the static copy of this name.
 pub(super) fn known(name: &str) -> Option<&'static str> {
     NAMES.iter().find_map(|(names, _)| names.iter().copied().find(|known| *known == name))
 }
@@ -194,15 +194,15 @@ pub(super) fn of_name(name: &str) -> Option<&'static Row> {
     let found = NAMES.iter().find(|(names, _)| names.contains(&name)).map(|(_, row)| row);
     found.or_else(|| match name {
         name if name.starts_with("linked_organization_") => Some(&SPENT),
-        // Google's quotas are named by what they count and for how long.
+        // Google names quotas by their unit and period.
         name if name.contains("PerDay") => Some(&SPENT),
         name if name.starts_with("cmek_") && name.ends_with("_unavailable") => Some(&DEPENDENCY),
         _ => None,
     })
 }
 
-/// The row that a message stands for. Messages are not made to be matched: they are asked only where the name is `general`, or
-/// means that the credential is `throttled`, which may be for good.
+/// Returns the row for a message. Messages are not stable: they are matched only if the name is `general`, or means that
+/// the credential is `throttled`, which may be permanent.
 pub(super) fn of_message(message: &str, general: bool, throttled: bool) -> Option<&'static Row> {
     if !(general || throttled) {
         return None;
@@ -210,10 +210,10 @@ pub(super) fn of_message(message: &str, general: bool, throttled: bool) -> Optio
     let message = message.to_ascii_lowercase();
     let has = |marks: &[&str]| marks.iter().any(|mark| message.contains(mark));
     if throttled && has(&["request too large"]) {
-        // It asks for more than the limit itself: no wait helps.
+        // The request alone exceeds the limit: no wait helps.
         return of_name("request_too_large");
     }
-    // Google's, for a model that the plan does not have at all.
+    // Google's, for a model that is not in the plan.
     let none_at_all = message.match_indices("limit: 0").any(|(at, mark)| {
         !message
             .get(at + mark.len()..)
@@ -222,12 +222,12 @@ pub(super) fn of_message(message: &str, general: bool, throttled: bool) -> Optio
     if throttled && none_at_all || general && has(SPENT_MARKS) {
         return Some(&SPENT);
     }
-    // "Too many tokens, please wait" is a limit of AWS's that will pass.
+    // "Too many tokens, please wait" is a temporary limit of AWS's.
     let will_pass = throttled || has(&["please wait", "try again", "trying again"]);
     (general && !will_pass && has(TOO_LARGE_MARKS)).then_some(&TOO_LARGE)
 }
 
-/// Whether the message of a 404 says that there is no such model, as Ollama and vLLM do without a name for it.
+/// Whether the message of a 404 says that the model does not exist: Ollama and vLLM have no name for it.
 pub(super) fn names_a_model(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     message.contains("model") && ["not found", "does not exist"].iter().any(|mark| message.contains(mark))
@@ -236,7 +236,7 @@ pub(super) fn names_a_model(message: &str) -> bool {
 // === impl Row ===
 
 impl Row {
-    /// Whether it says no more than a status.
+    /// Whether the name says no more than a status.
     pub(super) const fn is_general(&self) -> bool {
         matches!(self.class, Class::Invalid)
     }

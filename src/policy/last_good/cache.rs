@@ -1,4 +1,4 @@
-//! What is kept, and what makes room for it.
+//! The stored answers, and their eviction.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,20 +7,20 @@ use std::time::Instant;
 use crate::call::TenantHash;
 use crate::proto::fingerprint::Fingerprint;
 
-/// Answers of all tenants, within a number of bytes.
+/// The answers of all tenants, within a number of bytes.
 ///
-/// A tenant has a share. One that needs room takes it from itself, as long as it holds more than its fair part of what there
-/// is; else the oldest of all makes room.
+/// Each tenant has a share. A tenant that needs room evicts its own answers while it holds more than a fair part; else
+/// the oldest answer of all is evicted.
 #[derive(Debug)]
 pub(crate) struct AnswerCache<V, M> {
     entries: HashMap<Fingerprint, Entry<V, M>>,
     /// The numbers of the answers to requests of this normal form.
     normal: HashMap<Fingerprint, BTreeSet<u64>>,
-    /// The numbers of the answers to requests that differ in their last message only, where it is known what that means.
+    /// The numbers of the answers to requests that differ only in their last message, if its meaning is known.
     scopes: HashMap<Fingerprint, BTreeSet<u64>>,
     /// Oldest first.
     order: BTreeMap<u64, Fingerprint>,
-    /// The first to be over comes first.
+    /// Ordered by expiry.
     expiries: BTreeSet<(Instant, u64)>,
     tenants: HashMap<Fingerprint, Holding>,
     next: u64,
@@ -28,21 +28,21 @@ pub(crate) struct AnswerCache<V, M> {
     limit: usize,
 }
 
-/// What an answer is kept under.
+/// The keys of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Keys {
     pub(crate) tenant: Fingerprint,
-    /// The tenant that was authenticated.
+    /// The authenticated tenant.
     pub(crate) owner: Option<TenantHash>,
     pub(crate) exact: Fingerprint,
-    /// Where the request has a normal form.
+    /// If the request has a normal form.
     pub(crate) normal: Option<Fingerprint>,
 }
 
 #[derive(Debug)]
 struct Entry<V, M> {
     value: Arc<V>,
-    /// What the last message of its request means, and within which scope.
+    /// The meaning of its request's last message, and its scope.
     meaning: Option<(Fingerprint, Arc<M>)>,
     keys: Keys,
     number: u64,
@@ -50,20 +50,20 @@ struct Entry<V, M> {
     expires: Instant,
 }
 
-/// What a tenant holds.
+/// The room that a tenant uses.
 #[derive(Debug, Default)]
 struct Holding {
     bytes: usize,
     order: BTreeSet<u64>,
 }
 
-/// One tenant holds at most this part.
+/// One tenant may use one of this number of equal parts.
 const TENANT_SHARE: usize = 8;
-/// What an entry takes beside what its value says: its places in six maps, and the value's own fields.
+/// The overhead of an entry: its places in six maps, and the value's own fields.
 pub(crate) const OVERHEAD: usize = 1024;
-/// Answers that are compared with one request, or looked at for one of its normal form.
+/// The most answers that are compared with one request, or checked for a normal form.
 const MAX_CANDIDATES: usize = 1_024;
-/// Answers whose time is over and that are forgotten at one time.
+/// The most expired answers that are removed at a time.
 const MAX_REAPED: usize = 4;
 
 // === impl AnswerCache ===
@@ -83,7 +83,7 @@ impl<V, M> AnswerCache<V, M> {
         }
     }
 
-    /// Keeps `value`, which takes `bytes`, until `expires`. What it takes the place of is returned, to be dropped outside of a
+    /// Stores `value`, which takes `bytes`, until `expires`. Returns the answers it replaces, to be dropped outside the
     /// lock.
     pub(crate) fn insert(&mut self, keys: Keys, value: V, bytes: usize, expires: Instant, now: Instant) -> Vec<Arc<V>> {
         let bytes = bytes.saturating_add(OVERHEAD);
@@ -112,26 +112,26 @@ impl<V, M> AnswerCache<V, M> {
         dropped
     }
 
-    /// The answer to the very same request.
+    /// Returns the answer to exactly this request.
     pub(crate) fn exact(&self, key: Fingerprint, now: Instant) -> Option<Arc<V>> {
         let entry = self.entries.get(&key).filter(|entry| entry.expires > now)?;
         Some(Arc::clone(&entry.value))
     }
 
-    /// The newest answer to a request of this normal form that will do.
+    /// Returns the newest acceptable answer to a request of this normal form.
     pub(crate) fn normal(&self, key: Fingerprint, now: Instant, will_do: impl Fn(&Arc<V>) -> bool) -> Option<Arc<V>> {
         self.newest(self.normal.get(&key)?, now).map(|entry| Arc::clone(&entry.value)).find(will_do)
     }
 
-    /// The entries with these numbers whose time is not over, newest first.
+    /// The entries with these numbers that have not expired, newest first.
     fn newest<'a>(&'a self, numbers: &'a BTreeSet<u64>, now: Instant) -> impl Iterator<Item = &'a Entry<V, M>> {
         let entries = numbers.iter().rev().take(MAX_CANDIDATES);
         let entries = entries.filter_map(|number| self.entries.get(self.order.get(number)?));
         entries.filter(move |entry| entry.expires > now)
     }
 
-    /// Notes what the last message of the request of an answer means, which takes `bytes`, for requests that differ in that
-    /// message only: those of one `scope`. Does nothing where the answer is gone, or where there is no room.
+    /// Notes the meaning of the last message of an answer's request, which takes `bytes`, for requests that differ only
+    /// in that message: those of one `scope`. Does nothing if the answer is gone, or there is no room.
     pub(crate) fn attach(&mut self, exact: Fingerprint, scope: Fingerprint, meaning: M, bytes: usize) {
         let Some(entry) = self.entries.get_mut(&exact).filter(|entry| entry.meaning.is_none()) else { return };
         let Some(holding) = self.tenants.get_mut(&entry.keys.tenant) else { return };
@@ -152,26 +152,26 @@ impl<V, M> AnswerCache<V, M> {
         self.scopes.contains_key(&scope)
     }
 
-    /// The newest answers of a scope, with what their requests' last messages mean.
+    /// Returns the newest answers of a scope, with the meanings of their requests' last messages.
     pub(crate) fn candidates(&self, scope: Fingerprint, now: Instant) -> Vec<(Arc<M>, Arc<V>)> {
         let Some(numbers) = self.scopes.get(&scope) else { return Vec::new() };
         let meant = |entry: &Entry<V, M>| Some((Arc::clone(&entry.meaning.as_ref()?.1), Arc::clone(&entry.value)));
         self.newest(numbers, now).filter_map(meant).collect()
     }
 
-    /// How many there are, and the bytes that they take.
+    /// The number of answers, and their bytes.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.entries.len(), self.bytes)
     }
 
-    /// Forgets the answers of this tenant, or of all. They are returned, to be dropped outside of a lock.
+    /// Removes the answers of this tenant, or of all. Returns them, to be dropped outside the lock.
     pub(crate) fn forget(&mut self, owner: Option<TenantHash>) -> Vec<Arc<V>> {
         let is_theirs = |entry: &&Entry<V, M>| owner.is_none_or(|owner| entry.keys.owner == Some(owner));
         let keys: Vec<_> = self.entries.values().filter(is_theirs).map(|entry| entry.keys.exact).collect();
         keys.into_iter().filter_map(|key| self.remove(key)).collect()
     }
 
-    /// What makes room for `bytes` of this tenant, if something must.
+    /// Returns the answer to evict for `bytes` of this tenant, if necessary.
     fn to_evict(&self, tenant: Fingerprint, bytes: usize, share: usize) -> Option<Fingerprint> {
         let holding = self.tenants.get(&tenant);
         let held = holding.map_or(0, |holding| holding.bytes);
@@ -187,7 +187,7 @@ impl<V, M> AnswerCache<V, M> {
         if held.saturating_add(bytes) > fair { own().or_else(oldest) } else { oldest() }
     }
 
-    /// Forgets some of those whose time is over. They are returned, to be dropped outside of a lock.
+    /// Removes some expired answers. Returns them, to be dropped outside the lock.
     pub(crate) fn reap(&mut self, now: Instant) -> Vec<Arc<V>> {
         let mut dropped = Vec::new();
         while let Some(key) = self.over(now).filter(|_| dropped.len() < MAX_REAPED) {
@@ -196,9 +196,9 @@ impl<V, M> AnswerCache<V, M> {
         dropped
     }
 
-    /// Forgets answers that take `bytes` in all, for a new one of this tenant that has no room in the memory of the whole stack:
-    /// those whose time is over, and then the tenant's own oldest. No other's: the room may be taken by something else, and all
-    /// would go for nothing. They are returned, to be dropped outside of a lock.
+    /// Evicts answers of `bytes` in total, for a new answer of this tenant that has no room in the memory of the stack:
+    /// expired ones, and then the tenant's own oldest. Never another tenant's: other data may hold the memory, and
+    /// evicting all of it would not help. Returns them, to be dropped outside the lock.
     pub(crate) fn make_room(&mut self, tenant: Fingerprint, bytes: usize, now: Instant) -> Vec<Arc<V>> {
         let (mut dropped, before) = (Vec::new(), self.bytes);
         while before - self.bytes < bytes {
@@ -208,7 +208,7 @@ impl<V, M> AnswerCache<V, M> {
         dropped
     }
 
-    /// The first one whose time is over.
+    /// Returns the first expired answer.
     fn over(&self, now: Instant) -> Option<Fingerprint> {
         let (_, number) = self.expiries.first().filter(|(expires, _)| *expires <= now)?;
         self.order.get(number).copied()

@@ -1,4 +1,4 @@
-//! What `Cache-Control` lets us keep, and return after its time (RFC 9111, RFC 5861).
+//! What `Cache-Control` permits to store, and to return after expiry (RFC 9111, RFC 5861).
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use http::header::{AGE, CACHE_CONTROL, VARY};
 
 use crate::proto::list;
 
-/// What a request says.
+/// The directives of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wishes {
-    /// Its answer may be kept.
+    /// Its answer may be stored.
     pub(crate) keep: bool,
-    /// It takes an earlier answer of at most this age; `None`: it takes none.
+    /// It accepts an earlier answer up to this age; `None`: it accepts none.
     pub(crate) max_age: Option<Duration>,
 }
 
-/// The directives that are looked for.
+/// The directives that matter here.
 #[derive(Debug, Default)]
 struct Directives {
     no_store: bool,
@@ -43,9 +43,9 @@ impl Wishes {
     }
 }
 
-/// How old an answer with these headers may become, at most `ttl`; `None`: it must not be kept.
+/// Returns how old an answer with these headers may become, at most `ttl`; `None`: it must not be stored.
 ///
-/// `no-cache` on an event stream is no such wish: every server writes it there, so that proxies do not hold the stream back.
+/// `no-cache` on an event stream does not count: every server writes it there, so that proxies do not buffer the stream.
 pub(crate) fn lifetime(answer: &HeaderMap, ttl: Duration, is_stream: bool) -> Option<Duration> {
     let said = Directives::of(answer);
     let varies = list::members(answer, &VARY).any(|member| member == b"*");
@@ -53,7 +53,7 @@ pub(crate) fn lifetime(answer: &HeaderMap, ttl: Duration, is_stream: bool) -> Op
         return None;
     }
     let fresh = said.shared_max_age.or(said.max_age).unwrap_or_default();
-    // RFC 9111, 4.2.4 and 5.2.2.10: a shared cache must not return it when its time is over.
+    // RFC 9111, 4.2.4 and 5.2.2.10: a shared cache must not return it after it expires.
     let limit = if said.must_revalidate || said.shared_max_age.is_some() {
         fresh
     } else {
@@ -62,13 +62,13 @@ pub(crate) fn lifetime(answer: &HeaderMap, ttl: Duration, is_stream: bool) -> Op
     Some(limit.min(ttl)).filter(|limit| !limit.is_zero())
 }
 
-/// How long an answer with these headers is fresh, by its own word.
+/// How long an answer with these headers is fresh by its own directives.
 pub(crate) fn freshness(answer: &HeaderMap) -> Duration {
     let said = Directives::of(answer);
     said.shared_max_age.or(said.max_age).unwrap_or_default()
 }
 
-/// How old the answer was already when it came.
+/// The age of the answer when it arrived.
 pub(crate) fn age(answer: &HeaderMap) -> Duration {
     answer.get(AGE).and_then(|age| seconds(age.as_bytes())).unwrap_or_default()
 }
@@ -83,7 +83,7 @@ impl Directives {
             let name = parts.next().unwrap_or_default().trim_ascii();
             let value = parts.next().map(<[u8]>::trim_ascii);
             let is = |directive: &str| name.eq_ignore_ascii_case(directive.as_bytes());
-            // A value that cannot be read is the strictest there is.
+            // An unreadable value counts as the strictest.
             let time = || Some(value.and_then(seconds).unwrap_or_default());
             if is("no-store") {
                 said.no_store = true;
@@ -105,7 +105,7 @@ impl Directives {
     }
 }
 
-/// A number of seconds, quoted or not; one that is too large is the largest.
+/// Parses seconds, quoted or not; a number that is too large saturates.
 fn seconds(value: &[u8]) -> Option<Duration> {
     let digits = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
     let valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);

@@ -1,4 +1,4 @@
-//! When an earlier answer stands in for one that could not be had, and which.
+//! Decides when an earlier answer replaces a failure, and which.
 
 pub(crate) mod cache;
 pub(crate) mod cache_control;
@@ -7,10 +7,10 @@ pub(crate) mod similar;
 
 use super::verdict::{Health, Matter, NextStep, Verdict};
 
-/// Whether an earlier answer may be returned instead of what this verdict is on.
+/// Whether an earlier answer may be returned after this verdict.
 ///
-/// It may where the upstream failed, or takes no more, or was not asked because of one of our own limits. What the caller
-/// did wrong (its request, its credential) it must be told: an earlier answer would hide it.
+/// It may if the upstream failed, is overloaded, or was not asked because of a limit of this crate. A fault of the caller
+/// (its request, its credential) must reach the caller: an earlier answer would hide it.
 pub(crate) fn may_stand_in(verdict: &Verdict) -> bool {
     let unserved = verdict.next != NextStep::Done;
     let failed = matches!(verdict.health, Health::Failure | Health::Throttled);

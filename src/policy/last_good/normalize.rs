@@ -1,31 +1,31 @@
-//! One spelling of a message, so that the same question in another one is the same.
+//! Normalizes the spelling of a message, so that the same question in another spelling has the same key.
 //!
 //! # Why so little?
 //!
-//! A wrong answer is worse than none. A capital makes a name of a word (`Polish` nails, `polish` nails), a mark a question of
-//! a sentence ("You like it?", "You like it."), and what greets or thanks at one place is asked about at another ("How do I
-//! say please?"). So no case is folded in general, nor are marks or polite words dropped wherever they stand: only what a
-//! message *opens* with is treated, where that is one of the words that put a question or a request, and what hangs on it:
+//! A wrong answer is worse than none. A capital makes a word a name (`Polish` nails, `polish` nails), a mark makes a
+//! sentence a question ("You like it?", "You like it."), and a polite word may be the topic ("How do I say please?"). So
+//! the code does not fold case in general, nor drop marks or polite words anywhere. It changes only the *opening* of a
+//! message, if that is one of the words that begin a question or a request, and what depends on it:
 //!
-//! - how wide a space is;
-//! - the capital of the word that opens the message, and of an "I" behind its "do", "can" and the like;
+//! - the width of spaces;
+//! - the capital of the opening word, and of an "I" after its "do", "can" and the like;
 //! - a greeting with a mark, and a "please", before such a word;
-//! - one mark at the end, where the opening word says the same: "?" after a question word, "." after what is asked to be done.
+//! - one mark at the end that the opening word implies: "?" after a question word, "." after a request.
 //!
-//! All else stays as it is, in its order: numbers, names and negations are made of it. What may be code, a quotation, a list or
-//! what is asked about (line breaks, quotes, brackets, signs, what stands behind a colon) is left alone, and so is
-//! compatibility decomposition: to NFKC, 10² is 102.
+//! All else stays as it is, in its order: numbers, names and negations consist of it. Text that may be code, a quotation,
+//! a list or a topic (line breaks, quotes, brackets, signs, the words after a colon) is left unchanged. Compatibility
+//! decomposition is not applied: in NFKC, 10² is 102.
 
 use super::similar::{GREETINGS, QUESTION_WORDS, STATEMENTS, VERBS, opener, spells};
 
-/// Longer messages are left alone.
+/// Longer messages are left unchanged.
 const MAX_CHARS: usize = 4_000;
-/// What may stand in a plain sentence beside letters, digits and spaces.
+/// The characters of a plain sentence besides letters, digits and spaces.
 const PLAIN: &str = ".,?!;:'’-–%&€$£";
-/// Behind these, "I" is who asks.
+/// After these words, "I" is the asking user.
 const BEFORE_I: [&str; 8] = ["am", "can", "could", "did", "do", "should", "was", "would"];
 
-/// The one spelling of this message; `None` where it must be taken as it is.
+/// Returns the normalized message; `None` if it must be taken as it is.
 pub(crate) fn normalize(text: &str) -> Option<String> {
     let plain = |c: char| c.is_alphanumeric() || c == ' ' || c == '\t' || PLAIN.contains(c);
     let text = text.trim();
@@ -45,8 +45,8 @@ pub(crate) fn normalize(text: &str) -> Option<String> {
     Some(words.join(" "))
 }
 
-/// An apostrophe that is not between letters may be a quotation mark. Behind a colon that is not in a time of day stands what is
-/// asked about, in which each letter counts.
+/// An apostrophe that is not between letters may be a quotation mark. After a colon that is not in a time of day comes a
+/// topic, in which each letter counts.
 fn may_quote(text: &str) -> bool {
     let mut before = ' ';
     let mut chars = text.chars().peekable();
@@ -66,7 +66,7 @@ fn may_quote(text: &str) -> bool {
     false
 }
 
-/// Without a greeting, where a question or a request stands behind it: "Hey, Jude" may be a title.
+/// Drops a greeting before a question or a request: "Hey, Jude" may be a title.
 fn behind_greeting<'a, 'b>(words: &'b [&'a str]) -> &'b [&'a str] {
     match words {
         [first, rest @ ..] if GREETINGS.iter().any(|ours| spells(first, ours, true)) && opens(rest) => rest,
@@ -74,7 +74,7 @@ fn behind_greeting<'a, 'b>(words: &'b [&'a str]) -> &'b [&'a str] {
     }
 }
 
-/// Without a "please", where what is asked for stands behind it.
+/// Drops a "please" before a request.
 fn behind_please<'a, 'b>(words: &'b [&'a str]) -> &'b [&'a str] {
     match words {
         [first, rest @ ..] if is_please(first) && rest.first().is_some_and(|word| VERBS.contains(word)) => rest,
@@ -90,9 +90,9 @@ fn is_please(word: &str) -> bool {
     ["please", "please,"].iter().any(|please| spells(word, please, true))
 }
 
-/// "How do I", "Can I": in small letters who asks is the same.
+/// "How do I", "Can I": the asking user may be written in lower case.
 fn fold_i(words: &mut [&str]) {
-    // A question word may stand before it.
+    // A question word may come before it.
     let helper = usize::from(words.first().is_some_and(|first| QUESTION_WORDS.contains(first)));
     match words.get_mut(helper..) {
         Some([before, i, ..]) if BEFORE_I.contains(before) && *i == "I" => *i = "i",
@@ -100,8 +100,8 @@ fn fold_i(words: &mut [&str]) {
     }
 }
 
-/// Without the mark that the opening word makes superfluous. Behind a digit or a single letter it may be a factorial, a decimal
-/// or an initial.
+/// Drops the mark that the opening word implies. After a digit or a single letter it may be a factorial, a decimal or an
+/// initial.
 fn trim_end(text: &mut String, opening: &str) {
     if STATEMENTS.contains(&opening) {
         return;
@@ -232,7 +232,7 @@ mod tests {
         assert!(normalize(&"a".repeat(MAX_CHARS)).is_some());
     }
 
-    /// What numbers, negations and names are made of: in this order.
+    /// The parts of numbers, negations and names, in this order.
     fn essence(text: &str) -> Vec<String> {
         const NOT: [&str; 6] = ["not", "no", "never", "don't", "without", "isn't"];
         let words = text.split([' ', '\t', ',']).map(|word| word.trim_end_matches(['.', '?', '!']));

@@ -1,52 +1,51 @@
-//! Whether two messages that look alike may mean the same.
+//! Whether two similar messages may mean the same.
 //!
 //! # Why guards?
 //!
-//! How near two texts are says how alike they are put, more than whether they mean the same: of 20 hand-made pairs with
-//! different answers ("enable", "disable"; 10 miles, 100 miles; Paris to London, London to Paris), 11 to 18 were nearer than a
-//! threshold at which any paraphrase was found. So what an answer hangs on has to be equal, to the letter, whatever the
-//! measure says. A pair that is refused costs a fallback; a pair that is not costs a wrong answer.
+//! The distance of two embeddings measures similar wording more than the same meaning: of 20 hand-made pairs with
+//! different answers ("enable", "disable"; 10 miles, 100 miles; Paris to London, London to Paris), 11 to 18 were nearer
+//! than a threshold at which any paraphrase was found. So the words on which an answer depends must be equal, to the
+//! letter, whatever the distance. A pair that is wrongly refused costs a fallback; a pair that is wrongly accepted costs
+//! a wrong answer.
 //!
 //! # Why may only the beginning differ?
 //!
-//! Names stand in small letters (`rust`), numbers in words and in letters (`Elizabeth I`), negations in prefixes, units in one
-//! letter, and all of them in any language: no list has them all. Nor is there a list of words that are none of them wherever they
-//! stand: in `x * a`, `hepatitis A` and `the film It` the smallest words of English are what is asked about.
+//! Names occur in small letters (`rust`), numbers in words and in letters (`Elizabeth I`), negations in prefixes, units
+//! in one letter, and all of them in any language: no list contains them all. Nor does a list of words exist that are
+//! never one of them: in `x * a`, `hepatitis A` and `the film It` the smallest words of English are the topic.
 //!
-//! So only *how a question is put* may differ: the first words of an English message, where they are one of the `FORMS` of the
-//! same request, and what makes it polite before them. All that stands behind it, and the whole of a message that begins
-//! otherwise, has to be the same words and signs in the same order, capitals included. Numbers, negations and names are among
-//! them, whatever they look like.
+//! So only *how a question is put* may differ: the first words of an English message, if they are one of the `FORMS` of
+//! the same request, and polite words before them. All words after it, and the whole of a message that begins otherwise,
+//! must be the same words and signs in the same order, capitals included. That covers numbers, negations and names.
 
 #[cfg(test)]
 pub(super) mod pairs;
 #[cfg(test)]
 mod tests;
 
-/// Shorter messages say too little by themselves, longer ones too much.
+/// Shorter messages have too little content, longer ones too much.
 const CHARS: std::ops::RangeInclusive<usize> = 12..=4_000;
 
-/// What a message asks for.
+/// The kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// What something is, or what things are.
+    /// A question for what something is, or what things are.
     Tell,
-    /// How something is done.
+    /// A question for how something is done.
     How,
     Explain,
     Summarize,
 }
 
-/// A message, as it is compared.
+/// A message in comparable form.
 #[derive(Debug, PartialEq, Eq)]
 struct Message<'a> {
     form: Option<Form>,
-    /// What stands behind the form, or all of it.
+    /// The words after the form, or all words.
     words: Vec<&'a str>,
 }
 
-/// Ways to ask for the same. None has a word in it that is a name, a number or a negation, and behind each stands what is asked
-/// about.
+/// Phrases for the same kind of request. None contains a name, a number or a negation, and each precedes the topic.
 const FORMS: &[(Form, &str)] = &[
     (Form::Tell, "what is the"),
     (Form::Tell, "what's the"),
@@ -68,7 +67,7 @@ const FORMS: &[(Form, &str)] = &[
     (Form::Summarize, "write a summary of"),
 ];
 
-/// What stands before a question that is a message by itself.
+/// Leads before a question that is a message by itself.
 const LEADS: &[&str] = &["tell me", "i want to know", "i would like to know", "i'd like to know"];
 pub(super) const QUESTION_WORDS: &[&str] = &["how", "what", "what's", "whats", "when", "where", "which", "who", "why"];
 
@@ -89,33 +88,33 @@ pub(super) const VERBS: &[&str] = &[
     "write",
 ];
 
-/// Before a form or a lead only: "Can you write in Chinese?" asks for something else than "Write in Chinese".
+/// Only before a form or a lead: "Can you write in Chinese?" differs from "Write in Chinese".
 const ABLE: &[&str] = &["can you", "could you"];
 
 /// Before a question word, a verb, or one of the `HELPERS`.
 pub(super) const GREETINGS: &[&str] = &["hi,", "hi!", "hello,", "hello!", "hey,", "hey!"];
-/// With a capital at the beginning of a message they are no names: `Will` and `May` may be.
+/// With a capital at the beginning of a message they are not names; `Will` and `May` may be.
 const HELPERS: &[&str] =
     &["are", "can", "could", "did", "do", "does", "i", "i'd", "is", "kindly", "please", "was", "were", "would"];
-/// Of these, those that open a statement as well: only the mark at its end makes a question of it.
+/// Of these, the words that open a statement too: only the mark at its end makes it a question.
 pub(super) const STATEMENTS: &[&str] = &["i", "i'd"];
 
-/// In a message with one of these, the width of a space may mean something.
+/// In a message with one of these, the width of a space may matter.
 const QUOTES: &[char] = &['"', '\'', '“', '”', '„', '‘', '’', '`', '«', '»', '「', '」', '『', '』'];
 
-/// Whether a message is one that another may be similar to.
+/// Whether a message can be compared with others.
 pub(crate) fn is_comparable(text: &str) -> bool {
     CHARS.contains(&text.chars().take(CHARS.end() + 1).count())
 }
 
-/// Whether both messages ask for the same of the same: all that an answer hangs on is equal.
+/// Whether both messages ask the same: all words on which an answer depends are equal.
 pub(crate) fn agree(one: &str, other: &str) -> bool {
     let message = Message::of(one);
-    // With nothing behind the form, nothing says what is asked about.
+    // Without words after the form there is no topic.
     one == other || (!message.words.is_empty() && message == Message::of(other))
 }
 
-/// The cosine of two vectors: `None` where they cannot be compared.
+/// The cosine of two vectors; `None` if they cannot be compared.
 pub(crate) fn cosine(one: &[f32], other: &[f32]) -> Option<f32> {
     if one.is_empty() || one.len() != other.len() {
         return None;
@@ -154,7 +153,7 @@ impl<'a> Message<'a> {
 // === impl Form ===
 
 impl Form {
-    /// The longest form at the start of these words, and what stands behind it.
+    /// Returns the longest form at the start of these words, and the words after it.
     fn of<'a, 'b>(words: &'b [&'a str]) -> Option<(Self, &'b [&'a str])> {
         let found = FORMS.iter().filter_map(|(form, phrase)| Some((*form, after(phrase, words)?)));
         let (form, rest) = found.min_by_key(|(_, rest)| rest.len())?;
@@ -164,14 +163,14 @@ impl Form {
     }
 }
 
-/// The words of a text, as they are written. Only spaces part them: what may be code keeps its lines and its indents.
+/// Splits a text into its words, unchanged. Only spaces separate them: possible code keeps its lines and indents.
 fn split(text: &str) -> Vec<&str> {
     let text = text.trim();
     let is_plain = !text.contains(|c: char| QUOTES.contains(&c) || (c.is_whitespace() && c != ' '));
     text.split(' ').filter(|word| !(is_plain && word.is_empty())).collect()
 }
 
-/// Without one of these phrases at the start, where what stands behind it is as it has to be.
+/// Drops one of these phrases at the start, if the words after it qualify.
 fn before<'a, 'b>(
     phrases: &[&str],
     words: &'b [&'a str],
@@ -184,7 +183,7 @@ fn after_any<'a, 'b>(phrases: &[&str], words: &'b [&'a str]) -> Option<&'b [&'a 
     phrases.iter().filter_map(|phrase| after(phrase, words)).min_by_key(|rest| rest.len())
 }
 
-/// What stands behind this phrase, if the words begin with it.
+/// Returns the words after this phrase, if the words begin with it.
 fn after<'a, 'b>(phrase: &str, words: &'b [&'a str]) -> Option<&'b [&'a str]> {
     let mut rest = words;
     for (at, part) in phrase.split(' ').enumerate() {
@@ -197,7 +196,7 @@ fn after<'a, 'b>(phrase: &str, words: &'b [&'a str]) -> Option<&'b [&'a str]> {
     Some(rest)
 }
 
-/// Whether `word` is this one of ours; with a capital, where it may have one.
+/// Whether `word` is this word of the lists; with a capital, if it may have one.
 pub(super) fn spells(word: &str, ours: &str, opens: bool) -> bool {
     let may_be_capital = opens || ours == "i";
     let mut letters = word.chars().map(|c| if c == '’' { '\'' } else { c });
@@ -206,13 +205,14 @@ pub(super) fn spells(word: &str, ours: &str, opens: bool) -> bool {
     first == expected.next() && letters.eq(expected)
 }
 
-/// One of the words that open a message, in small letters.
+/// Returns the word of the lists that opens a message, in small letters.
 pub(super) fn opener(word: &str) -> Option<&'static str> {
     let openers = [QUESTION_WORDS, VERBS, HELPERS];
     openers.into_iter().flatten().copied().find(|opener| spells(word, opener, true))
 }
 
-/// Without the mark at the end of a question. Behind a digit, a sign or a single letter it may be a part of a number or a name.
+/// Drops the mark at the end of a question. After a digit, a sign or a single letter it may be a part of a number or a
+/// name.
 fn trim_mark(words: &mut [&str]) {
     let Some(last) = words.last_mut() else { return };
     let bare = last.strip_suffix(['?', '.']).filter(|bare| {

@@ -1,6 +1,6 @@
-//! Pairs of messages that are put almost alike and have different answers.
+//! Pairs of messages with similar wording and different answers.
 
-/// By what differs. Each pair is tried from both sides.
+/// By their difference. Each pair is tested in both directions.
 pub(in crate::policy::last_good) const OTHERS: &[(&str, &[(&str, &str)])] = &[
     (
         "names of one letter, numerals, initials",
