@@ -44,7 +44,7 @@ impl CallAttempts {
     pub(crate) fn failed(&self, error: &BoxError) -> Response<AnswerBody> {
         static WARNINGS: Seldom = Seldom::new();
         if let Some(left_out) = WARNINGS.one_more(Instant::now()) {
-            tracing::warn!(left_out, "The upstream did not answer: {}", telemetry::chain(error.as_ref()));
+            tracing::warn!(left_out, "the upstream did not answer: {}", telemetry::chain(error.as_ref()));
         }
         let mut response = self.count(problem::bad_gateway(error));
         if self.report.is_final() {

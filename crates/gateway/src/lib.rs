@@ -212,7 +212,7 @@ impl Gateway {
             () = follow => {}
         }
         if let Some(provider) = provider {
-            tracing::info!("The simulated provider counted {:?}", provider.counts());
+            tracing::info!("the simulated provider counted {:?}", provider.counts());
         }
     }
 }

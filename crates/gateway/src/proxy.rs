@@ -197,7 +197,7 @@ fn watched(body: MaybeRead) -> (CallBody, Option<UploadReports>) {
 
 /// A client whose request breaks off has left; the upstream is not at fault.
 fn broken(error: &(dyn Error + 'static)) -> Response<AnswerBody> {
-    tracing::debug!("A request broke off: {}", telemetry::chain(error));
+    tracing::debug!("a request broke off: {}", telemetry::chain(error));
     problem::broken_request()
 }
 

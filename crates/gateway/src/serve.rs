@@ -80,11 +80,11 @@ where
             }
         }
         drop(listener);
-        tracing::info!(open = self.shutdown.count(), "Draining.");
+        tracing::info!(open = self.shutdown.count(), "draining");
         tokio::select! {
             in_time = self.shutdown.finish(self.drain_timeout) => match in_time {
-                true => tracing::info!("Drained."),
-                false => tracing::warn!(open = self.shutdown.count(), "Stopped with connections open."),
+                true => tracing::info!("drained"),
+                false => tracing::warn!(open = self.shutdown.count(), "stopped with connections open"),
             },
             () = self.clone().answer_watchers(versions, admin.as_ref()) => {}
         }
@@ -124,7 +124,7 @@ where
     async fn secure(self, versions: &Versions, tls: TlsAcceptor, stream: Socket, came: Came, reset: Reset, open: Open) {
         match tokio::time::timeout(FIRST_REQUEST, tls.accept(stream)).await {
             Ok(Ok(stream)) => self.speak(versions, stream, Came { has_tls: true, ..came }, reset, open).await,
-            Ok(Err(error)) => tracing::debug!(peer = %came.address, "The TLS handshake with a client failed: {error}"),
+            Ok(Err(error)) => tracing::debug!(peer = %came.address, "the TLS handshake with a client failed: {error}"),
             Err(_) => {}
         }
     }
@@ -138,7 +138,7 @@ where
         let closed = self.requests(versions, stream, came, reset, &mut open).await;
         gauge.decrement(1);
         if let Err(error) = closed {
-            tracing::debug!(peer = %came.address, "A connection failed: {}", telemetry::chain(error.as_ref()));
+            tracing::debug!(peer = %came.address, "a connection failed: {}", telemetry::chain(error.as_ref()));
         }
     }
 
@@ -200,7 +200,7 @@ async fn not_accepted(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     // A client that left before accept is not the gateway's fault.
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
-        tracing::error!("Cannot accept connections: {error}");
+        tracing::error!("cannot accept connections: {error}");
         tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
     }
 }

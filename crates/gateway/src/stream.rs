@@ -101,7 +101,7 @@ impl<F: Future<Output = ()>> Future for Bounded<F> {
             elapsed = timer.as_mut().poll(cx);
         }
         if elapsed.is_ready() {
-            tracing::info!("A client did not read its stream; the stream is reset.");
+            tracing::info!("a client did not read its stream; the stream is reset");
         }
         elapsed
     }

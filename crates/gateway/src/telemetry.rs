@@ -159,14 +159,14 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
 pub(crate) fn reloaded(done: &Result<Vec<&'static str>, String>) {
     match done {
         Ok(waiting) => {
-            tracing::info!("The configuration was read again.");
+            tracing::info!("the configuration was read again");
             for name in waiting {
-                tracing::warn!("The new value of {name} applies after a restart.");
+                tracing::warn!("the new value of {name} applies after a restart");
             }
         }
         Err(lines) => {
             for line in lines.lines() {
-                tracing::error!("The configuration is unchanged. {line}");
+                tracing::error!("the configuration is unchanged: {line}");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Trailers for callers over HTTP/1.1.
 //!
-//! hyper writes only those trailers to an HTTP/1.1 caller that the answer's head names in `Trailer`. An upstream over HTTP/2, or
-//! a careless one, names none; so the gateway names those that are common, and those that its upstreams have sent before.
+//! hyper writes only trailers that the answer's head announces in `Trailer`. HTTP/2 upstreams, and careless ones, announce none,
+//! so the gateway announces common names, and names that its upstreams have sent before.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -14,29 +14,29 @@ use http_body_util::BodyExt;
 use super::answer_body::AnswerBody;
 use super::headers::accepts_trailers;
 
-/// gRPC's, and those of RFC 9530, RFC 9421, W3C's Server-Timing, and of the providers' SDKs.
+/// Names of gRPC, RFC 9530, RFC 9421, W3C's Server-Timing and the providers' SDKs.
 const COMMON: &str = "grpc-status, grpc-message, grpc-status-details-bin, content-digest, repr-digest, digest, content-md5, etag, signature, \
      signature-input, server-timing, x-request-id, x-checksum, x-amz-checksum-crc32, x-amz-checksum-crc32c, \
      x-amz-checksum-crc64nvme, x-amz-checksum-sha1, x-amz-checksum-sha256, x-amz-trailer-signature";
 
-/// How many names are learned. An upstream that invents a name for each answer is not followed.
+/// Limit of learned names, for upstreams that invent a name per answer.
 const MAX_LEARNED: usize = 32;
 
-/// How long a name may be that is learned: the announcement is in the head of every answer to such a caller.
+/// Limit of a learned name's length: every answer to such a caller carries all names in its head.
 const MAX_NAME: usize = 64;
 
-/// The names of trailers that are announced to callers over HTTP/1.1.
+/// The trailer names announced to HTTP/1.1 callers.
 #[derive(Clone, Debug)]
 pub(crate) struct TrailerNames(Arc<RwLock<Announcement>>);
 
 #[derive(Debug)]
 struct Announcement {
     learned: Vec<HeaderName>,
-    /// What is written into a head.
+    /// The value of the `Trailer` field.
     value: HeaderValue,
 }
 
-/// Whether the client of this request reads trailers, and only those that were announced can be written to it.
+/// Whether this client reads trailers, and gets only announced ones.
 pub(crate) fn needs_announcement(version: Version, headers: &HeaderMap) -> bool {
     version == Version::HTTP_11 && accepts_trailers(headers)
 }
@@ -44,10 +44,9 @@ pub(crate) fn needs_announcement(version: Version, headers: &HeaderMap) -> bool 
 // === impl TrailerNames ===
 
 impl TrailerNames {
-    /// Names the trailers that may follow this response, beside those that the upstream has named; and learns from those
-    /// that do.
+    /// Announces trailers in addition to those that the upstream announced, and learns the names that arrive.
     pub(crate) fn announce(&self, mut response: Response<AnswerBody>) -> Response<AnswerBody> {
-        // With a length there is no place for trailers.
+        // A response with a length cannot have trailers.
         if response.headers().contains_key(CONTENT_LENGTH) || response.body().size_hint().exact().is_some() {
             return response;
         }
@@ -96,7 +95,7 @@ impl Announcement {
         };
         tracing::warn!(
             trailer = name.as_str(),
-            "an HTTP/1.1 caller did not get a trailer that the upstream had not announced; the next answers announce it"
+            "a trailer that the upstream did not announce was lost for an HTTP/1.1 caller; later answers announce it"
         );
         self.value = value;
         self.learned.push(name.clone());

@@ -105,7 +105,7 @@ impl Tunnel {
         };
         tokio::select! {
             ended = ended => if let Err(error) = ended {
-                tracing::info!("A tunnel failed: {}", telemetry::chain(error.as_ref()));
+                tracing::info!("a tunnel failed: {}", telemetry::chain(error.as_ref()));
             },
             Some(()) = OptionFuture::from(removal.map(KeyRemoval::wait)) => {}
         }

@@ -139,7 +139,7 @@ fn errors_name_file_line_and_key() {
             "FILE:6: upstream: not a value but array",
             "FILE:7: config: unknown key",
             "FILE:10: fallback.weigth: unknown key",
-            "FILE:8: fallback.url: a fallback needs one",
+            "FILE:8: fallback.url: a fallback needs a URL",
         ]
     );
     let listen = "admin = \"http://127.0.0.1:9090\"\nlisten = \"8080\"\n";
@@ -284,7 +284,7 @@ fn errors_of_routes_name_file_line_and_key() {
         config.wrong(&[]),
         [
             "FILE:2: name: not a name",
-            "FILE:3: path: not the beginning of a path such as /v1/",
+            "FILE:3: path: not a path prefix such as /v1/",
             "FILE:5: listen: this option applies to all routes: move it above the first [[route]]",
             "FILE:6: idle: unknown key",
             "FILE:4: route.name: a route needs a name: its state is kept by name",

@@ -188,7 +188,7 @@ async fn caller_keys_are_not_lost_by_a_file_that_was_cut_off() {
     config.write(&written);
     std::fs::write(&keys.0, "acme:one\nacme:ano").unwrap();
     let wrong = gateway.reload.now().await.unwrap_err();
-    assert!(wrong.starts_with("caller_keys_file: the last line ended with a line break"), "{wrong}");
+    assert!(wrong.starts_with("caller_keys_file: the last line no longer ends with a line break"), "{wrong}");
     assert_eq!([call(None).await, call(Some("ano")).await, call(Some("another")).await], [401, 401, 200]);
     std::fs::write(&keys.0, "acme:one\n").unwrap();
     gateway.reload.now().await.unwrap();
