@@ -1,4 +1,4 @@
-//! What every fingerprint of a request has in it beside its body: its caller, its target, and the form of the answer.
+//! The parts of every request fingerprint besides the body: its caller, its target, and the form of the answer.
 
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE,
@@ -11,11 +11,11 @@ use crate::call::Tenant;
 use crate::proto::credentials;
 use crate::proto::fingerprint::Fingerprinter;
 
-/// Hands on the name of the tenant, if there is one.
+/// Passes on the name of the tenant, if there is one.
 pub(crate) type NameTenant = dyn Fn(&Parts, &mut dyn FnMut(&[u8])) + Send + Sync;
 
-/// The headers that make another request of the same body: the form of the answer, the type and the part of the body, conditions,
-/// the method, the user, the position in a stream, and what the LLM APIs take in headers.
+/// The headers that distinguish requests with the same body: the form of the answer, the type and the part of the body,
+/// conditions, the method, the user, the position in a stream, and parameters of the LLM APIs.
 pub(crate) const FINGERPRINT_HEADERS: [HeaderName; 21] = [
     ACCEPT,
     ACCEPT_ENCODING,
@@ -40,11 +40,11 @@ pub(crate) const FINGERPRINT_HEADERS: [HeaderName; 21] = [
     HeaderName::from_static("x-http-method-override"),
 ];
 
-/// On whose account the request is made. Returns whether that is known.
+/// Hashes the tenant on whose account the request is made. Returns whether it is known.
 ///
-/// The credentials always count, and all of them: a caller that has one of two right gets nothing from the upstream, and
-/// must not be taken for one that has both right. What `own`, the setting `tenant` of a layer, returns may come from a header
-/// that any caller can write: it tells apart, and never joins. Only what was authenticated stands for the credentials.
+/// All credentials always count: a caller with one valid credential of two gets nothing from the upstream, and must not
+/// match a caller with both. The result of `own`, a layer's `tenant` setting, may come from a header that any caller can
+/// write: it only splits tenants. Only an authenticated tenant replaces the credentials.
 pub(crate) fn hash_tenant(parts: &Parts, own: Option<&NameTenant>, hash: &mut Fingerprinter) -> bool {
     let authenticated = parts.extensions.get().map(Tenant::as_str).filter(|name| !name.is_empty());
     let mut is_known = authenticated.is_some();
@@ -68,7 +68,7 @@ pub(crate) fn hash_tenant(parts: &Parts, own: Option<&NameTenant>, hash: &mut Fi
     is_known
 }
 
-/// Where the request is sent.
+/// Hashes the target of the request.
 pub(crate) fn hash_target(parts: &Parts, hash: &mut Fingerprinter) {
     hash.field(parts.method.as_str().as_bytes());
     let host = match parts.uri.authority() {
@@ -80,7 +80,7 @@ pub(crate) fn hash_target(parts: &Parts, hash: &mut Fingerprinter) {
     hash.list(parts.uri.query().map(str::as_bytes).into_iter());
 }
 
-/// All lines of those of these headers that are there.
+/// Hashes all lines of these headers.
 pub(crate) fn hash_headers(names: &[HeaderName], headers: &HeaderMap, hash: &mut Fingerprinter) {
     for name in names {
         let lines = headers.get_all(name);
@@ -91,7 +91,7 @@ pub(crate) fn hash_headers(names: &[HeaderName], headers: &HeaderMap, hash: &mut
             lines.iter().for_each(|line| hash.field(line.as_bytes()));
         }
     }
-    // No header has this name: the list ends here.
+    // No header has an empty name: the list ends here.
     hash.field(b"");
 }
 

@@ -1,4 +1,4 @@
-//! Whether a finished attempt is followed by another, and when.
+//! Decides whether a finished attempt is followed by another, and when.
 
 use std::time::Duration;
 
@@ -13,71 +13,71 @@ use crate::proto::retry_after::RetryAfter;
 /// The settings of a layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RetryPolicy {
-    /// In all, the first included.
+    /// The number of attempts, the first included.
     pub(crate) attempts: u32,
     pub(crate) backoff: Backoff,
     pub(crate) max_retry_after: Duration,
-    /// No attempt starts later than this after the call began.
+    /// No attempt starts later than this after the start of the call.
     pub(crate) max_elapsed: Option<Duration>,
-    /// Whether a request is sent again that may have been executed and is not idempotent.
+    /// Whether a request that may have been executed and is not idempotent is retried.
     pub(crate) non_idempotent: bool,
 }
 
-/// One attempt that is over, and where the call stands with it.
+/// A finished attempt, and the state of its call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AttemptResult {
     pub(crate) verdict: Verdict,
-    /// The status of the answer; `None` where none came.
+    /// The status of the answer; `None` without an answer.
     pub(crate) status: Option<StatusCode>,
-    /// Which attempt it was, from 1.
+    /// The number of the attempt, from 1.
     pub(crate) attempt: u32,
     /// The wait that the upstream asked for.
     pub(crate) retry_after: Option<Duration>,
-    /// Whether the upstream asked not to be tried again.
+    /// Whether the upstream forbade a retry.
     pub(crate) forbidden: bool,
     /// Whether the request may be executed twice.
     pub(crate) idempotent: bool,
     pub(crate) upload: UploadState,
     /// The wait before this attempt.
     pub(crate) waited: Duration,
-    /// What is left of the call's deadline.
+    /// The remaining time of the call's deadline.
     pub(crate) remaining: Option<Duration>,
-    /// Since the call began; zero where no limit asks for it.
+    /// The time since the start of the call; zero if no limit needs it.
     pub(crate) elapsed: Duration,
 }
 
 /// How much of the request body the attempt sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UploadState {
-    /// It can be sent again.
+    /// The body can be sent again.
     Repeatable,
-    /// The answer came while it was being sent: how much the upstream has read is unknown.
+    /// The answer came during the upload: how much the upstream has read is unknown.
     CutShort,
-    /// More than may be kept.
+    /// The body is larger than the replay limit.
     TooLarge,
-    /// It failed.
+    /// The body failed.
     Failed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// The answer is returned: no other attempt could help.
+    /// Return the answer: no other attempt could help.
     Return,
     /// Another attempt could help, but none is made, for this reason.
     NotRetried(NotRetried),
-    /// Another attempt after this wait.
+    /// Make another attempt after this wait.
     Retry(Duration),
 }
 
-/// Why a failed attempt was not followed by another, although another might have helped.
+/// Why a failed attempt was not followed by another that might have helped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotRetried {
-    /// As many attempts were made as are allowed.
+    /// All permitted attempts were made.
     AttemptsSpent,
-    /// The upstream asked not to be tried again.
+    /// The upstream forbade a retry.
     Forbidden,
-    /// Another upstream, model or credential might serve the call; the same one would say the same again.
+    /// Another upstream, model or credential might serve the call; the same one would fail again.
     OtherUpstreamNeeded,
     /// The request may have been executed, and is not known to be idempotent.
     NotIdempotent,
@@ -91,18 +91,18 @@ pub enum NotRetried {
     RetryAfterTooLong,
     /// The wait would not end before the call's deadline.
     Deadline,
-    /// The wait would not end within the time that the layer gives to all attempts of a call.
+    /// The wait would not end within the layer's time limit for all attempts.
     MaxElapsed,
     /// The retry budget is spent.
     Budget,
 }
 
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = IdempotencyKey::HEADER;
-/// The longest `Retry-After` that openai-python obeys; beyond it, it comes back after a backoff of its own.
+/// The longest `Retry-After` that openai-python obeys; beyond it, it retries after its own backoff.
 const LONGEST_SDK_WAIT: Duration = Duration::from_secs(120);
 
-/// Whether a request may be executed twice: by its method (RFC 9110 9.2.2), or because it carries a key by which the
-/// upstream recognises it. An empty key, quoted or not, does not count.
+/// Whether a request may be executed twice: by its method (RFC 9110 9.2.2), or because it carries a key that the upstream
+/// recognises. An empty key, quoted or not, does not count.
 pub(crate) fn is_idempotent(method: &Method, headers: &HeaderMap) -> bool {
     method.is_idempotent()
         || headers.get_all(IDEMPOTENCY_KEY).iter().any(|key| !matches!(key.as_bytes().trim_ascii(), b"" | b"\"\""))
@@ -121,7 +121,7 @@ impl RetryPolicy {
     }
 
     fn wait(&self, result: &AttemptResult, rng: &mut Rng) -> Result<Duration, NotRetried> {
-        // What is wrong with the request itself comes first: with more attempts it would be wrong still.
+        // A faulty request comes first: more attempts would not help.
         if result.upload == UploadState::Failed {
             return Err(NotRetried::BodyFailed);
         }
@@ -140,7 +140,7 @@ impl RetryPolicy {
         let left = self.max_elapsed.map_or(Duration::MAX, |limit| limit.saturating_sub(result.elapsed));
         let remaining = result.remaining.unwrap_or(Duration::MAX);
         let wait = match result.retry_after {
-            // "At once" must not bring back in step all clients that got the same answer.
+            // "At once" must not make all clients with the same answer retry together.
             None | Some(Duration::ZERO) => self.backoff.wait(result.attempt - 1, result.waited, rng),
             Some(asked) if asked > self.max_retry_after => return Err(NotRetried::RetryAfterTooLong),
             Some(asked) if result.verdict.retry_after().is_some_and(RetryAfter::is_advice) => {
@@ -171,17 +171,18 @@ impl AttemptResult {
         };
         match reason {
             NotRetried::AttemptsSpent | NotRetried::Budget | NotRetried::Forbidden => true,
-            // What was refused before it went out (an open circuit) says itself when to come back.
+            // A refusal before sending (an open circuit) says itself when to retry.
             NotRetried::OtherUpstreamNeeded if self.verdict.health != Health::Ignored && self.is_retried_by_sdks() => {
                 true
             }
             NotRetried::RetryAfterTooLong if self.retry_after > Some(LONGEST_SDK_WAIT) => true,
-            // The caller may know better whether to send it again, or has the time to wait, unless that was tried here.
+            // The caller may know whether the request is repeatable, or have time to wait, unless the layer has already
+            // retried.
             _ => self.attempt > 1,
         }
     }
 
-    /// As the SDKs of OpenAI and Anthropic do.
+    /// By the rules of the SDKs of OpenAI and Anthropic.
     fn is_retried_by_sdks(&self) -> bool {
         self.status.is_none_or(|status| matches!(status.as_u16(), 408 | 409 | 429 | 500..))
     }
@@ -322,7 +323,7 @@ mod tests {
         assert_eq!(decide(&policy(), asked(60 * S)), Decision::Retry(60 * S));
         assert_eq!(decide(&policy(), asked(61 * S)), refused(NotRetried::RetryAfterTooLong));
         assert_eq!(decide(&policy(), asked(Duration::MAX)), refused(NotRetried::RetryAfterTooLong));
-        // "At once" says nothing of how long to wait.
+        // "At once" names no wait.
         assert_eq!(decide(&policy(), asked(Duration::ZERO)), Decision::Retry(S));
     }
 
@@ -355,7 +356,7 @@ mod tests {
         let result = AttemptResult { verdict: other, ..failed() };
         assert_eq!(decide(&policy(), result), refused(NotRetried::OtherUpstreamNeeded));
         assert_eq!(decide(&policy(), AttemptResult { forbidden: true, ..result }), refused(NotRetried::Forbidden));
-        // A request that broke off is not to be had, however often it is sent.
+        // A request body that failed cannot be sent again.
         let broken = AttemptResult { attempt: 3, idempotent: false, upload: UploadState::Failed, ..failed() };
         assert_eq!(decide(&policy(), broken), refused(NotRetried::BodyFailed));
     }
@@ -367,7 +368,7 @@ mod tests {
         assert!(is_final(AttemptResult { attempt: 3, ..failed() }), "attempts are spent");
         assert!(failed().is_final(refused(NotRetried::Budget)));
 
-        // A first-byte timeout, a connect timeout, a quota that is spent: the SDK would ask again.
+        // A first-byte timeout, a connect timeout, a spent quota: the SDK would retry.
         let other = |health, status| {
             let status = StatusCode::from_u16(status).ok();
             AttemptResult { verdict: Verdict::new(NextStep::TryAnother, health), status, ..failed() }
@@ -375,7 +376,7 @@ mod tests {
         for (health, status) in [(Health::Failure, 504), (Health::Failure, 0), (Health::Success, 429)] {
             assert!(is_final(other(health, status)), "{status}");
         }
-        // It asks again for none of these by itself, or has been told when.
+        // The SDK does not retry these by itself, or knows when.
         for (health, status) in [(Health::Success, 401), (Health::Success, 413), (Health::Ignored, 503)] {
             assert!(!is_final(other(health, status)), "{status}");
             assert!(is_final(AttemptResult { attempt: 2, ..other(health, status) }), "{status}, after a retry");

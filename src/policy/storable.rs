@@ -1,4 +1,4 @@
-//! Which answers are kept for later requests that are the same.
+//! Decides which answers are stored for identical later requests.
 
 use http::{HeaderMap, StatusCode};
 
@@ -6,27 +6,27 @@ use crate::proto::dialect::End;
 use crate::proto::grpc::GRPC_STATUS;
 use crate::proto::media_type;
 
-/// How a request was recognised as one that may come again.
+/// How a duplicate request is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeySource {
     /// By an `Idempotency-Key`: its caller relies on it.
     ByKey,
-    /// By its fingerprint: a caller that repeats it after an error wants another attempt, not the error again.
+    /// By its fingerprint: a caller that repeats it after an error wants another attempt, not the stored error.
     ByFingerprint,
 }
 
-/// How an answer is kept.
+/// How an answer is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Storable {
-    /// Not at all. Its current readers read it all the same.
+    /// It is not stored. Its current readers still read it.
     No,
-    /// As long as there is room.
+    /// While there is room.
     Evictable,
     /// For the whole window.
     Guaranteed,
 }
 
-/// Types of bodies that are streams of messages: such a body may end early, and its end looks like any other.
+/// Content types of message streams: such a body may end early, and its end looks like any other.
 const STREAMS: [&[u8]; 6] = [
     b"text/event-stream",
     b"application/x-ndjson",
@@ -36,7 +36,7 @@ const STREAMS: [&[u8]; 6] = [
     b"application/stream+json",
 ];
 
-/// Whether the end of a body with these headers does not prove that it is whole.
+/// Whether the end of a body with these headers does not prove that it is complete.
 pub(crate) fn has_unproven_end(headers: &HeaderMap) -> bool {
     let essence = media_type::essence(headers);
     STREAMS.iter().any(|stream| essence.eq_ignore_ascii_case(stream))
@@ -45,15 +45,14 @@ pub(crate) fn has_unproven_end(headers: &HeaderMap) -> bool {
 // === impl KeySource ===
 
 impl KeySource {
-    /// How an answer with this head is kept.
+    /// Returns how an answer with this head is stored.
     ///
-    /// Only a success is the answer to a key, and what says that the request itself cannot be served (400, 422): sent
-    /// again, it would get the same. Anything else may be different the next time, once the caller has logged in, the
-    /// upstream has recovered, or the first call with this key is over (409). Those answers are also what a stranger can
-    /// provoke at will.
+    /// Stored under a key are a success, and an answer that the request itself cannot be served (400, 422), which a
+    /// repetition would get again. Any other answer may differ the next time, once the caller has logged in, the upstream
+    /// has recovered, or the first call with this key has ended (409). A stranger can also provoke those at will.
     ///
-    /// `ours`: a layer of ours gave it in the upstream's place. `may_retry`: the upstream says that the same request may
-    /// have another answer.
+    /// `ours`: a layer of this crate gave the answer. `may_retry`: the upstream says that the same request may get
+    /// another answer.
     pub(crate) fn of_head(self, status: StatusCode, headers: &HeaderMap, ours: bool, may_retry: bool) -> Storable {
         if ours {
             return Storable::No;
@@ -69,7 +68,7 @@ impl KeySource {
         }
     }
 
-    /// The same for a gRPC status, in the head or in trailers; a success where there is none.
+    /// The same for a gRPC status, in the head or in trailers; a success without one.
     pub(crate) fn of_grpc_status(self, headers: &HeaderMap) -> Storable {
         match (self, headers.get(GRPC_STATUS).map(|status| status.as_bytes())) {
             (Self::ByKey, None | Some(b"0")) => Storable::Guaranteed,
@@ -79,10 +78,10 @@ impl KeySource {
         }
     }
 
-    /// Whether a stream of messages that ended so is kept: `None` where its end is not known.
+    /// Whether a message stream with this end is stored: `None` if its end is unknown.
     ///
-    /// A caller's key stands for one execution, however the model ended it. Without a key, what a model refused or a filter
-    /// held back may be another answer the next time. Where the reason is not known, it may not be whole.
+    /// A caller's key stands for one execution, however the model ended it. Without a key, an answer that a model refused
+    /// or a filter blocked may differ the next time. If the reason is unknown, the answer may be incomplete.
     pub(crate) fn keeps(self, end: Option<End>) -> bool {
         match (self, end) {
             (_, Some(End::Whole | End::Paused | End::Limit)) => true,

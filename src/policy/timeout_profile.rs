@@ -1,14 +1,14 @@
-//! Limits of time for one request.
+//! Time limits for one request.
 
 use std::time::Duration;
 
 use crate::error::InvalidConfig;
 
-/// The limits of time for one request: put into its extensions, it wins over what the layers were built with.
+/// The time limits for one request. In the request's extensions, they replace the limits of the layers.
 ///
-/// One number cannot serve a call whose first byte comes after 20 s and whose stream runs for three minutes; nor can
-/// three numbers serve both a chat and a research agent. The constants are what practitioners settle on; the limit on
-/// connecting is 5 s for all of them and belongs to the connector, which sees no request.
+/// One number cannot serve a call whose first byte comes after 20 s and whose stream runs for three minutes, nor three
+/// numbers both a chat and a research agent. The constants are values from practice. The connect limit is 5 s for all of
+/// them and belongs to the connector, which sees no request.
 ///
 /// | | [`first_byte`](Self::first_byte) | [`answer`](Self::answer) | [`idle`](Self::idle) | [`total`](Self::total) |
 /// |---|---|---|---|---|
@@ -17,11 +17,11 @@ use crate::error::InvalidConfig;
 /// | [`DEEP`](Self::DEEP) | 45 s | 110 s | 15 s | 180 s |
 /// | [`EXTENDED_THINKING`](Self::EXTENDED_THINKING) | 90 s | 200 s | 180 s | 300 s |
 ///
-/// `first_byte` and `answer` hold for each attempt, and leave a third of `total` or more to the next one: a call whose model
-/// hangs still reaches its backup. An answer that is no stream has no first byte before its last token, so it needs the longer
-/// of the two; which of them holds is decided only where something has read the request's body, which is where a model is
-/// asked to stream. The presets for models do; a [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) made by hand waits
-/// for `first_byte`, whatever is asked for.
+/// `first_byte` and `answer` apply to each attempt, and leave at least a third of `total` to the next one: a call whose
+/// model hangs still reaches its backup. An answer that does not stream has no first byte before its last token, so it
+/// needs the longer limit. Which of the two applies is known only if a layer has read the request's body, where the
+/// caller asks for a stream. The presets for models do so; a [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer)
+/// built by hand always waits for `first_byte`.
 ///
 /// [`Duration::MAX`] means no limit. A layer that is [`disabled`](crate::IdleBodyTimeoutLayer::disabled) stays off.
 ///
@@ -41,9 +41,10 @@ use crate::error::InvalidConfig;
 #[non_exhaustive]
 pub struct TimeoutProfile {
     /// From the request's last byte to the response's first data, for
-    /// [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer). Where answers have a limit of their own, only for streams.
+    /// [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer). If answers have their own limit, only for streams.
     pub first_byte: Duration,
-    /// The same for answers that are no streams, for [`FirstByteTimeoutLayer::answer`](crate::FirstByteTimeoutLayer::answer).
+    /// The same for answers that do not stream, for
+    /// [`FirstByteTimeoutLayer::answer`](crate::FirstByteTimeoutLayer::answer).
     pub answer: Duration,
     /// The longest silence of the response body, for [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer).
     pub idle: Duration,
@@ -62,7 +63,7 @@ impl TimeoutProfile {
     pub const DEEP: Self = Self::seconds(45, 110, 15, 180);
     /// Models that think in silence.
     pub const EXTENDED_THINKING: Self = Self::seconds(90, 200, 180, 300);
-    /// No limit at all: to begin with, where all limits are given.
+    /// No limit: a start for a profile that sets each limit.
     pub const UNLIMITED: Self =
         Self { first_byte: Duration::MAX, answer: Duration::MAX, idle: Duration::MAX, total: Duration::MAX };
 
@@ -82,7 +83,7 @@ impl TimeoutProfile {
         self
     }
 
-    /// Returns the profile with this limit on the first data of an answer that is no stream.
+    /// Returns the profile with this limit on the first data of an answer that does not stream.
     #[must_use]
     pub const fn with_answer(mut self, limit: Duration) -> Self {
         self.answer = limit;
@@ -103,8 +104,8 @@ impl TimeoutProfile {
         self
     }
 
-    /// Whether the limits can do what they are for. The presets check the profile that they are made with, and tell of one
-    /// that cannot with [`Event::Misconfigured`](crate::Event::Misconfigured).
+    /// Checks that the limits can work. The presets check their profile, and report a faulty one with
+    /// [`Event::Misconfigured`](crate::Event::Misconfigured).
     ///
     /// ```
     /// use std::time::Duration;

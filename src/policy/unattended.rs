@@ -6,13 +6,13 @@ use std::hash::Hash;
 /// The limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UnattendedLimits {
-    /// Of one tenant.
+    /// Per tenant.
     pub(crate) per_tenant: u32,
-    /// Of all tenants together.
+    /// In total.
     pub(crate) total: u32,
 }
 
-/// The calls that go on at the moment, by tenant.
+/// The calls that continue without a listener, by tenant.
 #[derive(Debug)]
 pub(crate) struct Unattended<T> {
     total: u32,
@@ -22,8 +22,8 @@ pub(crate) struct Unattended<T> {
 // === impl Unattended ===
 
 impl<T: Eq + Hash + Copy> Unattended<T> {
-    /// A call of this tenant is left by its last listener. Returns whether it may go on; then it must [leave](Self::leave). Other
-    /// limits than before hold for those that come: what goes on already goes on.
+    /// The last listener of a tenant's call leaves. Returns whether the call may continue; then it must
+    /// [leave](Self::leave). New limits do not end calls that already continue.
     pub(crate) fn enter(&mut self, tenant: T, limits: UnattendedLimits) -> bool {
         let count = self.by_tenant.get(&tenant).copied().unwrap_or(0);
         let may = count < limits.per_tenant && self.total < limits.total;
@@ -34,14 +34,14 @@ impl<T: Eq + Hash + Copy> Unattended<T> {
         may
     }
 
-    /// A call that goes on is another tenant's from now on, whatever the limits.
+    /// Moves a call to another tenant, whatever the limits.
     pub(crate) fn move_to(&mut self, from: &T, to: T) {
         self.leave(from);
         *self.by_tenant.entry(to).or_default() += 1;
         self.total += 1;
     }
 
-    /// It has a listener again, or is over.
+    /// The call has a listener again, or has ended.
     pub(crate) fn leave(&mut self, tenant: &T) {
         let Some(count) = self.by_tenant.get_mut(tenant) else { return };
         self.total = self.total.saturating_sub(1);

@@ -1,13 +1,13 @@
-//! What one finished attempt means.
+//! Judges a finished attempt.
 //!
 //! # Why three answers?
 //!
-//! "May another attempt serve this call?", "is the upstream ill?" and "whose matter is it?" are different questions. A 401
-//! says that this credential is no good (another upstream may serve the call) and that the upstream is very much alive; a
-//! breaker that opens on it lets one caller's bad key lock out all others, and a fallback that asks a backup with the
-//! operator's key lets all strangers in. So a [`Verdict`] holds a [`NextStep`], which retries and fallbacks ask for, a
-//! [`Health`], which the breaker asks for, and a [`Matter`], which a fallback asks for. One classifier gives all of them, so
-//! that layers never disagree.
+//! "May another attempt serve this call?", "is the upstream failing?" and "what caused the failure?" are different
+//! questions. A 401 means that this credential is invalid (another upstream may serve the call) and that the upstream is
+//! healthy. A breaker that opens on it lets one caller's bad key lock out all others, and a fallback that asks a backup
+//! with the operator's key lets all strangers in. So a [`Verdict`] holds a [`NextStep`] for retries and fallbacks, a
+//! [`Health`] for the breaker, and a [`Matter`] for fallbacks. One classifier returns all three, so layers never
+//! disagree.
 //!
 //! [`Standard`] is the default, [`Grpc`] reads `grpc-status`, and a closure replaces or wraps either:
 //!
@@ -46,18 +46,18 @@ mod outcome;
 mod standard;
 mod transport;
 
-/// What one finished attempt means: for the call, and for the upstream.
+/// The verdict on a finished attempt: for the call, and for the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verdict {
     /// What to do next for this call.
     pub next: NextStep,
-    /// What the attempt says about the upstream.
+    /// What the attempt shows about the upstream.
     pub health: Health,
-    /// Whether it proves that the upstream did nothing, so that a request that must not be done twice (a `POST` without
-    /// an idempotency key) may be sent again all the same.
+    /// Whether it proves that the upstream did nothing, so that a request that must not be executed twice (a `POST`
+    /// without an idempotency key) may still be retried.
     pub not_executed: bool,
-    /// Whose matter the failure is. It means nothing where the call has been served.
+    /// The cause of a failure. Meaningless if the call was served.
     pub matter: Matter,
 }
 
@@ -67,19 +67,19 @@ pub struct Verdict {
 pub enum NextStep {
     /// The call has been served.
     Done,
-    /// The same upstream, in a while. Made with [`retry`](Self::retry).
+    /// Retry at the same upstream, after a wait. Made with [`retry`](Self::retry).
     #[non_exhaustive]
     Retry {
-        /// When it asked to be tried again.
+        /// When the upstream wants to be tried again.
         after: Option<RetryAfter>,
     },
-    /// Another upstream, model or credential. The same one would say the same again.
+    /// Try another upstream, model or credential. The same one would fail again.
     TryAnother,
-    /// No further attempt: the request itself cannot be served, or its time is over.
+    /// No further attempt: no upstream can serve the request, or its time is over.
     GiveUp,
 }
 
-/// What an attempt says about the upstream.
+/// What an attempt shows about the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Health {
@@ -87,27 +87,27 @@ pub enum Health {
     Success,
     /// It failed.
     Failure,
-    /// It works, and cannot take more.
+    /// It works, and is overloaded.
     Throttled,
     /// Nothing.
     Ignored,
 }
 
-/// Whose matter an attempt's failure is: what would have to be another for the call to be served.
+/// The cause of a failure: what would have to change for the call to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Matter {
-    /// The upstream's: it would have failed any caller, with any request.
+    /// The upstream: it would have failed any caller, with any request.
     Upstream,
-    /// The request's: it is too large, malformed, or asks for what is not there.
+    /// The request: it is too large, malformed, or asks for something that does not exist.
     Request,
-    /// The credential's: it was refused, has no permission, no credit, or is limited.
+    /// The credential: it was refused, has no permission, no credit, or is limited.
     Credential,
-    /// Ours: a layer of this crate refused, for a reason of its own. Any caller can provoke that at will.
+    /// A layer of this crate, which refused for a reason of its own. Any caller can provoke that at will.
     Ours,
 }
 
-/// Gives a [`Verdict`] on what an attempt came to. See the [module](self) for how to replace or wrap one.
+/// Returns the [`Verdict`] on the outcome of an attempt. See the [module](self) for how to replace or wrap a classifier.
 ///
 /// Called once per attempt, including successes: keep it cheap.
 ///
@@ -139,29 +139,29 @@ pub enum Matter {
 /// # let _ = layer;
 /// ```
 pub trait Classify: Send + Sync {
-    /// The verdict.
+    /// Returns the verdict.
     fn classify(&self, outcome: &Outcome<'_>) -> Verdict;
 
-    /// Whether it looks at the [request](Outcome::request), of which a layer that does not keep it anyway then makes a copy
-    /// for each call. Default: yes.
+    /// Whether it reads the [request](Outcome::request); if so, a layer that does not keep the request copies it for each
+    /// call. Default: yes.
     fn needs_request(&self) -> bool {
         true
     }
 }
 
-/// The classifier that a layer carries. The default one is called directly, since each call asks it.
+/// The classifier of a layer. The default one is called directly, since each call uses it.
 #[derive(Clone)]
 pub(crate) enum Classifier {
     Standard(Standard),
     Other(Arc<dyn Classify>),
-    /// For one call, whose request it shows to the classifier.
+    /// For one call, whose request the classifier reads.
     ForCall(Arc<dyn Classify>, Arc<KeptRequest>),
 }
 
 // === impl NextStep ===
 
 impl NextStep {
-    /// Another attempt at the same upstream, no sooner than it asked for, if it did.
+    /// Another attempt at the same upstream, at the earliest after the wait that it asked for.
     #[must_use]
     pub const fn retry(after: Option<RetryAfter>) -> Self {
         Self::Retry { after }
@@ -171,8 +171,8 @@ impl NextStep {
 // === impl Verdict ===
 
 impl Verdict {
-    /// A verdict without proof that nothing was done. A failure is the upstream's [matter](Matter), throttling the
-    /// credential's, and everything else the request's, until [`with_matter`](Self::with_matter) says otherwise.
+    /// Returns a verdict without proof that nothing was executed. The [matter](Matter) of a failure is the upstream, of
+    /// throttling the credential, of everything else the request, unless [`with_matter`](Self::with_matter) changes it.
     #[must_use]
     pub const fn new(next: NextStep, health: Health) -> Self {
         let matter = match health {
@@ -183,28 +183,28 @@ impl Verdict {
         Self { next, health, matter, not_executed: false }
     }
 
-    /// Adds the proof that the upstream did nothing.
+    /// Adds the proof that the upstream executed nothing.
     #[must_use]
     pub const fn not_executed(mut self) -> Self {
         self.not_executed = true;
         self
     }
 
-    /// The same, with another next step.
+    /// Replaces the next step.
     #[must_use]
     pub const fn with_next(mut self, next: NextStep) -> Self {
         self.next = next;
         self
     }
 
-    /// The same, as another's matter.
+    /// Replaces the matter.
     #[must_use]
     pub const fn with_matter(mut self, matter: Matter) -> Self {
         self.matter = matter;
         self
     }
 
-    /// When the upstream asked to be tried again, where a retry is the next step.
+    /// When the upstream wants to be tried again, if a retry is the next step.
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self.next {
@@ -242,7 +242,7 @@ impl Classifier {
         Self::Other(Arc::new(classifier))
     }
 
-    /// The same for one call, where the layer does not keep the request itself.
+    /// The same for one call, if the layer does not keep the request itself.
     #[inline]
     pub(crate) fn for_call<B>(self, request: &Request<B>) -> Self {
         match self {
@@ -285,7 +285,7 @@ mod tests {
 
     use super::*;
 
-    /// Retries what was asked at `/again`, if it looks at requests at all.
+    /// Retries requests to `/again`, if it reads requests at all.
     struct ByPath {
         looks: bool,
     }

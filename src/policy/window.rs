@@ -1,44 +1,42 @@
-//! The calls that a breaker remembers.
+//! The window of calls that a breaker counts.
 //!
 //! # Why counts and not an average?
 //!
-//! An average that decays with each call forgets faster the more calls there are, and one that decays with time gives a
-//! burst next to no weight. Exact counts over the last seconds, or the last calls, mean the same at any rate, cost the
-//! same at any rate, and can be checked against a list.
+//! An average that decays with each call forgets faster with more calls, and an average that decays with time gives a
+//! burst almost no weight. Exact counts over the last seconds, or the last calls, have the same meaning and cost at any
+//! rate, and can be checked against a list.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
-/// What [`CircuitBreakerLayer`](crate::CircuitBreakerLayer) remembers of the past.
+/// The calls that [`CircuitBreakerLayer`](crate::CircuitBreakerLayer) counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CircuitWindow {
-    /// The calls that were counted within this duration, in ten buckets: a call is forgotten between nine and ten tenths
-    /// of the duration after it was counted.
+    /// The calls of the last `Duration`, in ten buckets: a call expires after 90 % to 100 % of it.
     Time(Duration),
-    /// The last N calls, whenever they were counted.
+    /// The last N calls, however old.
     Calls(NonZeroU16),
 }
 
-/// Calls, by how they ended.
+/// Counts of calls, by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Tally {
     pub(crate) calls: u64,
-    /// Those that failed, the throttled ones among them.
+    /// The failed calls, including throttled ones.
     pub(crate) failures: u64,
     pub(crate) throttled: u64,
-    /// Those that were slow, whether or not they failed.
+    /// The slow calls, failed or not.
     pub(crate) slow: u64,
 }
 
-/// Where a call was counted, so that it can be counted otherwise when its body fails: the number of a bucket, or of the
-/// call.
+/// Where a call was counted, so that it can be recounted when its body fails: the number of a bucket, or of the call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot(pub(crate) u64);
 
 impl Slot {
-    /// Of a call that was not counted.
+    /// The slot of a call that was not counted.
     pub(crate) const NONE: Self = Self(u64::MAX);
 }
 
@@ -57,12 +55,12 @@ pub(crate) enum Window {
     Calls(CallWindow),
 }
 
-/// Ten slices of time. Few enough to add them up at each question, instead of keeping a sum that must be kept right.
+/// Ten slices of time. Few enough to sum at each question, instead of maintaining a sum.
 #[derive(Debug)]
 pub(crate) struct TimeWindow {
     buckets: [Tally; BUCKETS as usize],
     width: Duration,
-    /// The number of the bucket that the present falls into, and when that began.
+    /// The number of the current bucket, and its start.
     current: u64,
     start: Instant,
 }
@@ -73,11 +71,11 @@ pub(crate) struct CallWindow {
     samples: VecDeque<Sample>,
     size: usize,
     sum: Tally,
-    /// How many calls were counted since the window was made: the number of the next one.
+    /// The number of calls so far: the number of the next one.
     counted: u64,
 }
 
-/// As linkerd's `SuccessRateWindow`: old calls leave in small steps, and adding up stays cheap.
+/// As in linkerd's `SuccessRateWindow`: old calls leave in small steps, and summing stays cheap.
 const BUCKETS: u8 = 10;
 
 // === impl Tally ===
@@ -121,7 +119,7 @@ impl Window {
         }
     }
 
-    /// Forgets what has become too old.
+    /// Removes expired calls.
     pub(crate) fn advance(&mut self, now: Instant) {
         if let Self::Time(window) = self {
             window.advance(now);
@@ -136,12 +134,12 @@ impl Window {
         }
     }
 
-    /// Counts several calls with which nothing was wrong.
+    /// Counts several calls without a fault.
     pub(crate) fn push_successes(&mut self, calls: u64) {
         match self {
             Self::Time(window) => window.bucket(window.current).merge(&Tally { calls, ..Tally::default() }),
             Self::Calls(window) => {
-                // Those that would not be remembered need a number only.
+                // Calls beyond the size of the window only need a number.
                 window.counted = window.counted.saturating_add(calls.saturating_sub(window.size as u64));
                 for _ in 0..calls.min(window.size as u64) {
                     window.push(Sample::default());
@@ -150,7 +148,7 @@ impl Window {
         }
     }
 
-    /// Where the next call will be counted.
+    /// Returns the slot of the next call.
     pub(crate) fn slot(&self) -> Slot {
         match self {
             Self::Time(window) => Slot(window.current),
@@ -158,15 +156,15 @@ impl Window {
         }
     }
 
-    /// Counts a call, which was counted as the success `was` in `slot` (or in a later one of the same batch), as `sample`
-    /// instead, and now. What has left the window is not taken back.
+    /// Recounts a call as `sample`, now; it was counted as the success `was` in `slot` (or in a later slot of the same
+    /// batch). An expired call is not subtracted.
     pub(crate) fn recount(&mut self, slot: Slot, was: Sample, sample: Sample) {
         match self {
             Self::Time(window) => {
                 window.take_back(slot, was);
                 self.push(sample);
             }
-            // There a call has one place, whenever its body fails.
+            // Here a call keeps its place, whenever its body fails.
             Self::Calls(window) => {
                 if !window.replace(slot, was, sample) {
                     window.push(sample);
@@ -186,7 +184,7 @@ impl Window {
         }
     }
 
-    /// Until when calls may be counted without advancing; `None` forever.
+    /// Returns until when calls may be counted without advancing; `None`: forever.
     pub(crate) fn fresh_until(&self) -> Option<Instant> {
         match self {
             Self::Time(window) => window.start.checked_add(window.width),
@@ -194,13 +192,13 @@ impl Window {
         }
     }
 
-    /// Forgets everything.
+    /// Removes all calls.
     pub(crate) fn clear(&mut self, now: Instant) {
         match self {
             Self::Time(window) => {
                 window.buckets = [Tally::default(); BUCKETS as usize];
                 window.start = now;
-                // What was counted before is not found any more.
+                // Slots from before must not be found.
                 window.current = window.current.saturating_add(BUCKETS.into());
             }
             Self::Calls(window) => {
@@ -235,7 +233,7 @@ impl TimeWindow {
     }
 
     fn advance(&mut self, now: Instant) {
-        // A thread that read the clock before another, and came after it, sees the past: it belongs to the present.
+        // A thread that read the clock earlier than another, and came later, sees the past: it counts for the present.
         let elapsed = now.saturating_duration_since(self.start);
         if elapsed < self.width {
             return;
@@ -246,7 +244,7 @@ impl TimeWindow {
             *self.bucket(current.saturating_sub(nth)) = Tally::default();
         }
         self.current = current;
-        // On the grid of buckets, however late we are: otherwise each advance would stretch the window a little.
+        // On the grid of buckets, however late: otherwise each advance would stretch the window.
         let into = elapsed.as_nanos() % self.width.as_nanos();
         self.start = now.checked_sub(nanos(into)).unwrap_or(now);
     }
@@ -279,8 +277,8 @@ impl CallWindow {
         self.counted = self.counted.saturating_add(1);
     }
 
-    /// Replaces the first such call at or behind `slot`, and returns whether there was one. Which one of a batch it was
-    /// makes no difference; where the slot itself is forgotten, what stands behind it may not be of that batch.
+    /// Replaces the first such call at or after `slot`, and returns whether there was one. Any call of a batch will do;
+    /// if the slot itself has expired, later calls may not be of that batch.
     fn replace(&mut self, slot: Slot, was: Sample, sample: Sample) -> bool {
         let behind = usize::try_from(self.counted.saturating_sub(slot.0)).unwrap_or(usize::MAX);
         let Some(first) = self.samples.len().checked_sub(behind) else { return false };

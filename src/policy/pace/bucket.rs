@@ -2,9 +2,9 @@
 //!
 //! # Why a time, and not a count?
 //!
-//! A bucket is one number, the *theoretical arrival time* at which it will be full again. Nothing has to refill it, a
-//! cost is added to it and a refund taken from it, and it says how long to wait. A script in a shared store does the
-//! same arithmetic in the same unit, whole microseconds, which stay exact in the numbers of Lua.
+//! A bucket is one number, the *theoretical arrival time* at which it will be full again. Nothing has to refill it: a
+//! call adds its cost, a refund subtracts it, and the number gives the wait. A script in a shared store does the same
+//! arithmetic in the same unit, whole microseconds, which stay exact in the numbers of Lua.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::rate::Rate;
 use crate::policy::micros::{Micros, micros};
 use crate::proto::rate_limit::{Quota, Unit};
 
-/// What one call takes.
+/// The demand of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Demand {
     pub(crate) requests: u64,

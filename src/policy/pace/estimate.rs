@@ -1,40 +1,40 @@
-//! How many tokens a call will take, before it is known.
+//! Estimates how many tokens a call will take.
 //!
 //! # Why guess at all?
 //!
-//! A limit that is charged after the answer never binds: by then a hundred others have been sent. So tokens are
-//! reserved by a guess, and the difference is settled when the answer says what was used. The guess is what the calls
-//! before took, a little on the high side, and never more than the request allows.
+//! A limit that is charged after the answer never binds: by then a hundred other calls have been sent. So tokens are
+//! reserved by an estimate, and the difference is settled when the answer reports its usage. The estimate is the usage of
+//! earlier calls, a little on the high side, and never more than the request allows.
 
 use crate::policy::micros::Micros;
 
-/// What the calls of one key were like.
+/// The usage of one key's calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Estimate {
     /// Bytes of a request for each token of its prompt, in 256ths.
     bytes_per_token: u64,
-    /// The tokens of answers, and how far they lie from that.
+    /// The mean tokens of answers, and their mean deviation.
     output: u64,
     deviation: u64,
 }
 
-/// As for English prose; JSON around it only makes the guess higher.
+/// As in English prose; JSON around it only raises the estimate.
 const BYTES_PER_TOKEN: u64 = 4;
 /// Before the first answer.
 const OUTPUT: u64 = 512;
-/// As in the estimate of a round trip of TCP (RFC 6298), whose constants these are.
+/// The constants of TCP's round-trip estimate (RFC 6298).
 const GAIN: u64 = 8;
 const DEVIATION_GAIN: u64 = 4;
 
-/// How many tokens models write in a second: those with thoughts that are not shown, 50 to 150 (2026).
+/// The tokens that models write per second: 50 to 150 for those whose thoughts are not shown (2026).
 const WRITTEN_IN_A_SECOND: u64 = 100;
 
-/// Tokens that a model may have written in this time.
+/// Returns the tokens that a model may have written in this time.
 pub(crate) fn written_in(time: Micros) -> u64 {
     time.saturating_mul(WRITTEN_IN_A_SECOND) / 1_000_000
 }
 
-/// Tokens of `bytes` bytes of text of which nothing more is known.
+/// Returns the tokens of `bytes` bytes of unknown text.
 pub(crate) fn tokens_of(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES_PER_TOKEN)
 }
@@ -42,18 +42,18 @@ pub(crate) fn tokens_of(bytes: u64) -> u64 {
 // === impl Estimate ===
 
 impl Estimate {
-    /// Tokens of a prompt of `bytes` bytes.
+    /// Estimates the tokens of a prompt of `bytes` bytes.
     pub(crate) fn input(&self, bytes: u64) -> u64 {
         bytes.saturating_mul(256).div_ceil(self.bytes_per_token.max(1))
     }
 
-    /// Tokens of an answer, of which at most `most` are allowed.
+    /// Estimates the tokens of an answer, at most `most`.
     pub(crate) fn output(&self, most: Option<u64>) -> u64 {
         let guess = self.output.saturating_add(self.deviation.saturating_mul(2));
         most.map_or(guess, |most| most.min(guess))
     }
 
-    /// An answer said what was used.
+    /// Learns the reported usage of an answer.
     pub(crate) fn learn(&mut self, bytes: u64, input: u64, output: u64) {
         if input > 0 && bytes > 0 {
             let ratio = bytes.saturating_mul(256) / input;

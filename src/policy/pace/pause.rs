@@ -1,30 +1,30 @@
-//! What a 429 means for the calls that come after it.
+//! Decides which calls a 429 pauses.
 //!
-//! # Why not for all of them at once?
+//! # Why not all calls at once?
 //!
-//! A 429 with a `Retry-After` is the upstream's word on a credential, and holds for all that share it. One without a
-//! hint may be about one caller's requests alone (a limit by user, a prompt that is refused), and a caller that can
-//! stop all others by provoking it is worse than the limit. So it stops its own tenant, and all of them only when a
-//! second tenant meets one too. And no word of an upstream, a day least of all, is believed for longer than the cap:
-//! then one call finds out.
+//! A 429 with a `Retry-After` is about a credential, and applies to all calls that share it. A 429 without a hint may be
+//! about one caller's requests alone (a limit by user, a prompt that is refused), and a caller that could pause all
+//! others by provoking it would be worse than the limit. So it pauses its own tenant, and all tenants only when a second
+//! one gets a 429 too. No wait that an upstream asks for, such as a day, is obeyed beyond the cap: then one call finds
+//! out.
 
 use std::collections::HashMap;
 
 use crate::policy::micros::Micros;
 
-/// What an upstream said by its 429.
+/// A 429 of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Throttled {
     pub(crate) tenant: u64,
-    /// When to come back, where it said so.
+    /// When to retry, if the upstream said so.
     pub(crate) hint: Option<Micros>,
     /// When the call was sent.
     pub(crate) sent: Micros,
-    /// How far apart calls start again.
+    /// The interval between restarted calls.
     pub(crate) interval: Micros,
 }
 
-/// Which calls wait for what an upstream said, by tenant.
+/// The calls that are paused, by tenant.
 #[derive(Debug)]
 pub(crate) struct Pauses {
     cap: Micros,
@@ -32,65 +32,65 @@ pub(crate) struct Pauses {
     tenants: HashMap<u64, Pause>,
 }
 
-/// One pause, and what follows it.
+/// One pause, and the restart after it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pause {
     until: Micros,
-    /// 429s without a hint, one directly after the other.
+    /// 429s without a hint, in a row.
     failures: u32,
     probe: Recovery,
-    /// How far apart the calls that waited start again, until a call finds no other before it, and when the next may.
+    /// The interval between the restarted calls, until a call has none before it, and when the next may start.
     interval: Micros,
     next: Micros,
 }
 
-/// How calls start again.
+/// How calls restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Recovery {
     /// At the time that the upstream named.
     #[default]
     None,
-    /// One call finds out whether it is over.
+    /// One call finds out whether the pause is over.
     Due,
-    /// It was sent at this time.
+    /// The probe was sent at this time.
     Sent(Micros),
 }
 
-/// Whether a call may be sent, as far as pauses go.
+/// Whether pauses allow a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PauseCheck {
     Free,
-    /// To find out whether the pause is over, for the tenant or for all.
+    /// As a probe of whether the pause is over, for the tenant or for all.
     Restart,
-    /// Not before this long has passed.
+    /// After this wait.
     Wait(Micros),
 }
 
-/// What keeps a call from being sent, whatever the rates allow.
+/// What holds a call back, independent of the rates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hold {
     None,
     /// All calls are paused, for this long.
     All(Micros),
-    /// This call is, or another one finds out whether a pause is over: to be asked again in this long.
+    /// This call is paused, or a probe is in flight: ask again after this time.
     Own(Micros),
 }
 
 const SECOND: Micros = 1_000_000;
-/// The first wait without a hint, as the SDKs of the providers have it.
+/// The first wait without a hint, as in the SDKs of the providers.
 const FIRST: Micros = SECOND;
-/// A refusal takes no longer. A probe that has no head by then is being served.
+/// A refusal takes no longer. A probe without a head by then is being served.
 const PROBE: Micros = 2 * SECOND;
-/// Those that are held by a probe, and are not in a line, look again in this.
+/// Calls that wait for a probe outside a line ask again after this time.
 const PROBE_STEP: Micros = SECOND / 10;
-/// Each call that is served makes those behind it this part of the interval faster, so that eleven double their rate.
-/// Otherwise a rate that was found too low would last for as long as calls wait.
+/// Each served call shortens the interval by this part, so that eleven calls double the rate. Otherwise a rate that was
+/// measured too low would last as long as calls wait.
 const SPEEDS_UP: Micros = 16;
-/// Calls that are spaced after a pause are not further apart.
+/// The longest interval between restarted calls.
 const SLOWEST: Micros = 4 * SECOND;
-/// What paused is forgotten after this many of the longest pauses, also where no call has found out that it is over.
+/// A pause is dropped after this many times the cap, even if no call has found out that it is over.
 const FORGETS: Micros = 10;
-/// Tenants that are paused on their own. More of them pause all.
+/// The most tenants that are paused on their own. More of them pause all.
 const TENANTS: usize = 256;
 
 // === impl Pauses ===
@@ -111,7 +111,7 @@ impl Pauses {
         }
     }
 
-    /// What holds a call of `tenant`. The distance between calls that start again does not.
+    /// Returns what holds a call of `tenant` back. The interval between restarted calls does not count.
     pub(crate) fn hold(&self, tenant: u64, now: Micros) -> Hold {
         if now < self.all.until {
             return Hold::All(self.all.until - now);
@@ -123,16 +123,16 @@ impl Pauses {
         }
     }
 
-    /// Whether this tenant waits alone.
+    /// Whether only this tenant waits.
     pub(crate) fn is_paused_alone(&self, tenant: u64, now: Micros) -> bool {
         self.tenants.get(&tenant).is_some_and(|pause| matches!(pause.look(now), PauseCheck::Wait(_)))
     }
 
-    /// A call is sent. Returns whether it is a probe.
+    /// Notes that a call is sent. Returns whether it is a probe.
     pub(crate) fn send(&mut self, tenant: u64, now: Micros) -> bool {
         let mut is_probe = false;
         self.each(tenant, |pause| {
-            // Those behind a probe come late because they were held.
+            // Calls behind a probe are late because they were held.
             let was_held = matches!(pause.probe, Recovery::Sent(_));
             if pause.look(now) == PauseCheck::Restart {
                 pause.probe = Recovery::Sent(now);
@@ -148,7 +148,7 @@ impl Pauses {
         is_probe
     }
 
-    /// A probe was given up before it said anything.
+    /// Releases a probe without a result.
     pub(crate) fn give_back(&mut self, tenant: u64) {
         self.each(tenant, |pause| {
             if let Recovery::Sent(_) = pause.probe {
@@ -157,8 +157,8 @@ impl Pauses {
         });
     }
 
-    /// A call was served, which was sent then: what paused before is over, and calls may follow each other somewhat faster.
-    /// Returns whether that is new.
+    /// A call sent at `sent` was served: earlier pauses are over, and the interval shrinks. Returns whether a pause has
+    /// ended.
     pub(crate) fn passed(&mut self, tenant: u64, sent: Micros) -> bool {
         let mut is_new = false;
         self.each(tenant, |pause| {
@@ -173,18 +173,18 @@ impl Pauses {
         is_new
     }
 
-    /// Whether a call that is served changes nothing.
+    /// Whether a served call changes nothing.
     pub(crate) fn is_calm(&self) -> bool {
         self.tenants.is_empty() && self.all.interval == 0 && self.all.failures == 0 && self.all.probe == Recovery::None
     }
 
-    /// How long a call waits behind the others.
+    /// Returns how long a call waits behind the others.
     pub(crate) fn wait(&self, tenant: u64, ahead: u64, now: Micros) -> Micros {
         let own = self.tenants.get(&tenant).map_or(0, |pause| pause.wait(ahead, now));
         own.max(self.all.wait(ahead, now))
     }
 
-    /// The upstream refused a call. Returns until when all are paused, if that is new.
+    /// Notes a 429. Returns until when all calls are paused, if that is new.
     pub(crate) fn throttled(&mut self, refusal: &Throttled, now: Micros) -> Option<Micros> {
         let Throttled { tenant, hint, interval, .. } = *refusal;
         self.tenants.retain(|_, pause| now < pause.until.saturating_add(self.cap));
@@ -201,13 +201,13 @@ impl Pauses {
         None
     }
 
-    /// All calls wait for what another process was told. Returns until when, if that is new.
+    /// Pauses all calls for another process's 429. Returns until when, if that is new.
     pub(crate) fn pause(&mut self, wait: Micros, finds_out: bool, interval: Micros, now: Micros) -> Option<Micros> {
         let probe = if finds_out || wait > self.cap { Recovery::Due } else { self.all.probe };
         self.all.extend(wait.min(self.cap), probe, interval, now)
     }
 
-    /// Whether one call is to find out that the pause of all is over.
+    /// Whether one call will find out that the pause of all is over.
     pub(crate) fn finds_out(&self) -> bool {
         self.all.probe != Recovery::None
     }
@@ -217,9 +217,9 @@ impl Pauses {
         self.all.until
     }
 
-    /// Forgets all of it, if nothing of it matters any more.
+    /// Drops its state, if none of it matters any more.
     pub(crate) fn forget(&mut self, now: Micros) -> bool {
-        // A tenant or a credential that never comes back is not to be remembered for ever.
+        // State of a tenant or credential that never returns must not stay forever.
         let forgets = self.cap.saturating_mul(FORGETS);
         let is_over = |pause: &Pause| pause.is_over(now) || now >= pause.until.saturating_add(forgets);
         let is_over = is_over(&self.all) && self.tenants.values().all(is_over);
@@ -261,7 +261,7 @@ impl Pause {
         }
     }
 
-    /// Whether a call would find no trace of it.
+    /// Whether it no longer affects any call.
     fn is_over(&self, now: Micros) -> bool {
         let is_spaced = self.interval > 0 && now < self.next.saturating_add(self.interval);
         self.failures == 0 && self.probe == Recovery::None && now >= self.until && !is_spaced
@@ -273,7 +273,7 @@ impl Pause {
         start.saturating_add(self.interval.saturating_mul(ahead))
     }
 
-    /// Until `wait` has passed, or later if it was later.
+    /// Extends the pause to `wait`, unless it is longer already.
     fn extend(&mut self, wait: Micros, probe: Recovery, interval: Micros, now: Micros) -> Option<Micros> {
         let until = now.saturating_add(wait);
         if until <= self.until {
@@ -283,7 +283,7 @@ impl Pause {
         Some(until)
     }
 
-    /// Twice as long as before. Calls that were sent before this pause began say what is known.
+    /// Doubles the wait. Refusals of calls that were sent before this pause began are not new.
     fn back_off(&mut self, refusal: &Throttled, cap: Micros, now: Micros) -> Option<Micros> {
         if self.until > 0 && refusal.sent < self.until {
             return None;
@@ -293,12 +293,12 @@ impl Pause {
         self.extend(wait, Recovery::Due, self.slowed(refusal).unwrap_or(refusal.interval), now)
     }
 
-    /// How far apart calls start again, if they were still spaced: where one that was sent since then is refused, twice as far.
+    /// Returns the interval of a restart: doubled, if a call sent at the current interval is refused.
     fn slowed(&self, refusal: &Throttled) -> Option<Micros> {
         if self.interval == 0 || refusal.interval == 0 {
             return None;
         }
-        // A probe was one call, however far apart the others are.
+        // A probe is one call, whatever the interval of the others.
         let was_too_fast = refusal.sent >= self.until && self.probe == Recovery::None;
         Some(if was_too_fast { self.interval.saturating_mul(2).min(SLOWEST) } else { self.interval })
     }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-/// How much is allowed in a time, and how much of it at once.
+/// The units allowed in a period, and at once.
 ///
 /// ```
 /// use std::time::Duration;
@@ -22,7 +22,7 @@ const MICROSECOND: Duration = Duration::from_micros(1);
 // === impl Rate ===
 
 impl Rate {
-    /// `units` in each `per`; at least one, and at least a microsecond.
+    /// Returns a rate of `units` per `per`; at least one, and at least a microsecond.
     #[must_use]
     pub const fn new(units: u64, per: Duration) -> Self {
         let units = if units == 0 { 1 } else { units };
@@ -30,41 +30,41 @@ impl Rate {
         Self { units, per, burst: None }
     }
 
-    /// `units` a second.
+    /// Returns a rate of `units` a second.
     #[must_use]
     pub const fn per_second(units: u64) -> Self {
         Self::new(units, Duration::from_secs(1))
     }
 
-    /// `units` a minute.
+    /// Returns a rate of `units` a minute.
     #[must_use]
     pub const fn per_minute(units: u64) -> Self {
         Self::new(units, Duration::from_secs(60))
     }
 
-    /// How much may be taken at once after a quiet time.
+    /// Sets how many units may be taken at once after a quiet time.
     ///
-    /// Default: for a limit of an upstream, one: its calls are evenly spaced, and no window of any length sees more
-    /// than the rate. For a limit of callers all of it.
+    /// Default: for an upstream's limit 1: calls are evenly spaced, and no window of any length exceeds the rate. For a
+    /// limit on callers all units.
     #[must_use]
     pub const fn burst(mut self, units: u64) -> Self {
         self.burst = Some(if units == 0 { 1 } else { units });
         self
     }
 
-    /// How much is allowed in each [`per`](Self::per).
+    /// The units allowed in each [`per`](Self::per).
     #[must_use]
     pub const fn units(&self) -> u64 {
         self.units
     }
 
-    /// The time in which it is allowed.
+    /// The period.
     #[must_use]
     pub const fn per(&self) -> Duration {
         self.per
     }
 
-    /// The same, where `units` may be taken at once unless something else was set.
+    /// Sets the burst to `units`, unless it is set.
     pub(crate) fn or_burst(self, units: u64) -> Self {
         Self { burst: self.burst.or(Some(units.max(1))), ..self }
     }

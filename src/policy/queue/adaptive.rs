@@ -1,19 +1,19 @@
-//! How many calls at a time an upstream bears, found out by what it refuses.
+//! Finds how many concurrent calls an upstream can serve, by its refusals.
 //!
 //! # Why by loss, and not by latency?
 //!
-//! How long a call takes is how long its answer is: a second and two minutes are both healthy, so a limit that follows
-//! latency follows the mix of prompts. What an upstream refuses, drops, or never begins says that it has too much. So
-//! the limit grows by one for each round of successes in which it was reached, and shrinks by three tenths once for each
-//! round in which something was lost (AIMD, as TCP does it; Netflix' concurrency-limits have clients do the same).
+//! A call takes as long as its answer: a second and two minutes are both healthy, so a limit by latency would follow the
+//! mix of prompts. An upstream that refuses, drops, or never begins calls is overloaded. So the limit grows by one for
+//! each round of successes that reached it, and shrinks by 30 % once for each round with a loss (AIMD, as in TCP;
+//! Netflix' concurrency-limits do it for clients).
 
-/// A limit of calls at a time, in thousandths.
+/// A concurrency limit, in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Adaptive {
     min: u64,
     max: u64,
     limit: u64,
-    /// The number of times that it shrank.
+    /// The number of times that it has shrunk.
     round: u32,
 }
 
@@ -34,19 +34,20 @@ impl Adaptive {
         u32::try_from(self.limit / ONE).unwrap_or(u32::MAX)
     }
 
-    /// The round that calls which begin now belong to.
+    /// The round of calls that begin now.
     pub(crate) fn round(&self) -> u32 {
         self.round
     }
 
-    /// A call was served while `under_way` calls were. A limit that is not reached proves nothing about more.
+    /// A call was served while `under_way` calls were in flight. A limit that is not reached proves nothing about a
+    /// higher one.
     pub(crate) fn served(&mut self, under_way: u32) {
         if u64::from(under_way) * ONE + ONE > self.limit {
             self.limit = (self.limit + (ONE * ONE / self.limit).max(1)).min(self.max);
         }
     }
 
-    /// A call that began in `round` was lost. All that were under way when the limit shrank tell of one and the same fact.
+    /// A call that began in `round` was lost. All losses among the calls in flight when the limit shrank count once.
     pub(crate) fn lost(&mut self, round: u32) {
         if round == self.round {
             self.limit = (self.limit * 7 / 10).max(self.min);

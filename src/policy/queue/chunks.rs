@@ -1,11 +1,11 @@
-//! A list that grows without being moved.
+//! A list that grows without moving its items.
 //!
 //! # Why not a `Vec`?
 //!
-//! One of ten thousand waiters that grows by doubling has room for up to as many again, and needs both the old and the new room
-//! while it moves.
+//! A `Vec` of ten thousand waiters that grows by doubling has room for up to as many again, and needs both the old and
+//! the new memory while it moves.
 
-/// Values by their index. They stay where they are.
+/// Items by their index, at fixed addresses.
 #[derive(Debug)]
 pub(super) struct Chunks<T>(Vec<Vec<T>>);
 
@@ -31,7 +31,7 @@ impl<T> Chunks<T> {
     /// Returns its index.
     pub(super) fn push(&mut self, value: T) -> u32 {
         if self.0.last().is_none_or(|last| last.len() >= CHUNK) {
-            // The first one grows as a `Vec` does: most lists are short.
+            // The first chunk grows as a `Vec` does: most lists are short.
             self.0.push(Vec::with_capacity(if self.0.is_empty() { 0 } else { CHUNK }));
         }
         let before = (self.0.len() - 1) * CHUNK;

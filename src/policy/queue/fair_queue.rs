@@ -2,8 +2,8 @@
 //!
 //! # Why not one queue?
 //!
-//! In one queue, a tenant that sends a hundred calls makes all others wait for a hundred. Here each tenant has a queue
-//! of its own, and one call is taken from each in turn: a tenant that sends one call waits for one call of each of the others.
+//! In one queue, a tenant that sends a hundred calls makes all others wait for a hundred. Here each tenant has its own
+//! queue, and the queues are served in turn: a tenant that sends one call waits for one call of each of the others.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -11,23 +11,22 @@ use std::num::NonZeroU64;
 
 use super::chunks::Chunks;
 
-/// Waiters of type `T`, each of a tenant. What is done for each of them takes a time that does not depend on how
-/// many there are.
+/// Waiters of type `T`, each of a tenant. Each operation takes constant time, unless noted.
 #[derive(Debug)]
 pub(crate) struct FairQueue<T> {
     places: Chunks<WaitingCall<T>>,
-    /// The first of those that are free, each of which names the next as the one behind it.
+    /// The first free place; each free place names the next one.
     free: u32,
     taken: usize,
     tenants: HashMap<u64, TenantQueue, Hashed>,
-    /// Tenants in the order in which they are served. One whose queue is empty stays until it comes first.
+    /// Tenants in the order in which they are served. An empty queue stays until it comes first.
     round: VecDeque<u64>,
     waiting: usize,
-    /// Of the last ticket.
+    /// The serial of the last ticket.
     serial: u64,
 }
 
-/// Says which waiter is meant. Of one that is gone it means none.
+/// Identifies a waiter. The ticket of a removed waiter matches none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
     serial: NonZeroU64,
@@ -36,11 +35,11 @@ pub(crate) struct Ticket {
 
 #[derive(Debug)]
 struct WaitingCall<T> {
-    /// `None`: it is free.
+    /// `None`: the place is free.
     serial: Option<NonZeroU64>,
     tenant: u64,
     waiter: Option<T>,
-    /// Whether it is in its tenant's queue, and between which others.
+    /// Whether it is in its tenant's queue, and its neighbours there.
     is_waiting: bool,
     before: u32,
     behind: u32,
@@ -78,7 +77,7 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// How many wait.
+    /// The number of waiters.
     pub(crate) fn len(&self) -> usize {
         self.waiting
     }
@@ -87,7 +86,7 @@ impl<T> FairQueue<T> {
         self.waiting == 0
     }
 
-    /// Goes to the end of the queue of its tenant.
+    /// Adds a waiter at the end of its tenant's queue.
     pub(crate) fn push(&mut self, tenant: u64, waiter: T) -> Ticket {
         self.serial = self.serial.wrapping_add(1);
         let serial = NonZeroU64::new(self.serial).unwrap_or(NonZeroU64::MIN);
@@ -124,12 +123,12 @@ impl<T> FairQueue<T> {
         place.map(|place| place.tenant)
     }
 
-    /// The waiter of this ticket, whether or not it waits still.
+    /// Returns the waiter of this ticket, even if its wait has ended.
     pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut T> {
         self.place(ticket)?.waiter.as_mut()
     }
 
-    /// Looks at all that wait.
+    /// Calls `look` for all waiters.
     pub(crate) fn for_each_mut(&mut self, mut look: impl FnMut(&mut T)) {
         for tenant_queue in self.tenants.values() {
             let mut next = tenant_queue.first;
@@ -140,7 +139,7 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// Whose turn it is, and its tenant: the first waiter of the first tenant that may go.
+    /// Returns the next waiter and its tenant: the first waiter of the first tenant that may go.
     pub(crate) fn first(&mut self, may_go: impl Fn(&Self, u64) -> bool) -> Option<(Ticket, u64)> {
         self.drop_empty_lines();
         let mut lines = self.round.iter().filter_map(|tenant| Some((*tenant, self.tenants.get(tenant)?.first)));
@@ -158,7 +157,8 @@ impl<T> FairQueue<T> {
         self.unlink(ticket);
     }
 
-    /// Ends a wait: the tenant goes to the end of the round. The waiter stays until it is [removed](Self::remove).
+    /// Ends a wait with a place: the tenant goes to the end of the round. The waiter stays until it is
+    /// [removed](Self::remove).
     pub(crate) fn serve(&mut self, ticket: Ticket) {
         let Some(tenant) = self.place(ticket).filter(|place| place.is_waiting).map(|place| place.tenant) else {
             return;
@@ -171,7 +171,7 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// A waiter goes, whether or not it waits still.
+    /// Removes a waiter, even if its wait has ended.
     pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<T> {
         self.unlink(ticket);
         let free = self.free;
@@ -181,7 +181,7 @@ impl<T> FairQueue<T> {
         self.free = ticket.place;
         self.taken -= 1;
         if self.taken == 0 {
-            // What it took when many waited is given back.
+            // Frees the memory of a long queue.
             (self.places, self.free) = (Chunks::new(), NONE);
             self.drop_empty_lines();
         }
@@ -193,18 +193,18 @@ impl<T> FairQueue<T> {
         self.waiting > self.of(tenant)
     }
 
-    /// How many of this tenant wait.
+    /// The number of this tenant's waiters.
     pub(crate) fn of(&self, tenant: u64) -> usize {
         self.tenants.get(&tenant).map_or(0, |queue| queue.len)
     }
 
-    /// The last waiter of the tenant of which most wait, and how many those are. Looks at all tenants.
+    /// Returns the last waiter of the tenant with the most waiters, and their number. Scans all tenants.
     pub(crate) fn last_of_longest(&self) -> Option<(Ticket, usize)> {
         let queue = self.tenants.values().max_by_key(|queue| queue.len)?;
         Some((self.ticket(queue.last)?, queue.len))
     }
 
-    /// How many would be served before one that comes now.
+    /// Returns how many waiters would be served before a new one.
     pub(crate) fn ahead(&self, tenant: u64) -> usize {
         let own = self.of(tenant);
         let others = self.tenants.iter().filter(|(other, _)| **other != tenant);
@@ -242,7 +242,7 @@ impl<T> FairQueue<T> {
         self.waiting -= 1;
     }
 
-    /// When there are more of them than of the others, so that it costs little for each.
+    /// Runs when empty queues outnumber the others, so the cost per operation is small.
     fn drop_all_empty_lines(&mut self) {
         if self.round.len() > 2 * self.waiting + 16 {
             self.tenants.retain(|_, queue| queue.len > 0);
@@ -250,7 +250,7 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// Those at the head of the round, of which there are no more than were pushed.
+    /// Removes empty queues at the head of the round: at most as many as were pushed.
     fn drop_empty_lines(&mut self) {
         while let Some(tenant) = self.round.front().copied() {
             if self.tenants.get(&tenant).is_some_and(|queue| queue.len > 0) {

@@ -1,9 +1,10 @@
-//! Which waiting call is served next, and how many calls are under way at a time.
+//! Decides which waiting call is served next, and how many calls are in flight.
 //!
 //! # Why is no call overtaken?
 //!
-//! A call that arrives while others wait joins the queue, even if a place has just become free: that place is for the call whose
-//! turn it is. Otherwise, under load, a newcomer is always faster than a waiter that must be woken, and some wait forever.
+//! A call that arrives while others wait joins the queue, even if a place has just become free: that place is for the
+//! next waiter. Otherwise, under load, a new call is always faster than a waiter that must be woken, and some wait
+//! forever.
 
 mod adaptive;
 mod chunks;
@@ -16,18 +17,18 @@ pub(crate) use self::fair_queue::Hashed;
 pub(crate) use self::fair_queue::{FairQueue, Ticket};
 use super::micros::Micros;
 
-/// Places for calls under way, and the waiters for one, of type `W`.
+/// Places for calls in flight, and waiters for a place, of type `W`.
 #[derive(Debug)]
 pub(crate) struct Places<W> {
     limit: ConcurrencyLimit,
     max_queue: usize,
     queue: FairQueue<W>,
-    /// How many places each tenant holds.
+    /// The number of places that each tenant holds.
     held: HashMap<u64, u32, Hashed>,
     in_use: u32,
-    /// Places whose holders do not read what they were sent, as far as they do not count.
+    /// Places that do not count, since their holders do not read their answers.
     passed_over: u32,
-    /// How long a place is held: the mean, which is zero before one was given back.
+    /// The mean time that a place is held; zero before the first one was returned.
     hold: Micros,
 }
 
@@ -37,14 +38,14 @@ pub(crate) enum ConcurrencyLimit {
     Adaptive(Adaptive),
 }
 
-/// A place for one call. It is given back with [`Places::leave`].
+/// A place for one call. Return it with [`Places::leave`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PlaceGrant {
     pub(crate) tenant: u64,
     round: u32,
 }
 
-/// What a call says about how many the upstream bears.
+/// What a call shows about the upstream's capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
     Served,
@@ -52,11 +53,11 @@ pub(crate) enum Load {
     Unknown,
 }
 
-/// A call that comes when there is no place for it.
+/// The result for a call without a free place.
 #[derive(Debug)]
 pub(crate) enum Arrival<W> {
     Waits(Ticket),
-    /// It waits, and this one, the last of the tenant of which most wait, does so no more.
+    /// It waits, and this waiter, the last of the tenant with the most waiters, is evicted.
     InPlaceOf {
         evicted: Ticket,
         ticket: Ticket,
@@ -64,7 +65,7 @@ pub(crate) enum Arrival<W> {
     Full(W),
 }
 
-/// A new hold moves the mean by an eighth, as in TCP's estimate of a round trip.
+/// A new hold time moves the mean by an eighth, as in TCP's round-trip estimate.
 const GAIN: u64 = 8;
 
 // === impl Places ===
@@ -74,13 +75,13 @@ impl<W> Places<W> {
         Self { limit, max_queue, queue: FairQueue::new(), held: HashMap::default(), in_use: 0, passed_over: 0, hold: 0 }
     }
 
-    /// A place at once, where there is one that no call waits for, or that is kept for tenants such as this one.
+    /// Takes a place at once, if one is free and no call waits for it, or if it is kept for tenants like this one.
     pub(crate) fn enter(&mut self, tenant: u64) -> Option<PlaceGrant> {
         let is_theirs = self.queue.is_empty() || self.is_kept() && !has_share(&self.held, tenant, self.limit());
         (is_theirs && self.has_room()).then(|| self.take(tenant))
     }
 
-    /// A call holds a place that it took without asking, while there was room: from now on it counts among those here.
+    /// Counts a place that a call took without asking, while there was room.
     pub(crate) fn count(&mut self, tenant: u64) {
         self.take(tenant);
     }
@@ -90,13 +91,13 @@ impl<W> Places<W> {
         !self.queue.is_empty() || !self.has_room()
     }
 
-    /// How long one that comes now would wait; `None` where nothing is known of how long places are held.
+    /// Returns the expected wait of a new call; `None` if no hold time is known yet.
     pub(crate) fn expected_wait(&self, tenant: u64) -> Option<Micros> {
         let ahead = u64::try_from(self.queue.ahead(tenant)).unwrap_or(u64::MAX).saturating_add(1);
         (self.hold > 0).then(|| self.hold.saturating_mul(ahead) / u64::from(self.limit().max(1)))
     }
 
-    /// Goes to the queue. When it is full, the tenant of which most wait makes room for one of which fewer do.
+    /// Adds a waiter. In a full queue, the tenant with the most waiters makes room for a tenant with fewer.
     pub(crate) fn wait(&mut self, tenant: u64, waiter: W) -> Arrival<W> {
         if self.queue.len() < self.max_queue {
             return Arrival::Waits(self.queue.push(tenant, waiter));
@@ -110,8 +111,8 @@ impl<W> Places<W> {
         }
     }
 
-    /// Gives a free place to the one whose turn it is. To be called until it returns `None`, after a place was given back
-    /// and after a waiter has gone.
+    /// Gives a free place to the next waiter. Call it until it returns `None`, after a place was returned and after a
+    /// waiter has left.
     pub(crate) fn next(&mut self) -> Option<(Ticket, PlaceGrant)> {
         if self.queue.is_empty() || !self.has_room() {
             return None;
@@ -123,7 +124,7 @@ impl<W> Places<W> {
         let first = queue.first(may_go);
         let (ticket, tenant) = match first {
             None if is_kept => return None,
-            // Places that were passed over: all have theirs.
+            // Places that were passed over: all tenants have their share.
             None => queue.first(|_, _| true)?,
             Some(first) => first,
         };
@@ -131,29 +132,29 @@ impl<W> Places<W> {
         Some((ticket, self.take(tenant)))
     }
 
-    /// Half of what is there beyond the limit is for tenants that hold less than their share: one that does not read what it is
-    /// sent would take all of it, and be given as much again.
+    /// Half of the places beyond the limit are for tenants below their share: otherwise a tenant that does not read its
+    /// answers would take all of them, and get as many again.
     fn is_kept(&self) -> bool {
         self.in_use >= self.limit().saturating_add(self.limit().div_ceil(2))
     }
 
-    /// The waiter of this ticket, until it is [forgotten](Self::forget).
+    /// Returns the waiter of this ticket, until it is [removed](Self::forget).
     pub(crate) fn waiter(&mut self, ticket: Ticket) -> Option<&mut W> {
         self.queue.get_mut(ticket)
     }
 
-    /// One that waits, if any does: the one whose turn it would be.
+    /// Returns a waiter, if any: the next one in turn.
     pub(crate) fn first(&mut self) -> Option<&mut W> {
         let (ticket, _) = self.queue.first(|_, _| true)?;
         self.queue.get_mut(ticket)
     }
 
-    /// A waiter goes: with its grant, or because its caller left.
+    /// Removes a waiter: with its grant, or because its caller left.
     pub(crate) fn forget(&mut self, ticket: Ticket) -> Option<W> {
         self.queue.remove(ticket)
     }
 
-    /// A place is given back; `hold`: how long it was held, where that was measured.
+    /// Returns a place; `hold`: how long it was held, if measured.
     pub(crate) fn leave(&mut self, grant: PlaceGrant, load: Load, hold: Option<Micros>) {
         if let ConcurrencyLimit::Adaptive(limit) = &mut self.limit {
             match load {
@@ -174,7 +175,7 @@ impl<W> Places<W> {
         }
     }
 
-    /// A place was held for this long.
+    /// Notes how long a place was held.
     pub(crate) fn held_for(&mut self, hold: Micros) {
         self.hold = match self.hold {
             0 => hold.max(1),
@@ -183,9 +184,9 @@ impl<W> Places<W> {
         };
     }
 
-    /// `unread` holders have not read for a while what they were sent. Half of the places are theirs; what they hold
-    /// beyond that does not count, as long as no more than twice the limit is under way; above one and a half of it, only for
-    /// tenants that hold less than half of the places.
+    /// `unread` holders have not read their answers for a while. Half of the places remain theirs; further ones do not
+    /// count, up to twice the limit in flight, and above 1.5 times the limit only for tenants that hold less than half of
+    /// the places.
     pub(crate) fn pass_over(&mut self, unread: u32) {
         self.passed_over = unread.saturating_sub(self.limit() / 2).min(self.limit());
     }
@@ -229,7 +230,7 @@ fn has_share(held: &HashMap<u64, u32, Hashed>, tenant: u64, limit: u32) -> bool 
 // === impl PlaceGrant ===
 
 impl PlaceGrant {
-    /// Of a place that is [counted](Places::count) when it is given back, under a limit that does not change.
+    /// The grant of a place that is [counted](Places::count) when it is returned, under a fixed limit.
     pub(crate) const fn uncounted(tenant: u64) -> Self {
         Self { tenant, round: 0 }
     }

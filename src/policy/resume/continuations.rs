@@ -1,4 +1,4 @@
-//! Whether another continuation is asked for, and when.
+//! Decides whether and when the layer asks for another continuation.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use crate::policy::verdict::NextStep;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Continuations {
     most: u32,
-    /// Since the last event that was new.
+    /// Continuations since the last new event.
     without_progress: u32,
 }
 
-/// A stream that broke, or a request for the rest that failed.
+/// A stream that broke, or a failed request for the rest.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cut {
-    /// What the error of the upstream asks for, where it told of one.
+    /// The next step for the upstream's error, if it reported one.
     pub(crate) told: Option<NextStep>,
-    /// The wait that it asked for.
+    /// The wait that the upstream asked for.
     pub(crate) retry_after: Option<Duration>,
-    /// What is left of the call's deadline.
+    /// The remaining time of the call's deadline.
     pub(crate) remaining: Option<Duration>,
 }
 
-/// A caller that has half an answer before it does not wait for longer.
+/// A caller with half an answer does not wait longer.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 // === impl Continuations ===
@@ -37,11 +37,12 @@ impl Continuations {
         Self { most, without_progress: 0 }
     }
 
-    /// The wait before the next request for the rest. Most streams break alone, so that the first one does not wait.
+    /// Returns the wait before the next request for the rest. Most streams break alone, so the first request does not
+    /// wait.
     pub(crate) fn next(&mut self, cut: &Cut, backoff: &Backoff, rng: &mut Rng) -> Result<Duration, NotResumed> {
         match cut.told {
             None => {}
-            // The stream would end in the same words again.
+            // The stream would end with the same error again.
             Some(_) if self.without_progress > 0 => return Err(NotResumed::UpstreamFailed),
             Some(NextStep::Retry { .. }) => {}
             Some(_) => return Err(NotResumed::UpstreamFailed),
@@ -64,7 +65,7 @@ impl Continuations {
         Ok(wait)
     }
 
-    /// An event has come that is new.
+    /// Notes a new event.
     pub(crate) fn progressed(&mut self) {
         self.without_progress = 0;
     }

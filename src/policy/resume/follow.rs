@@ -1,4 +1,4 @@
-//! Follows a stream, and tells whether what came after a cut is the rest of it.
+//! Follows a stream, and verifies that the data after a cut is its rest.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -15,56 +15,56 @@ use crate::proto::dialect::{End, Fact, Framing, Kind, Reader, Usage};
 use crate::proto::resume::{Cursor, Identity, Mark, Recognised, ResumeBy, in_background};
 use crate::proto::sse::{Block, Blocks, behind_lf, without_bom};
 
-/// What is known of a stream.
+/// The state of a stream.
 pub(crate) struct StreamFollower {
-    /// Where it is at the server's cursor.
+    /// The position at the server's cursor.
     position: Position,
-    /// Whether the answer has still to say that it is made in the background.
+    /// Whether the answer still has to report that it is made in the background.
     in_background: bool,
     blocks: Blocks,
     withheld: PartialBlock,
     reader: Reader,
     identity: Identity,
     model: Option<String>,
-    /// What the caller has, as far as it can be compared with another answer.
+    /// The part that the caller has, as far as it can be compared with another answer.
     history: Option<History>,
     restart: Option<Box<Restart>>,
-    /// The first event, as a hash.
+    /// The hash of the first event.
     first: Option<u64>,
-    /// The last one, where the cursor is a number of bytes.
+    /// The hash of the last event, if the cursor is a number of bytes.
     last: Option<u64>,
-    /// The tokens that what came after a cut has told of.
+    /// The tokens reported after a cut.
     usage: Option<Usage>,
-    /// How long the server wants a client to wait that comes back.
+    /// How long the server wants a reconnecting client to wait.
     reconnection_time: Option<Duration>,
-    /// The stream has told of an error.
+    /// The stream has reported an error.
     failed: bool,
     part: StreamPart,
-    /// An event has come that is new.
+    /// A new event has come.
     progressed: bool,
     /// The rest was closed by a marker.
     is_closed: bool,
 }
 
-/// What is being read.
+/// The part that is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StreamPart {
     Original,
-    /// What came after a cut, whether anything of it was read, and whether an event has shown that it is the rest.
+    /// Data after a cut: whether any of it was read, and whether an event has verified it as the rest.
     Rest {
         begun: bool,
         verified: bool,
     },
 }
 
-/// Closes the stream, and has no cursor anywhere.
+/// Closes the stream, and never has a cursor.
 const DONE: &[u8] = b"[DONE]";
 
 // === impl StreamFollower ===
 
 impl StreamFollower {
-    /// Follows a stream from its start. `kind`: what the request's path says of its dialect; `remember`: how many bytes of it
-    /// are remembered, if it may be made anew.
+    /// Follows a stream from its start. `kind`: the dialect by the request's path; `remember`: how many bytes are
+    /// remembered for a verified restart.
     pub(crate) fn new(recognised: Option<Recognised>, kind: Option<Kind>, remember: Option<usize>) -> Self {
         Self {
             in_background: recognised.as_ref().is_some_and(|recognised| recognised.in_background),
@@ -87,13 +87,13 @@ impl StreamFollower {
         }
     }
 
-    /// Reads on. `hold` says whether as many bytes may be withheld.
+    /// Reads `data`. `hold` tells whether that many bytes may be withheld.
     pub(crate) fn read(&mut self, data: &Bytes, hold: impl FnOnce(usize) -> bool) -> Followed {
         if self.restart.is_some() {
             return self.read_restart(data, hold);
         }
         let before = self.withheld.len();
-        // The LF of a CRLF whose CR has ended the last block.
+        // The LF of a CRLF whose CR ended the last block.
         let lf = usize::from(before == 0 && self.blocks.is_after_cr() && data.starts_with(b"\n"));
         let mut rest = &data[..];
         if !self.blocks.next(&mut rest) {
@@ -126,7 +126,7 @@ impl StreamFollower {
         self.hand_on(all.slice(skipped..), hold)
     }
 
-    /// Hands on what is ready. What is withheld cannot be let go before an event has shown that it is the rest.
+    /// Forwards the ready part. Unverified data cannot be released.
     fn hand_on(&mut self, ready: Bytes, hold: impl FnOnce(usize) -> bool) -> Followed {
         let is_unproved = self.is_unproved();
         match self.withheld.hand_on(ready, hold) {
@@ -139,7 +139,7 @@ impl StreamFollower {
         matches!(self.part, StreamPart::Rest { verified: false, .. })
     }
 
-    /// Reads one block. Returns `false` where the stream turns out to be none that can be continued.
+    /// Reads one block. Returns `false` if the stream cannot be continued.
     fn block(&mut self, raw: &[u8]) -> Result<bool, NotResumed> {
         let block = Block::parse(raw);
         let is_unproved = self.is_unproved();
@@ -164,12 +164,12 @@ impl StreamFollower {
         if let Some(data) = &block.data {
             self.identity.learn(self.reader.kind(), data);
         }
-        // A marker alone is also what a server answers that has forgotten the stream: nothing proves that nothing is missing.
+        // A server that has lost the stream may also answer with a marker alone: that proves nothing.
         let is_wrong = garbage || is_unproved && is_marker(&block) && self.reader.ended().is_none();
         if is_wrong && self.part != StreamPart::Original { Err(NotResumed::Contradicted) } else { Ok(true) }
     }
 
-    /// Reads what a block says. Returns whether it is in the syntax of no dialect.
+    /// Reads the content of a block. Returns whether it fits no dialect's syntax.
     fn look(&mut self, raw: &[u8]) -> bool {
         let Self { reader, identity, failed, part, usage, .. } = self;
         let mut garbage = false;
@@ -183,7 +183,7 @@ impl StreamFollower {
         garbage
     }
 
-    /// The same, and remembers it.
+    /// The same, and remembers the content.
     fn remember(&mut self, raw: &[u8], block: &Block<'_>) -> bool {
         let said = Said::read(&mut self.reader, raw, block);
         if let Some((id, model)) = said.started {
@@ -202,7 +202,7 @@ impl StreamFollower {
         said.garbage
     }
 
-    /// Notes where the stream is. Returns `false` where it cannot be continued from anywhere.
+    /// Notes the position of the stream. Returns `false` if it cannot be continued from anywhere.
     fn original(&mut self, raw: &[u8], block: &Block<'_>) -> bool {
         if let Some(data) = &block.data {
             self.first.get_or_insert_with(|| hash(raw));
@@ -214,10 +214,10 @@ impl StreamFollower {
         true
     }
 
-    /// Looks whether a block goes on behind the cursor. Returns whether the rest is known for one by now.
+    /// Checks that a block continues after the cursor. Returns whether the rest is verified by now.
     fn rest(&mut self, raw: &[u8], block: &Block<'_>, begun: bool, verified: bool) -> Result<bool, NotResumed> {
         let data = block.data.as_deref();
-        // What is sent again from a place further back begins with neither of them, and cannot be told from the rest.
+        // A rest that starts further back begins with neither of them, and looks like the rest.
         let is_known = data.is_some() && !verified && [self.first, self.last].contains(&Some(hash(raw)));
         if is_known || data.is_some_and(|data| !self.identity.fits(self.reader.kind(), data)) {
             return Err(NotResumed::Contradicted);
@@ -234,22 +234,22 @@ impl StreamFollower {
         }
     }
 
-    /// How the server is asked for the rest.
+    /// How to ask the server for the rest.
     pub(crate) fn by(&self) -> Option<&ResumeBy> {
         self.position.by()
     }
 
-    /// How long the server wants a client to wait that comes back, where it said so.
+    /// How long the server wants a reconnecting client to wait, if it said so.
     pub(crate) fn reconnection_time(&self) -> Option<Duration> {
         self.reconnection_time
     }
 
-    /// The id of the answer. Empty where it has none.
+    /// The id of the answer, or an empty string.
     pub(crate) fn id(&self) -> &str {
         self.identity.id()
     }
 
-    /// The cursor behind what was handed on: `None` if the rest cannot be asked for from there.
+    /// The cursor after the forwarded part: `None` if the rest cannot be requested from there.
     pub(crate) fn position(&self) -> Option<Mark> {
         if self.failed || self.first.is_none() {
             return None;
@@ -257,21 +257,21 @@ impl StreamFollower {
         self.position.last()
     }
 
-    /// The stream broke off, and what comes next is to be the rest of it.
+    /// The stream broke, and the next data must be its rest.
     pub(crate) fn begin_rest(&mut self) {
         self.blocks = Blocks::default();
         self.withheld = PartialBlock::default();
         self.part = StreamPart::Rest { begun: false, verified: false };
     }
 
-    /// Whether another answer to the same request could be compared with what was handed on.
+    /// Whether another answer to the same request could be compared with the forwarded part.
     pub(crate) fn is_comparable(&self) -> bool {
         let known = matches!(self.reader.kind(), Some(Kind::OpenAiChat | Kind::Anthropic | Kind::Gemini));
         known && self.history.is_some() && !self.failed
     }
 
-    /// What comes next is another answer to the same request: `other_model` if it may be that of another model, `is_foreign`
-    /// if it comes from another upstream. It takes the place of the first one.
+    /// The next data is another answer to the same request: `other_model` if another model may give it, `is_foreign` if
+    /// it comes from another upstream. It replaces the first answer.
     pub(crate) fn begin_restart(&mut self, other_model: bool, is_foreign: bool) {
         let (Some(kind), Some(had)) = (self.reader.kind(), self.history.take()) else { return };
         let original = Original { id: self.identity.id().to_owned(), model: self.model.take() };
@@ -281,7 +281,7 @@ impl StreamFollower {
         self.reader = Reader::of(kind, Framing::EventStream);
     }
 
-    /// Reads on in another answer.
+    /// Reads data of another answer.
     fn read_restart(&mut self, data: &Bytes, hold: impl FnOnce(usize) -> bool) -> Followed {
         let Some(mut restart) = self.restart.take() else { return Followed::All };
         let before = self.withheld.len();
@@ -309,24 +309,24 @@ impl StreamFollower {
         self.progressed |= is_complete && !ready.is_empty();
         self.restart = Some(restart);
         match self.withheld.hand_on(ready.freeze(), hold) {
-            // What is withheld cannot be let go before it is known whether it goes on with the first answer.
+            // Withheld data cannot be released before it is known to continue the first answer.
             Followed::Aside(..) if !is_complete => Followed::Wrong(NotResumed::NotComparable),
             read => read,
         }
     }
 
-    /// The tokens that what came after a cut has told of, since this was last asked.
+    /// Takes the tokens reported after a cut, since the last call.
     pub(crate) fn take_usage(&mut self) -> Option<Usage> {
         self.usage.take()
     }
 
-    /// Whether an event has come that is new, since this was last asked.
+    /// Takes whether a new event has come, since the last call.
     pub(crate) fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.progressed)
     }
 
-    /// The stream has ended cleanly. Returns whether it may have: not in an event, nor before the model said how its answer
-    /// ended, where the dialect is known.
+    /// The stream has closed without an error. Returns whether that is a valid end: not inside an event, nor, in a known
+    /// dialect, before the model said how its answer ended.
     pub(crate) fn may_end(&mut self) -> bool {
         if !self.withheld.may_be_last() {
             return false;
@@ -336,8 +336,7 @@ impl StreamFollower {
         (self.failed || self.is_over() || unknown) && self.has_what_was_had()
     }
 
-    /// Whether anything of the rest has come, where one was asked for. Nothing is also what a server answers that has forgotten
-    /// the stream.
+    /// Whether any of the requested rest has come. A server that has lost the stream may answer with nothing.
     fn has_rest(&self) -> bool {
         match self.part {
             StreamPart::Original => true,
@@ -345,12 +344,13 @@ impl StreamFollower {
         }
     }
 
-    /// Whether the model has said how its answer ended, so that nothing is missing.
+    /// Whether the model has said how its answer ended, so nothing is missing.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended().is_some()
     }
 
-    /// Whether it has, or the stream was closed in the way of its dialect: some servers end whole answers without a reason.
+    /// Whether it has, or the stream was closed by its dialect's marker: some servers end complete answers without a
+    /// reason.
     pub(crate) fn is_over(&self) -> bool {
         self.has_ended() || self.reader.is_closed() && self.has_what_was_had()
     }
@@ -359,24 +359,24 @@ impl StreamFollower {
         self.reader.ended().filter(|_| self.has_what_was_had())
     }
 
-    /// Whether another answer has come as far as the first one.
+    /// Whether another answer has reached the end of the caller's part.
     fn has_what_was_had(&self) -> bool {
         self.restart.as_ref().is_none_or(|restart| restart.is_complete())
     }
 
-    /// Whether what is read came after a cut.
+    /// Whether the data comes after a cut.
     pub(crate) fn is_rest(&self) -> bool {
         self.part != StreamPart::Original
     }
 
-    /// An error that says that it was cut here.
+    /// Returns the error of a stream that was cut here.
     pub(crate) fn truncated(&self) -> StreamTruncated {
-        // Ollama's form is a line, and no event.
+        // Ollama's form is a line, not an event.
         let kind = self.reader.kind().filter(|kind| *kind != Kind::Ollama);
         StreamTruncated::new(kind, self.reader.next_sequence())
     }
 
-    /// What is withheld.
+    /// Takes the withheld data.
     pub(crate) fn take_held(&mut self) -> Bytes {
         self.withheld.take()
     }

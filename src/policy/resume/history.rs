@@ -1,24 +1,24 @@
-//! What a caller has of an answer, and whether another answer begins with the same.
+//! The part of an answer that a caller has, for comparison with another answer.
 //!
-//! An answer is taken for a sequence of texts, each on its channel, and of marks between them: a block begins, a choice has
-//! ended. Two answers that have the same sequence say the same, however they were cut into events. The text itself is not
-//! kept: a length and a hash prove as much.
+//! An answer is a sequence of texts, each on its channel, and of marks between them: a block begins, a choice has ended.
+//! Two answers with the same sequence are the same, however they were cut into events. The history stores a length and a
+//! hash instead of the text.
 
 use sha2::{Digest, Sha256};
 
 use super::NotResumed;
 
-/// The sequence so far, as a length and a hash, with a checkpoint in each KiB.
+/// The sequence so far, as a length and a hash, with a checkpoint per KiB.
 #[derive(Clone)]
 pub(crate) struct History {
     digest: Sha256,
-    /// Bytes of texts and marks.
+    /// The bytes of texts and marks.
     length: usize,
-    /// Characters of texts.
+    /// The characters of texts.
     characters: usize,
     checkpoints: Vec<Checkpoint>,
     channel: u8,
-    /// Its length may not be more.
+    /// The highest length.
     most: usize,
 }
 
@@ -29,7 +29,7 @@ pub(crate) enum Atom {
         channel: u8,
         text: String,
     },
-    /// Anything else that two answers must have in common.
+    /// Any other part that two answers must have in common.
     Mark(Vec<u8>),
 }
 
@@ -39,12 +39,12 @@ pub(crate) struct Comparison {
     found: History,
 }
 
-/// How a part of a new answer lies to what the caller has.
+/// How a part of a new answer overlaps the caller's part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overlap {
     /// The caller has it.
     Inside,
-    /// The caller has as many bytes of this text.
+    /// The caller has this many bytes of the text.
     Across(usize),
     /// It is new.
     Behind,
@@ -53,19 +53,19 @@ pub(crate) enum Overlap {
 type Checkpoint = [u8; 16];
 
 const STEP: usize = 1024;
-/// No byte of a text in UTF-8 is one of these.
+/// This byte never occurs in UTF-8.
 const MARK: u8 = 0xFF;
 const SWITCH: u8 = 0xFE;
 
 // === impl History ===
 
 impl History {
-    /// One that is given up beyond a length of `most` bytes.
+    /// Returns an empty history, abandoned beyond `most` bytes.
     pub(crate) fn new(most: usize) -> Self {
         Self { digest: Sha256::new(), length: 0, characters: 0, checkpoints: Vec::new(), channel: 0, most }
     }
 
-    /// Adds a part. Returns `false` where it has become too long.
+    /// Adds a part. Returns `false` if the history has become too long.
     pub(crate) fn push(&mut self, atom: &Atom) -> bool {
         match atom {
             Atom::Text { text, .. } if text.is_empty() => {}
@@ -93,7 +93,7 @@ impl History {
             self.digest.update(now);
             self.length = self.length.saturating_add(now.len());
             bytes = rest;
-            // Beyond that nothing is compared.
+            // Nothing is compared beyond that.
             if self.length % STEP == 0 && self.length <= self.most {
                 self.checkpoints.push(self.checkpoint());
             }
@@ -112,23 +112,23 @@ impl History {
 // === impl Comparison ===
 
 impl Comparison {
-    /// What is read next is compared with this.
+    /// Compares the next answer with `expected`.
     pub(crate) fn new(expected: History) -> Self {
         let found = History::new(expected.length);
         Self { expected, found }
     }
 
-    /// Whether all that the caller has was found.
+    /// Whether the new answer contains all of the caller's part.
     pub(crate) fn is_complete(&self) -> bool {
         self.found.length >= self.expected.length
     }
 
-    /// How many characters the caller has.
+    /// The number of characters that the caller has.
     pub(crate) fn characters(&self) -> usize {
         self.expected.characters
     }
 
-    /// The next part of the new answer.
+    /// Compares the next part of the new answer.
     pub(crate) fn next(&mut self, atom: &Atom) -> Result<Overlap, NotResumed> {
         if self.is_complete() {
             return Ok(Overlap::Behind);
@@ -141,7 +141,7 @@ impl Comparison {
             self.check()?;
             return Ok(Overlap::Inside);
         }
-        // Only a text can begin in what the caller has and go on behind it, and only between two characters.
+        // Only a text can cross the end of the caller's part, and only between two characters.
         let Atom::Text { channel, text } = atom else { return Err(NotResumed::Diverged) };
         let inside = text.len().checked_sub(beyond).filter(|inside| text.is_char_boundary(*inside) && *inside > 0);
         let Some(inside) = inside else { return Err(NotResumed::Diverged) };
@@ -151,7 +151,7 @@ impl Comparison {
         Ok(Overlap::Across(inside))
     }
 
-    /// Whether what was found is what the caller has, as far as it goes.
+    /// Whether the parts so far match the caller's part.
     fn check(&self) -> Result<(), NotResumed> {
         let same = self.expected.checkpoints.starts_with(&self.found.checkpoints)
             && (!self.is_complete()

@@ -1,4 +1,4 @@
-//! Whether a stream that broke can go on, and with what.
+//! Decides whether and how a broken stream can continue.
 
 #[cfg(feature = "llm")]
 mod continuations;
@@ -24,44 +24,44 @@ pub(crate) use self::withheld::{Aside, Followed};
 
 use std::fmt;
 
-/// How a stream that broke was continued.
+/// How a broken stream was continued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ResumedBy {
     /// By the server's own cursor: it is the same answer.
     Cursor,
-    /// By a second answer to the same request, which begins with what the caller had of the first.
+    /// By a second answer to the same request that begins with the caller's part of the first.
     VerifiedRestart,
 }
 
-/// Why a stream that broke was not continued, although there was a way to.
+/// Why a broken stream was not continued, although it might have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotResumed {
-    /// What the caller has last is not at a cursor.
+    /// The caller's last event is not at a cursor.
     NoCursor,
-    /// The upstream itself said that the answer failed.
+    /// The upstream itself reported that the answer failed.
     UpstreamFailed,
-    /// As many continuations as are allowed brought nothing.
+    /// All permitted continuations brought nothing.
     NoProgress,
     /// The retry budget is spent.
     Budget,
-    /// The deadline of the call does not leave the time.
+    /// The call's deadline leaves too little time.
     Deadline,
     /// The upstream did not answer the request for the rest with a stream.
     Refused,
-    /// What came is not the rest: an event twice, a gap, or another answer.
+    /// The upstream sent something else than the rest: a repeated event, a gap, or another answer.
     Contradicted,
-    /// The request cannot be sent: its body was not kept, or the cursor cannot be written into it.
+    /// The request cannot be sent: its body was not recorded, or the cursor cannot be written into it.
     NotRepeatable,
-    /// There is no cursor, and what the caller has cannot be compared with another answer: a call of a tool, what is no text,
-    /// several choices, or more than is remembered.
+    /// There is no cursor, and the caller's part cannot be compared with another answer: a tool call, content other than
+    /// text, several choices, or more than is remembered.
     NotComparable,
-    /// The new answer does not begin with what the caller has.
+    /// The new answer does not begin with the caller's part.
     Diverged,
-    /// The new answer is that of another model.
+    /// Another model gave the new answer.
     OtherModel,
-    /// The new answer broke too, and there is one for each call.
+    /// The new answer broke too, and a call gets only one.
     RestartSpent,
 }
 

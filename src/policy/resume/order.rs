@@ -1,8 +1,8 @@
-//! Whether a cursor is the one that comes next.
+//! Checks that a cursor is the next one.
 //!
-//! Most servers number their events: then the next one is known, and what is missing or comes twice is seen. Other cursors
-//! are names; of them only a repetition is seen. Which it is, the server itself shows before its stream breaks: as long as the
-//! numbers go up by one they are numbers.
+//! Most servers number their events: then a gap or a repetition is visible. Other cursors are names, where only a
+//! repetition is. The server shows which kind it uses before its stream breaks: as long as the numbers go up by one they
+//! are numbers.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,22 +15,22 @@ use crate::proto::resume::Mark;
 #[derive(Debug, Default)]
 pub(crate) struct EventOrder {
     last: Option<Mark>,
-    /// The numbers that were counted through, behind the same text.
+    /// The numbers so far, after a common prefix.
     counted: Option<(String, RangeInclusive<u64>)>,
     /// The cursors are names.
     named: bool,
     seen: HashSet<u64>,
-    /// There are more names than are remembered.
+    /// There are more names than can be remembered.
     overflowed: bool,
 }
 
-/// 64 KiB of hashes at most. A stream with more events whose ids are names is not continued.
+/// At most 64 KiB of hashes. A stream with more events and names as ids is not continued.
 const MAX_SEEN: usize = 4 * 1024;
 
 // === impl EventOrder ===
 
 impl EventOrder {
-    /// The server has set this cursor, of its own accord.
+    /// Notes a cursor of the original stream.
     pub(crate) fn observe(&mut self, mark: Mark) {
         if !self.named {
             match (mark.numbered(), &mut self.counted) {
@@ -49,14 +49,14 @@ impl EventOrder {
         self.last = Some(mark);
     }
 
-    /// The server was asked for what follows, and has set this cursor.
+    /// Checks a cursor of the rest.
     pub(crate) fn follow(&mut self, mark: Mark) -> Result<(), NotResumed> {
         let (was_named, is_repeated) = (self.named, self.was_seen(&mark));
         self.observe(mark);
         if is_repeated || (self.named && !was_named) { Err(NotResumed::Contradicted) } else { Ok(()) }
     }
 
-    /// The last one, if a repetition would be seen.
+    /// Returns the last cursor, if a repetition would be visible.
     pub(crate) fn last(&self) -> Option<&Mark> {
         self.last.as_ref().filter(|_| !self.overflowed)
     }

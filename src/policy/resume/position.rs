@@ -1,27 +1,27 @@
-//! Where a stream is at its server's cursor, and whether what came after a cut goes on behind it.
+//! The position of a stream at its server's cursor, and the check that the rest continues there.
 
 use super::NotResumed;
 use super::order::EventOrder;
 use crate::proto::resume::{Cursor, Mark, ResumeBy};
 use crate::proto::sse::Block;
 
-/// What was handed on of a stream, as its server counts it.
+/// The forwarded part of a stream, as its server counts it.
 pub(super) struct Position {
     /// The server's cursor, if it has one.
     by: Option<ResumeBy>,
     order: EventOrder,
-    /// The last event that was handed on is at the cursor.
+    /// Whether the last forwarded event is at the cursor.
     is_exact: bool,
-    /// Bytes of whole blocks.
+    /// The bytes of complete blocks.
     bytes: u64,
 }
 
-/// What a block is that came after a cut.
+/// The kind of a block after a cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// The event behind the cursor.
     Next,
-    /// An event that does not say where it is.
+    /// An event without a cursor.
     Unmarked,
     NoEvent,
 }
@@ -33,17 +33,17 @@ impl Position {
         Self { by, order: EventOrder::default(), is_exact: false, bytes: 0 }
     }
 
-    /// How the server is asked for the rest.
+    /// How to ask the server for the rest.
     pub(super) fn by(&self) -> Option<&ResumeBy> {
         self.by.as_ref()
     }
 
-    /// As many bytes were handed on.
+    /// Counts forwarded bytes.
     pub(super) fn pass(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes as u64);
     }
 
-    /// A block of the first answer is handed on.
+    /// Notes a forwarded block of the first answer.
     pub(super) fn note(&mut self, block: &Block<'_>) {
         self.is_exact &= block.data.is_none();
         if let Some(mark) = self.by.as_ref().and_then(|by| by.cursor.read(block)) {
@@ -52,7 +52,7 @@ impl Position {
         }
     }
 
-    /// A block came after a cut: the first one, where it has not `begun`. Fails where it is not behind the cursor.
+    /// Checks a block after a cut; it is the first one unless `begun`. Fails if it does not follow the cursor.
     pub(super) fn follow(&mut self, block: &Block<'_>, begun: bool) -> Result<Step, NotResumed> {
         let cursor = self.by.as_ref().map_or(&Cursor::Bytes, |by| &by.cursor);
         let in_bytes = *cursor == Cursor::Bytes;
@@ -78,7 +78,7 @@ impl Position {
         })
     }
 
-    /// The cursor behind what was handed on: `None` if the rest cannot be asked for from there.
+    /// The cursor after the forwarded part: `None` if the rest cannot be requested from there.
     pub(super) fn last(&self) -> Option<Mark> {
         match self.by.as_ref()?.cursor {
             Cursor::Bytes => Some(Mark::of_bytes(self.bytes)),

@@ -1,13 +1,13 @@
-//! A second answer to the same request, of which nothing is handed on but what goes on behind the first one.
+//! A second answer to the same request, of which only the part after the caller's part is forwarded.
 //!
-//! # Why this is right
+//! # Why this is correct
 //!
-//! Let P be what the caller has, and R the new answer. Where R begins with P, R is handed on without P: the caller then holds
-//! R, which is an answer of that model to that request. Nothing is asked of the model, least of all that it says the same twice.
-//! Where R differs from P anywhere, or ends before P does, nothing of R is handed on.
+//! Let P be the caller's part, and R the new answer. If R begins with P, R is forwarded without P: the caller then holds
+//! R, which is an answer of that model to that request. Correctness does not depend on the model repeating itself. If R
+//! differs from P anywhere, or ends before P does, nothing of R is forwarded.
 //!
-//! What cannot be compared refuses: calls of tools (the caller may have made them), what is no text, several choices, and
-//! what refers to places in the text.
+//! Content that cannot be compared prevents a restart: tool calls (the caller may have run them), content other than
+//! text, several choices, and references to places in the text.
 
 use bytes::Bytes;
 use memchr::memmem;
@@ -19,13 +19,13 @@ use crate::proto::dialect::{Channel, Fact, Kind, Reader, Usage};
 use crate::proto::resume::{cut_text, structure_of, with_id};
 use crate::proto::sse::Block;
 
-/// What one event says.
+/// The content of one event.
 #[derive(Default)]
 pub(crate) struct Said {
     pub(crate) atoms: Vec<Atom>,
-    /// There is something that cannot be compared.
+    /// It has content that cannot be compared.
     pub(crate) opaque: bool,
-    /// The answer has begun, under this id, by this model.
+    /// The answer has begun, with this id and model.
     pub(crate) started: Option<(String, Option<String>)>,
     /// The tokens so far.
     pub(crate) usage: Option<Usage>,
@@ -33,7 +33,7 @@ pub(crate) struct Said {
     pub(crate) garbage: bool,
 }
 
-/// What is known of the first answer.
+/// The state of the first answer.
 #[derive(Clone, Default)]
 pub(crate) struct Original {
     pub(crate) id: String,
@@ -46,16 +46,16 @@ pub(crate) struct Restart {
     kind: Kind,
     original: Original,
     id: String,
-    /// Whether another model may go on with it.
+    /// Whether another model may continue.
     other_model: bool,
-    /// It comes from another upstream.
+    /// Whether it comes from another upstream.
     is_foreign: bool,
     model_checked: bool,
 }
 
-/// What of texts by another model has to agree: some sentences.
+/// The text of another model must agree for this many characters: some sentences.
 const OTHER_MODEL_CHARACTERS: usize = 200;
-/// Members that refer to places in the text, or to what stands behind them.
+/// Members that refer to places in the text, or to content after them.
 const BOUND_TO_TEXT: [&[u8]; 7] = [
     b"\"logprobs\"",
     b"\"logprobsResult\"",
@@ -66,12 +66,11 @@ const BOUND_TO_TEXT: [&[u8]; 7] = [
     b"\"urlContextMetadata\"",
 ];
 
-/// Members of a chat's delta that are compared, or say nothing of the answer. A call of a tool is
-/// neither, though nothing but its id may have come yet, and servers add others, for what is thought in other words, and for
-/// what is signed.
+/// Members of a chat's delta that are compared, or carry no content. A tool call is neither, even if only its id has
+/// come; servers add other members, for thoughts under other names and for signatures.
 const COMPARED: [&str; 5] = ["role", "content", "reasoning_content", "reasoning", "refusal"];
 
-/// Members of a chat's choice that are compared, are judged by [`BOUND_TO_TEXT`], or say nothing of the text.
+/// Members of a chat's choice that are compared, are checked by [`BOUND_TO_TEXT`], or say nothing of the text.
 const OF_A_CHOICE: [&str; 8] = [
     "index",
     "delta",
@@ -95,7 +94,7 @@ impl Said {
         said.atoms.extend(structure_of(before, block).map(Atom::Mark));
         reader.read(raw, |fact, _| said.note(&fact));
         if before.is_none() {
-            // The first event tells which dialect it is.
+            // The first event shows the dialect.
             let structure = structure_of(reader.kind(), block).map(Atom::Mark);
             said.atoms.splice(0..0, structure);
         }
@@ -107,7 +106,7 @@ impl Said {
         match fact {
             Fact::Delta { choice: 0, channel, text } if !text.is_empty() => {
                 let text = text.decode().into_owned();
-                // Half a surrogate pair is shown as this, and it is not known which half.
+                // Half a surrogate pair is decoded as this; which half is unknown.
                 self.opaque |= text.contains('\u{FFFD}');
                 match channel {
                     Channel::Text => self.atoms.push(Atom::Text { channel: 1, text }),
@@ -141,7 +140,7 @@ fn is_bound_to_text(data: &[u8]) -> bool {
     })
 }
 
-/// Whether a chunk of a chat says something that is not compared.
+/// Whether a chunk of a chat has content that is not compared.
 fn says_more(data: &[u8]) -> bool {
     let chunk: Value = serde_json::from_slice(data).unwrap_or_default();
     let choices = chunk.get("choices").and_then(Value::as_array).into_iter().flatten();
@@ -151,7 +150,7 @@ fn says_more(data: &[u8]) -> bool {
     })
 }
 
-/// Whether an object says anything under another name.
+/// Whether an object has content under another name.
 fn has_other(object: &Map<String, Value>, names: &[&str]) -> bool {
     object.iter().any(|(name, value)| !names.contains(&name.as_str()) && !is_nothing(value))
 }
@@ -174,7 +173,7 @@ impl Restart {
         Self { comparison, kind, original, id: String::new(), other_model, is_foreign, model_checked: false }
     }
 
-    /// Reads one event of the new answer, and what it tells of its tokens. Returns what of it is handed on.
+    /// Reads one event of the new answer, and its token counts. Returns the part to forward.
     pub(crate) fn block(
         &mut self,
         reader: &mut Reader,
@@ -217,9 +216,9 @@ impl Restart {
         self.cut(&block, &said.atoms, &overlaps)
     }
 
-    /// The part of an event that the caller does not have.
+    /// Returns the part of an event that the caller does not have.
     fn cut(&self, block: &Block<'_>, atoms: &[Atom], overlaps: &[Overlap]) -> Result<Bytes, NotResumed> {
-        // A text, and perhaps how its choice ended.
+        // A text, and perhaps the end of its choice.
         let (Some(Atom::Text { text, .. }), Some(overlap)) = (atoms.first(), overlaps.first()) else {
             return Err(NotResumed::NotComparable);
         };
@@ -236,7 +235,7 @@ impl Restart {
         Ok(self.mapped(cut.into()))
     }
 
-    /// Under the id of the answer that the caller has.
+    /// Writes the id of the caller's answer into an event.
     fn mapped(&self, raw: Bytes) -> Bytes {
         with_id(&raw, &self.id, &self.original.id).map_or(raw, Bytes::from)
     }
@@ -248,7 +247,7 @@ impl Restart {
         if self.model_checked { Ok(()) } else { Err(NotResumed::OtherModel) }
     }
 
-    /// Whether all that the caller has was found in the new answer.
+    /// Whether the new answer contains all of the caller's part.
     pub(crate) fn is_complete(&self) -> bool {
         self.comparison.is_complete()
     }

@@ -1,35 +1,35 @@
-//! What of a stream is handed on, and what is withheld until its event is whole.
+//! Splits a stream into the part to forward and the incomplete event to withhold.
 
 use bytes::{Bytes, BytesMut};
 
 use super::NotResumed;
 
-/// What was read of a block that is not whole yet.
+/// The data of an incomplete block.
 #[derive(Default)]
 pub(super) struct PartialBlock(BytesMut);
 
-/// What is done with bytes that were read.
+/// The decision on data that was read.
 pub(crate) enum Followed {
-    /// They are handed on as they are.
+    /// Forward the data unchanged.
     All,
-    /// This is handed on: what was withheld, and a part of them.
+    /// Forward this: withheld data, and a part of the new data.
     Part(Bytes),
-    /// This is handed on, and the stream is followed no longer.
+    /// Forward this, and stop following the stream.
     Aside(Bytes, Aside),
-    /// It is not the rest of the stream. Nothing is handed on.
+    /// It is not the rest of the stream. Forward nothing.
     Wrong(NotResumed),
 }
 
-/// Why a stream is followed no longer.
+/// Why a stream is no longer followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Aside {
-    /// It is none that can be continued.
+    /// It cannot be continued.
     NotResumable,
-    /// An event is too large to be withheld.
+    /// An event is too large to withhold.
     TooLarge,
 }
 
-/// An event that is larger is not withheld until it is whole.
+/// The largest event that is withheld until it is complete.
 pub(super) const MAX_EVENT: usize = 1024 * 1024;
 
 // === impl PartialBlock ===
@@ -43,7 +43,7 @@ impl PartialBlock {
         self.0.extend_from_slice(data);
     }
 
-    /// Whether nothing is missing where the stream ends here: a comment that is cut is nothing.
+    /// Whether the stream may end here: an incomplete comment does not matter.
     pub(super) fn may_be_last(&self) -> bool {
         self.0.trim_ascii().is_empty() || self.0.starts_with(b":")
     }
@@ -52,7 +52,7 @@ impl PartialBlock {
         self.0.split().freeze()
     }
 
-    /// What was withheld, and `data`.
+    /// Returns the withheld data followed by `data`.
     pub(super) fn join(&mut self, data: &Bytes) -> Bytes {
         if self.0.is_empty() {
             return data.clone();
@@ -62,7 +62,7 @@ impl PartialBlock {
         all.freeze()
     }
 
-    /// Hands on what is ready, and what is withheld with it where that is too much: `hold` says whether as many bytes may be.
+    /// Forwards the ready part, and the withheld part too if `hold` does not permit that many bytes.
     pub(super) fn hand_on(&mut self, ready: Bytes, hold: impl FnOnce(usize) -> bool) -> Followed {
         if self.0.len() <= MAX_EVENT && hold(self.0.len()) {
             return Followed::Part(ready);

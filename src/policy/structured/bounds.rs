@@ -1,58 +1,57 @@
-//! What it may cost to check a value by a schema that a caller chose.
+//! Bounds the cost of checking a value by a caller's schema.
 //!
 //! # Why not any schema?
 //!
-//! A schema is a program. With references that lead to two others each, thirty lines of it take a thousand million steps for a
-//! single value; with a reference to itself it never ends. So references are followed within the schema only, one that leads
-//! back to where it stands is refused, and what a schema costs is counted before it is used: the number of its parts, each
-//! counted as often as references lead to it, and the states of its regular expressions. A check takes at most that many steps for
-//! each part of a value.
+//! A schema is a program. With references that lead to two others each, thirty lines of it take 10^9 steps for a single
+//! value; with a reference to itself it never ends. So only references within the schema are followed, a cycle is
+//! refused, and the cost of a schema is counted before use: the number of its parts, each counted as often as references
+//! lead to it, and the states of its regular expressions. A check takes at most that many steps for each part of a value.
 
 use serde_json::{Map, Value};
 
 /// The largest schema, as JSON, in bytes.
 pub(super) const MAX_BYTES: usize = 64 * 1024;
-/// How deep it may nest.
+/// The deepest nesting.
 const MAX_DEPTH: usize = 64;
-/// How many parts it may have, each counted as often as references lead to it.
+/// The most parts, each counted as often as references lead to it.
 const MAX_PARTS: u64 = 10_000;
-/// Steps that a check may take: parts of the schema, and states of its regular expressions, times bytes of the text.
+/// The most steps of a check: parts of the schema, and states of its regular expressions, times bytes of the text.
 const MAX_STEPS: u64 = 1 << 28;
-/// Likewise, where errors are listed. There is one for four steps at most, of some hundred bytes.
+/// The most steps of a check that lists errors. There is at most one error of some hundred bytes per four steps.
 const MAX_LISTED: u64 = 1 << 20;
 
-/// Steps that a check takes in a millisecond or two, with the list of errors.
+/// The steps of a check in a millisecond or two, including the list of errors.
 const QUICK_STEPS: u64 = 1 << 16;
-/// What a regular expression takes of those for a byte of the text, at least: it has tables to make.
+/// The lowest cost of a regular expression per byte of text, in those steps: it builds tables.
 const QUICK_STEPS_PER_PATTERN: u64 = 1 << 10;
-/// What a state of a regular expression takes, compiled, in bytes: at least.
+/// The smallest size of a compiled regular-expression state, in bytes.
 const STATE_SIZE: u64 = 24;
 
-/// Keywords under which schemas stand by names of their own, which are no keywords.
+/// Keywords whose members are named schemas, not keywords.
 const MAPS: [&str; 6] = ["properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"];
 
-/// Keywords by which a schema leads elsewhere than by a pointer into itself.
+/// Keywords that refer to anything but a pointer within the schema.
 const FOREIGN: [&str; 7] =
     ["$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor", "$anchor", "$vocabulary", "definitionsRef"];
 
 /// Why a schema is not used.
 pub(super) type SchemaRefusal = &'static str;
 
-/// What a schema has, each counted as often as references lead to it.
+/// The size of a schema, each part counted as often as references lead to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Size {
     pub(super) parts: u64,
     /// Regular expressions, as often as they are compiled.
     pub(super) patterns: u64,
-    /// The same, as often as they are looked at.
+    /// Regular expressions, as often as they are searched.
     pub(super) searches: u64,
 }
 
-/// What a check takes for a byte of a text, in steps.
+/// The steps that a check takes per byte of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Steps {
     all: u64,
-    /// What it counts as where others wait for it.
+    /// Its cost when other calls wait for it.
     waited_for: u64,
 }
 
@@ -63,15 +62,15 @@ struct Count<'a> {
     size: Size,
 }
 
-/// How large the schema is.
+/// Counts the size of a schema.
 pub(super) fn size_of(schema: &Value) -> Result<Size, SchemaRefusal> {
     let mut count = Count { root: schema, following: Vec::new(), size: Size::default() };
     count.value(schema, 0, 1)?;
     Ok(count.size)
 }
 
-/// What a check by a schema of this size takes whose regular expressions have at most so many bytes each, compiled. For each byte
-/// of a text one may take as many steps as it has states.
+/// Returns the cost of a check by a schema of this size, whose compiled regular expressions have at most `regex` bytes
+/// each. Each byte of text may take as many steps as an expression has states.
 pub(super) fn steps(size: Size, regex: usize) -> Steps {
     let states = (regex as u64).div_ceil(STATE_SIZE);
     let with = |per_pattern: u64| size.parts.saturating_add(size.searches.saturating_mul(per_pattern));
@@ -83,18 +82,18 @@ pub(super) fn may_check(steps: Steps, text: usize) -> bool {
     steps.all.saturating_mul(text as u64) <= MAX_STEPS
 }
 
-/// Whether it may be said where such a text is wrong: the validator makes a list of all errors before it returns the first.
+/// Whether errors in such a text may be listed: the validator collects all errors before it returns the first.
 pub(super) fn may_list_errors(parts: u64, text: usize) -> bool {
     parts.saturating_mul(text as u64) <= MAX_LISTED
 }
 
-/// Whether a text of this length is checked in a few steps.
+/// Whether a text of this length is checked quickly.
 pub(super) fn is_quick(steps: Steps, text: usize) -> bool {
     steps.waited_for.saturating_mul(text as u64) <= QUICK_STEPS
 }
 
 impl<'a> Count<'a> {
-    /// Counts `value`, `times` over.
+    /// Counts `value`, `times` times.
     fn value(&mut self, value: &'a Value, depth: usize, times: u64) -> Result<(), SchemaRefusal> {
         if depth > MAX_DEPTH {
             return Err("it nests too deep");
@@ -113,17 +112,17 @@ impl<'a> Count<'a> {
         if FOREIGN.iter().any(|keyword| object.contains_key(*keyword)) {
             return Err("it has references that are not followed");
         }
-        // `id` is draft 4's. From such a part on, references would mean something else than what is counted.
+        // `id` is draft 4's. After such a part, references would mean something else than what is counted.
         if depth > 0 && ["$id", "id"].iter().any(|name| object.get(*name).is_some_and(Value::is_string)) {
             return Err("a part of it has an address of its own");
         }
-        // What is left over is found by looking at all else once more.
+        // These keywords examine all other parts once more.
         let again = ["unevaluatedProperties", "unevaluatedItems"].iter().any(|keyword| object.contains_key(*keyword));
         let times = if again { times.saturating_mul(2) } else { times };
         for (key, value) in object {
             match (key.as_str(), value) {
                 ("$ref", Value::String(reference)) => self.follow(reference, depth, times)?,
-                // Values, not schemas: what is in them means nothing.
+                // Values, not schemas: their content has no meaning.
                 ("const" | "enum" | "default" | "examples" | "example", value) => {
                     self.add(times.saturating_mul(size(value)))?;
                 }
@@ -131,7 +130,7 @@ impl<'a> Count<'a> {
                     if key == "patternProperties" {
                         self.patterns(map.len() as u64, times);
                     }
-                    // A definition is compiled once; how often it is used is counted where references lead to it.
+                    // A definition is compiled once; its uses are counted where references lead to it.
                     let times = if key.ends_with("efs") || key == "definitions" { 1 } else { times };
                     self.add(times)?;
                     map.values().try_for_each(|schema| self.value(schema, depth + 1, times))?;
@@ -159,7 +158,7 @@ impl<'a> Count<'a> {
             return Err("it has a reference that leads back to itself");
         }
         self.following.push(reference);
-        // How deep the definition nests is counted by itself.
+        // The depth of the definition is counted separately.
         self.add(1)?;
         let counted = self.value(target, depth.saturating_add(1), times);
         self.following.pop();

@@ -1,4 +1,4 @@
-//! Whether an answer has the form that was asked for.
+//! Checks whether an answer has the requested form.
 
 mod bounds;
 mod schema;
@@ -11,32 +11,32 @@ pub(crate) use self::tools::ToolSchemas;
 use crate::call::OutputFault;
 use crate::proto::extract_json::{Wanted, extract};
 
-/// What is found of a text that was to be JSON.
+/// The result of checking a text that should be JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// It is what it was to be.
+    /// The text is valid.
     Valid,
-    /// This is, which was found in it.
+    /// The text contains this valid value.
     Extracted(String),
-    /// It is not.
+    /// The text is invalid.
     Invalid(Complaint),
 }
 
-/// What is wrong with a text.
+/// The fault of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Complaint {
     pub(crate) fault: OutputFault,
-    /// Where it is not what the schema describes, without what stands there.
+    /// The places that do not match the schema, without their values.
     pub(crate) errors: Vec<String>,
-    /// It is the arguments of a call that are wrong.
+    /// The fault is in the arguments of a tool call.
     is_of_call: bool,
 }
 
-/// Errors that the model is told of.
+/// The most errors that the model is told.
 const MAX_ERRORS: usize = 5;
 
-/// Looks at a text that was to be JSON, and what this schema describes. `may_extract`: it counts if the value stands in a
-/// sentence, or has a mistake that can be mended.
+/// Checks a text that should be JSON, by this schema. `may_extract`: accepts a value inside a sentence, or with a mistake
+/// that can be repaired.
 pub(crate) fn examine(text: &str, schema: Option<&OutputSchema>, may_extract: bool) -> Finding {
     if text.trim().is_empty() {
         return Complaint::of(OutputFault::Empty);
@@ -62,7 +62,7 @@ impl Complaint {
         Finding::Invalid(Self { fault, errors: Vec::new(), is_of_call: false })
     }
 
-    /// What the model is told.
+    /// Returns the text for the model.
     pub(crate) fn text(&self) -> String {
         if self.is_of_call {
             let errors = self.errors.join("\n- ");

@@ -10,13 +10,12 @@ use super::{Finding, MAX_ERRORS, examine};
 use crate::call::OutputFault;
 use crate::proto::extract_json::Wanted;
 
-/// A JSON Schema that answers are checked by, compiled. In a request's extensions, or as a setting of
-/// [`StructuredOutputLayer`](crate::StructuredOutputLayer), it takes the place of the one that the request names.
+/// A compiled JSON Schema to check answers. In a request's extensions, or as a setting of
+/// [`StructuredOutputLayer`](crate::StructuredOutputLayer), it replaces the schema in the request.
 ///
-/// Drafts 4 to 2020-12. Within bounds, so that a schema of a caller's costs no more than it should: 64 KiB, 64 levels deep,
-/// 10,000 parts, each counted as often as references lead to it; references into the schema itself only, and none that leads
-/// back to where it stands; regular expressions without look-around and back-references, which take linear time, and 4 MiB
-/// together. `format` is not checked.
+/// Drafts 4 to 2020-12. Its cost is bounded: 64 KiB, 64 levels deep, 10,000 parts, each counted as often as references
+/// lead to it; references only within the schema, without cycles; regular expressions without look-around and
+/// back-references, which take linear time, and 4 MiB together. `format` is not checked.
 ///
 /// ```
 /// use serde_json::json;
@@ -41,22 +40,22 @@ struct Compiled {
     bytes: usize,
 }
 
-/// A schema that answers are not checked by.
+/// A schema that cannot be used to check answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvalidSchema {
     reason: &'static str,
 }
 
-/// The longest text of one of them, in bytes: it may have names of the schema's in it.
+/// The longest error text, in bytes: it may contain names of the schema.
 const MAX_ERROR: usize = 300;
-/// What a compiled regular expression may take, in bytes.
+/// The size limit of a compiled regular expression, in bytes.
 const REGEX_SIZE: usize = 256 * 1024;
-/// What each of them may take at first: how much it takes is known by what it cannot do with.
+/// The first size limit: an expression needs more if it fails to compile.
 const SMALL_REGEX: usize = 1024;
-/// What all of a schema's may take together, where each takes as much as it may.
+/// The size limit of all regular expressions of a schema together.
 const ALL_REGEXES: usize = 4 * 1024 * 1024;
-/// What a part of a schema takes once it is compiled, about.
+/// The approximate size of a compiled part.
 const PART_SIZE: usize = 512;
 
 // === impl OutputSchema ===
@@ -66,7 +65,7 @@ impl OutputSchema {
     ///
     /// # Errors
     ///
-    /// Returns an [`InvalidSchema`] where it is no schema, or is beyond the bounds.
+    /// Returns an [`InvalidSchema`] if it is no schema, or exceeds the bounds.
     pub fn new(schema: &Value) -> Result<Self, InvalidSchema> {
         let refused = |reason| InvalidSchema { reason };
         if schema.to_string().len() > bounds::MAX_BYTES {
@@ -89,11 +88,11 @@ impl OutputSchema {
         Ok(Self(Arc::new(Compiled { validator, wanted: wanted(schema), parts, steps, bytes })))
     }
 
-    /// The JSON that `text` is, or has in it, where that is what the schema describes.
+    /// Returns the JSON that `text` is or contains, if it matches the schema.
     ///
     /// # Errors
     ///
-    /// Returns what is wrong with it.
+    /// Returns the fault of the text.
     pub fn check(&self, text: &str) -> Result<String, OutputFault> {
         match examine(text, Some(self), true) {
             Finding::Valid => Ok(text.trim().to_owned()),
@@ -102,7 +101,7 @@ impl OutputSchema {
         }
     }
 
-    /// What it takes at most, compiled, in bytes.
+    /// The largest compiled size, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.0.bytes
     }
@@ -116,8 +115,8 @@ impl OutputSchema {
         self.0.wanted
     }
 
-    /// What is wrong with a value: none for a value that it would take too long to check. `all`: the bytes of all values that are
-    /// checked of the same answer.
+    /// Returns the errors of a value: none for a value that would take too long to check. `all`: the bytes of all values
+    /// of the same answer.
     pub(super) fn errors(&self, json: &str, all: usize) -> Vec<String> {
         if !bounds::may_check(self.0.steps, all) {
             return Vec::new();
@@ -134,7 +133,7 @@ impl OutputSchema {
     }
 }
 
-/// What a regular expression may take at most, first little and then more.
+/// The size limits of a regular expression, first small and then larger.
 fn limits(most: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(SMALL_REGEX), |limit| limit.checked_mul(4)).take_while(move |limit| *limit < most)
 }
@@ -157,7 +156,7 @@ fn shortened(mut text: String) -> String {
     text
 }
 
-/// Without the schema, which is a caller's.
+/// Without the schema, which is the caller's data.
 impl fmt::Debug for OutputSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OutputSchema").field("parts", &self.0.parts).finish_non_exhaustive()
@@ -208,7 +207,7 @@ mod tests {
         assert!(with(300, large).is_err(), "each is allowed, but not all of them");
     }
 
-    /// Each of them takes as many steps for a byte as it has states: thousands of thousands in all.
+    /// Each takes as many steps per byte as it has states: millions in all.
     #[test]
     fn large_regular_expressions_check_short_texts_only() {
         let repeated = |number| json!({ "pattern": format!("^[ab]*a[ab]{{{}}}c$", 2000 + number) });
@@ -217,7 +216,7 @@ mod tests {
         let wrong = |letters: usize| format!("\"{}\"", "ab".repeat(letters / 2));
         assert_eq!(schema.check(&wrong(64)), Err(OutputFault::Schema));
         assert!(schema.check(&wrong(64 * 1024)).is_ok(), "it is not checked");
-        // Those that are usual check long ones.
+        // Common expressions check long texts.
         let date = json!({ "items": { "pattern": "^\\d{4}-\\d{2}-\\d{2}$" } });
         let schema = OutputSchema::new(&json!({ "allOf": vec![date; 8] })).unwrap();
         let long = |date: &str| format!("[{}\"2026-01-01\"]", format!("\"{date}\",").repeat(8_000));

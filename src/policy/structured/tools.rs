@@ -1,4 +1,4 @@
-//! Whether the arguments of a call of a tool are what the tool takes.
+//! Checks the arguments of tool calls.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::{Complaint, MAX_ERRORS, OutputSchema};
 use crate::call::OutputFault;
 use crate::proto::tool_calls::ToolCall;
 
-/// The tools that a request offers, with the schemas of their arguments, where there are such.
+/// The tools of a request, with the schemas of their arguments, if any.
 #[derive(Clone)]
 pub(crate) struct ToolSchemas(Arc<[(String, Option<OutputSchema>)]>);
 
@@ -19,11 +19,11 @@ impl ToolSchemas {
         Self(tools.into())
     }
 
-    /// What is wrong with these calls, if anything is. A tool that is not known here may be the provider's: its arguments only
+    /// Returns the fault of these calls, if any. A tool that is unknown here may be the provider's: its arguments only
     /// have to be JSON.
     pub(crate) fn examine(&self, calls: &[ToolCall]) -> Option<Complaint> {
         let (mut errors, mut fault) = (Vec::new(), OutputFault::Schema);
-        // Many calls take as long as one with all their arguments.
+        // Many calls cost as much as one with all their arguments.
         let all = calls.iter().map(|call| call.arguments.len()).sum();
         for ToolCall { name, arguments } in calls {
             if serde_json::from_str::<Value>(arguments).is_err() {
@@ -39,7 +39,7 @@ impl ToolSchemas {
         (!errors.is_empty()).then_some(Complaint { fault, errors, is_of_call: true })
     }
 
-    /// Whether calls in an answer of this length are examined so quickly that others may wait for it.
+    /// Whether the calls in an answer of this length are checked so quickly that other calls may wait for it.
     pub(crate) fn is_quick(&self, length: usize) -> bool {
         self.0.iter().filter_map(|(_, schema)| schema.as_ref()).all(|schema| schema.is_quick(length))
     }

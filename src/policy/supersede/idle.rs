@@ -1,15 +1,15 @@
-//! Which of the conversations that have no message under way is forgotten first.
+//! Which idle conversation is evicted first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::proto::fingerprint::Fingerprint;
 
-/// On whose account a conversation is remembered, as a hash; `None`: on one that all share whose tenant has had no answer yet, since
-/// any caller can invent tenants.
+/// The account of a conversation, as a hash; `None`: the shared account of tenants without an answer so far, since any
+/// caller can invent tenants.
 pub(super) type Account = Option<u64>;
 
-/// The conversations without a message under way, in the order in which they came to be that.
+/// The conversations without a message in flight, in the order in which they became idle.
 #[derive(Debug)]
 pub(super) struct IdleConversations {
     all: BTreeMap<u64, Entry>,
@@ -25,7 +25,7 @@ struct Entry {
     since: Instant,
 }
 
-/// One account has this part of what there is.
+/// One account has one of this number of equal parts.
 const SHARE: usize = 8;
 
 // === impl IdleConversations ===
@@ -35,8 +35,8 @@ impl IdleConversations {
         Self { all: BTreeMap::new(), accounts: HashMap::new(), next: 0, most: most.max(1) }
     }
 
-    /// Remembers a conversation. Returns its place, and which one is forgotten for it: the account's oldest where the
-    /// account has its share, else the oldest of all where there is no room.
+    /// Adds a conversation. Returns its place, and the one that it evicts: the account's oldest if the account has used
+    /// its share, else the oldest of all if there is no room.
     pub(super) fn add(
         &mut self,
         conversation: Fingerprint,
@@ -69,7 +69,7 @@ impl IdleConversations {
         Some(entry.conversation)
     }
 
-    /// Takes out the oldest, if it is as old as this.
+    /// Removes the oldest, if it is this old.
     pub(super) fn take_expired(&mut self, now: Instant, age: Duration) -> Option<Fingerprint> {
         let (place, entry) = self.all.first_key_value()?;
         let is_expired = now.saturating_duration_since(entry.since) >= age;

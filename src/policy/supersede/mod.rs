@@ -1,11 +1,11 @@
-//! Which message of a conversation goes on when a newer one comes.
+//! Decides which message of a conversation continues when a newer one comes.
 //!
-//! # Why is a message remembered that was superseded?
+//! # Why is a superseded message remembered?
 //!
-//! The client that sent it does not know, and tries again: openai's and anthropic's do so twice by themselves. Its second
-//! attempt would be the newest message of the conversation, and end the one that the person waits for. So what was
-//! superseded is refused when it comes again. The same payload as that of the message under way, on the other hand, is
-//! another attempt at it, and ends nothing.
+//! The client that sent it does not know, and retries: the SDKs of OpenAI and Anthropic do so twice. Its second attempt
+//! would count as the newest message, and end the one that the user waits for. So a superseded message is refused when it
+//! comes again. A message with the same payload as the one in flight, on the other hand, is another attempt at it, and
+//! ends nothing.
 
 mod idle;
 
@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 use self::idle::IdleConversations;
 use crate::proto::fingerprint::Fingerprint;
 
-/// The conversations that have a message under way, or something to remember. `C` is the handle of a call.
+/// The conversations with a message in flight, or with remembered messages. `C` is the handle of a call.
 #[derive(Debug)]
 pub(crate) struct Conversations<C> {
     known: HashMap<Fingerprint, Conversation<C>>,
     idle: IdleConversations,
-    /// How many calls have come.
+    /// The number of calls so far.
     calls: u64,
 }
 
@@ -31,13 +31,13 @@ struct Conversation<C> {
     tenant: u64,
     /// Whether its tenant has had an answer: any caller can invent a name or a key.
     is_served: bool,
-    /// The first is under way, or was, and has had no answer that is final. The others wait for it.
+    /// The first is in flight, or ended without a final answer. The others wait for it.
     messages: VecDeque<Message<C>>,
-    /// What was superseded, the oldest first.
+    /// Superseded messages, the oldest first.
     superseded: VecDeque<(Fingerprint, Instant)>,
-    /// Where the newest message stands in the order in which messages came.
+    /// The place of the newest message in the order of arrival.
     newest: u64,
-    /// Its place among the conversations that have no message under way.
+    /// Its place among the idle conversations.
     idle: Option<u64>,
 }
 
@@ -46,15 +46,15 @@ struct Message<C> {
     payload: Fingerprint,
     /// Until then it waits for a newer one.
     settles: Option<Instant>,
-    /// A message that is sent again while it is under way has several.
+    /// Several, if a message is sent again while it is in flight.
     calls: Vec<(u64, C)>,
-    /// The last call that was dropped or failed: a layer inside may keep its upstream going for a while.
+    /// The last call that was dropped or failed: a layer inside may keep its upstream call alive for a while.
     left: Option<C>,
     is_answered: bool,
 }
 
-/// What becomes of a message when another one of the same conversation comes. Set for a layer, and, in the extensions of a
-/// request, for that request.
+/// What happens to a message when another one of the same conversation comes. A setting of the layer, or, in the
+/// extensions of a request, for that request.
 ///
 /// ```
 /// use http::Request;
@@ -66,91 +66,91 @@ struct Message<C> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SupersedeMode {
-    /// The newer message ends those before it.
+    /// The newer message ends the earlier ones.
     #[default]
     Interrupt,
-    /// The newer message is refused while one is under way.
+    /// The newer message is refused while one is in flight.
     Reject,
-    /// The newer message waits until those before it have ended.
+    /// The newer message waits until the earlier ones have ended.
     Enqueue {
-        /// How many messages of one conversation may wait. One more is refused.
+        /// The number of messages of one conversation that may wait. Further ones are refused.
         max: u32,
     },
-    /// The request is no message: it passes, and ends nothing.
+    /// The request is not a message: it passes, and ends nothing.
     Off,
 }
 
-/// A message that comes.
+/// A new message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arriving {
     pub(crate) conversation: Fingerprint,
-    /// A hash of its tenant, with a key that is drawn anew in each process.
+    /// A hash of its tenant, with a key that is random in each process.
     pub(crate) tenant: u64,
     pub(crate) payload: Fingerprint,
-    /// Where it stands in the order in which messages began to come: a long one may be complete after a later one.
+    /// Its place in the order in which messages began to arrive: a long message may be complete after a later one.
     pub(crate) order: u64,
     pub(crate) mode: SupersedeMode,
     pub(crate) settle: Duration,
 }
 
-/// What becomes of a call that came.
+/// The result for a new call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// It is in the conversation, and to [ask](Conversations::turn) whether it may go on.
+    /// It joins the conversation; [ask](Conversations::start_time) whether it may start.
     Enters(CallId),
     Refused(Refusal),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// A newer message has taken its place.
+    /// A newer message has replaced it.
     Superseded,
-    /// Another message is under way, and none is superseded.
+    /// Another message is in flight, and this one does not supersede it.
     Busy,
 }
 
-/// A call of a conversation. It is given back with [`Conversations::leave`].
+/// A call of a conversation. Return it with [`Conversations::leave`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallId {
     conversation: Fingerprint,
     call: u64,
 }
 
-/// When a call may go on.
+/// When a call may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StartTime {
     Now,
-    /// Not before this, if no newer message comes.
+    /// At this time, if no newer message comes.
     At(Instant),
-    /// When the messages before it have ended.
+    /// When the earlier messages have ended.
     Later,
-    /// It belongs to no conversation any more.
+    /// It no longer belongs to a conversation.
     Never,
 }
 
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// With an answer that clients do not ask for again.
+    /// With an answer that clients do not retry.
     Answered,
-    /// It was dropped or failed: its client may try again.
+    /// It was dropped or failed: its client may retry.
     Unanswered,
 }
 
 /// How long a superseded message is refused.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(600);
-/// How many of one conversation are.
+/// The most superseded messages per conversation.
 pub(crate) const MOST_REMEMBERED: usize = 16;
 
 // === impl Conversations ===
 
 impl<C: Clone> Conversations<C> {
-    /// Remembers `most_idle` conversations that have no message under way, and an eighth of that for one tenant.
+    /// Remembers `most_idle` idle conversations, and an eighth of that per tenant.
     pub(crate) fn new(most_idle: usize) -> Self {
         Self { known: HashMap::new(), idle: IdleConversations::new(most_idle), calls: 0 }
     }
 
-    /// A message has come whole. Calls that end with that are added to `ends`.
+    /// Adds a complete message. Calls that it ends are added to `ends`.
     pub(crate) fn arrive(&mut self, message: &Arriving, call: C, now: Instant, ends: &mut Vec<C>) -> Arrival {
         self.forget_expired(now);
         self.calls = self.calls.wrapping_add(1);
@@ -165,7 +165,7 @@ impl<C: Clone> Conversations<C> {
         Arrival::Enters(id)
     }
 
-    /// Whether a call may go on.
+    /// Returns when a call may start.
     pub(crate) fn start_time(&self, id: CallId, now: Instant) -> StartTime {
         let Some(conversation) = self.known.get(&id.conversation) else { return StartTime::Never };
         match conversation.message_of(id.call) {
@@ -178,8 +178,8 @@ impl<C: Clone> Conversations<C> {
         }
     }
 
-    /// The upstream has served a call. From now on its conversation is remembered on its tenant's own account. The clock is
-    /// read where that is needed.
+    /// The upstream has served a call: its conversation now counts for its tenant's own account. The clock is read only
+    /// if needed.
     pub(crate) fn served(&mut self, id: CallId, now: impl FnOnce() -> Instant) {
         let Some(conversation) = self.known.get_mut(&id.conversation) else { return };
         if std::mem::replace(&mut conversation.is_served, true) {
@@ -191,13 +191,13 @@ impl<C: Clone> Conversations<C> {
         }
     }
 
-    /// A call is over. Calls whose turn it is with that are added to `turns`. The clock is read where that is needed.
+    /// A call has ended. Calls that may start now are added to `turns`. The clock is read only if needed.
     pub(crate) fn leave(&mut self, id: CallId, ended: Ended, now: impl FnOnce() -> Instant, turns: &mut Vec<C>) {
         let Entry::Occupied(mut known) = self.known.entry(id.conversation) else { return };
         let conversation = known.get_mut();
         conversation.leave(id.call, ended, turns);
         if conversation.is_forgettable() && conversation.idle.is_none() {
-            // What most calls leave behind.
+            // The usual state after a call.
             known.remove();
         } else if !conversation.is_live() {
             self.rest(id.conversation, now());
@@ -211,8 +211,8 @@ impl<C: Clone> Conversations<C> {
         self.rest(*conversation, now);
     }
 
-    /// Forgets what was superseded of this tenant, or of all, and the conversations without a message under way. Returns how many
-    /// conversations that were.
+    /// Removes the superseded messages and idle conversations of this tenant, or of all. Returns the number of
+    /// conversations.
     pub(crate) fn forget(&mut self, tenant: Option<u64>) -> usize {
         let (mut count, idle) = (0, &mut self.idle);
         self.known.retain(|_, conversation| {
@@ -230,7 +230,8 @@ impl<C: Clone> Conversations<C> {
         count
     }
 
-    /// A message was superseded in another process. Its calls are added to `ends`, and those whose turn it is then to `turns`.
+    /// A message was superseded in another process. Its calls are added to `ends`, and calls that may start then to
+    /// `turns`.
     pub(crate) fn supersede_one(
         &mut self,
         conversation: &Fingerprint,
@@ -244,7 +245,7 @@ impl<C: Clone> Conversations<C> {
         self.rest(*conversation, now);
     }
 
-    /// In a conversation that is known here, a message of another process was superseded.
+    /// A message of another process was superseded in a conversation that is known here.
     pub(crate) fn refuse(&mut self, conversation: &Fingerprint, payload: Fingerprint, now: Instant) {
         let Some(known) = self.known.get_mut(conversation) else { return };
         let is_under_way = known.messages.iter().any(|message| message.payload == payload);
@@ -257,7 +258,7 @@ impl<C: Clone> Conversations<C> {
         self.known.len()
     }
 
-    /// Where no message of a conversation is under way any more, it is remembered if there is something to remember.
+    /// Keeps a conversation without a message in flight only if it has something to remember.
     fn rest(&mut self, name: Fingerprint, now: Instant) {
         let Some(conversation) = self.known.get_mut(&name) else { return };
         if conversation.is_live() {
@@ -279,7 +280,7 @@ impl<C: Clone> Conversations<C> {
     }
 
     fn forget_expired(&mut self, now: Instant) {
-        // More than one comes at a time: so these become fewer.
+        // Removes two for each one that is added, so that they become fewer.
         for _ in 0..2 {
             let Some(expired) = self.idle.take_expired(now, REMEMBERED) else { return };
             self.known.remove(&expired);
@@ -302,7 +303,7 @@ impl<C: Clone> Conversation<C> {
         self.messages.iter().any(|message| !message.calls.is_empty())
     }
 
-    /// How many messages wait for the first.
+    /// The number of messages that wait for the first.
     fn waiting(&self) -> usize {
         self.messages.len().saturating_sub(1)
     }
@@ -330,7 +331,7 @@ impl<C: Clone> Conversation<C> {
                 self.supersede(now, ends);
                 settles = now.checked_add(message.settle).filter(|settles| *settles > now);
             }
-            // What is left here of one that ended is its own client's matter.
+            // The rest of a message that ended matters only to its own client.
             _ if !self.is_live() => self.messages.clear(),
             SupersedeMode::Enqueue { max } if self.waiting() < usize::try_from(max).unwrap_or(usize::MAX) => {}
             _ => return Err(Refusal::Busy),
@@ -346,7 +347,7 @@ impl<C: Clone> Conversation<C> {
         Ok(())
     }
 
-    /// All messages have been superseded.
+    /// Supersedes all messages.
     fn supersede(&mut self, now: Instant, ends: &mut Vec<C>) {
         for message in std::mem::take(&mut self.messages) {
             self.remember(message.payload, now);

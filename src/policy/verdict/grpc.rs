@@ -10,13 +10,13 @@ use super::{Classify, Health, Matter, NextStep, Outcome, Standard, Verdict};
 use crate::proto::grpc::retry_info;
 use crate::proto::grpc::{self, Pushback};
 
-/// Reads `grpc-status`, in the head of an answer that has no body and in the trailers of one that has, and obeys
-/// `grpc-retry-pushback-ms`. Everything else (refusals, errors, an HTTP status other than 200) is [`Standard`]'s.
+/// Reads `grpc-status`, in the head of an answer without a body and else in the trailers, and obeys
+/// `grpc-retry-pushback-ms`. For everything else (refusals, errors, an HTTP status other than 200) it uses [`Standard`].
 ///
-/// A status in trailers comes too late for a retry once data has gone to the caller; trailers before any message are seen
-/// in time where a [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) is inside. The breaker sees all of them, and takes
-/// a stream that ends without a status for one that broke off. (gRPC-Web has its trailers inside the body, which is not read:
-/// such an answer is a success, unless its head has the status.)
+/// A status in trailers comes too late for a retry once data was forwarded to the caller; with a
+/// [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) inside, trailers before any message come in time. The breaker
+/// sees all of them, and counts a stream that ends without a status as broken off. (gRPC-Web has its trailers inside the
+/// body, which is not read: such an answer is a success, unless its head has the status.)
 ///
 /// | Code | Next step | Health | Matter |
 /// |---|---|---|---|
@@ -28,9 +28,10 @@ use crate::proto::grpc::{self, Pushback};
 /// | `CANCELLED`, `DEADLINE_EXCEEDED` (the caller's) | `GiveUp` | Ignored | Request |
 /// | the others | `GiveUp` | Success | Request |
 ///
-/// A pushback turns everything but Done into Retry, and proves that nothing was executed; one that forbids the retry turns
-/// Retry into `TryAnother`. Without one, the delay of a `google.rpc.RetryInfo` in the details of the status is obeyed (feature
-/// `tonic`). No status proves by itself that nothing was executed: the specification says that `UNAVAILABLE` does not.
+/// A pushback turns everything except Done into Retry, and proves that nothing was executed; a pushback that forbids
+/// retries turns Retry into `TryAnother`. Without a pushback, the delay of a `google.rpc.RetryInfo` in the details of the
+/// status is obeyed (feature `tonic`). No status alone proves that nothing was executed: by the specification, not even
+/// `UNAVAILABLE`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -98,12 +99,12 @@ impl Classify for Grpc {
     fn classify(&self, outcome: &Outcome<'_>) -> Verdict {
         match (outcome.status(), outcome.headers(), outcome.trailers()) {
             (Some(StatusCode::OK), Some(headers), early) if outcome.rejection().is_none() => {
-                // A status that is in neither will be in the trailers.
+                // A status in neither will come in the trailers.
                 let told = [Some(headers), early].into_iter().flatten();
                 let mut verdicts = told.filter_map(|fields| Some(of_status(grpc::status(fields)?, fields)));
                 verdicts.next().unwrap_or(DONE)
             }
-            // The specification wants a status; without one, the answer broke off.
+            // The specification requires a status; without one, the answer broke off.
             (None, _, Some(trailers)) => of_status(grpc::status(trailers).unwrap_or(UNKNOWN), trailers),
             (None, _, None) if outcome.is_end() => CODES[usize::from(UNKNOWN)],
             _ => self.http.classify(outcome),
@@ -162,11 +163,11 @@ mod tests {
         assert_eq!(trailers_only(&[("grpc-status", "14")]), unavailable);
         assert_eq!(Grpc::new().classify(&Outcome::end(&fields(&[("grpc-status", "14")]))), unavailable);
         assert_eq!(trailers_only(&[("grpc-status", "0")]), DONE);
-        // A stream begins: what it comes to, its trailers will say.
+        // A stream begins: its trailers will have the status.
         assert_eq!(trailers_only(&[]), DONE);
         assert_eq!(Grpc::new().classify(&Outcome::end(&fields(&[]))), unavailable);
         assert_eq!(Grpc::new().classify(&Outcome::end_without_trailers()), unavailable);
-        // They came before any message.
+        // Trailers before any message.
         let mut begun = Response::new(());
         begun.extensions_mut().insert(EarlyTrailers(fields(&[("grpc-status", "14")])));
         assert_eq!(Grpc::new().classify(&Outcome::head(&begun)), unavailable);

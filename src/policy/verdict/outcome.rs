@@ -1,4 +1,4 @@
-//! What there is to judge.
+//! The outcome of an attempt.
 
 use std::error::Error;
 use std::fmt;
@@ -8,8 +8,8 @@ use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
 use crate::error;
 use crate::rejection::Rejection;
 
-/// What an attempt came to: the head of an answer, an error, or the end of a body. Beside it stands the request, where the
-/// layer that asks has kept it.
+/// The outcome of an attempt: the head of an answer, an error, or the end of a body; with the request, if the layer keeps
+/// it.
 #[derive(Clone, Copy)]
 pub struct Outcome<'a> {
     part: OutcomePart<'a>,
@@ -24,17 +24,17 @@ enum OutcomePart<'a> {
         extensions: &'a Extensions,
     },
     Error(&'a (dyn Error + 'static)),
-    /// `None`: there were to be trailers, and there were none.
+    /// `None`: trailers were expected, and did not come.
     End(Option<&'a HeaderMap>),
 }
 
-/// The request that an [`Outcome`] answers: what is kept of it.
+/// The kept parts of the request that an [`Outcome`] answers.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct RequestView<'a> {
     /// Its method.
     pub method: &'a Method,
-    /// Its URI, as the layer that asks has seen it.
+    /// Its URI, as the layer saw it.
     pub uri: &'a Uri,
     /// Its extensions.
     pub extensions: &'a Extensions,
@@ -48,15 +48,15 @@ pub(crate) struct KeptRequest {
     extensions: Extensions,
 }
 
-/// In the extensions of a response whose body began with its trailers: they say what it comes to, and nothing of it has
-/// gone to the caller yet.
+/// In the extensions of a response whose body began with its trailers: they have the outcome, and nothing was forwarded
+/// to the caller yet.
 #[derive(Clone, Debug)]
 pub(crate) struct EarlyTrailers(pub(crate) HeaderMap);
 
 // === impl Outcome ===
 
 impl<'a> Outcome<'a> {
-    /// What a service came to.
+    /// Returns the outcome of a service call.
     #[inline]
     pub fn of<B, E: Error + 'static>(result: &'a Result<Response<B>, E>) -> Self {
         match result {
@@ -65,7 +65,7 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// The head of an answer, a refusal of our own layers included.
+    /// The head of an answer, or of a refusal of this crate's layers.
     #[inline]
     #[must_use]
     pub fn head<B>(response: &'a Response<B>) -> Self {
@@ -79,13 +79,13 @@ impl<'a> Outcome<'a> {
         Self::new(OutcomePart::Error(err))
     }
 
-    /// The body of an answer came to its end with these trailers.
+    /// The body of an answer ended with these trailers.
     #[must_use]
     pub const fn end(trailers: &'a HeaderMap) -> Self {
         Self::new(OutcomePart::End(Some(trailers)))
     }
 
-    /// The body of an answer came to its end without the trailers that its head had promised: a gRPC stream without a status.
+    /// The body of an answer ended without the expected trailers: a gRPC stream without a status.
     #[must_use]
     pub const fn end_without_trailers() -> Self {
         Self::new(OutcomePart::End(None))
@@ -102,13 +102,13 @@ impl<'a> Outcome<'a> {
         self
     }
 
-    /// The request. All layers show it to the classifiers that [need](super::Classify::needs_request) it.
+    /// The request. All layers pass it to classifiers that [need](super::Classify::needs_request) it.
     #[must_use]
     pub const fn request(&self) -> Option<RequestView<'a>> {
         self.request
     }
 
-    /// The status, where there is a head.
+    /// The status, if there is a head.
     #[must_use]
     pub const fn status(&self) -> Option<StatusCode> {
         match self.part {
@@ -117,7 +117,7 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// The headers, where there is a head.
+    /// The headers, if there is a head.
     #[must_use]
     pub const fn headers(&self) -> Option<&'a HeaderMap> {
         match self.part {
@@ -126,7 +126,7 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// The response's extensions, where there is a head.
+    /// The response's extensions, if there is a head.
     #[must_use]
     pub const fn extensions(&self) -> Option<&'a Extensions> {
         match self.part {
@@ -135,7 +135,7 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// The trailers, at the end of a body, or with the head of one that began with them
+    /// The trailers, at the end of a body, or with the head if the body began with them
     /// ([`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) sees that).
     #[must_use]
     pub fn trailers(&self) -> Option<&'a HeaderMap> {
@@ -146,13 +146,13 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// Whether this is the end of a body, with trailers or without the ones that were to come.
+    /// Whether this is the end of a body, with or without the expected trailers.
     #[must_use]
     pub const fn is_end(&self) -> bool {
         matches!(self.part, OutcomePart::End(_))
     }
 
-    /// The refusal of one of our own layers, as a response or as an error.
+    /// The refusal of a layer of this crate, as a response or as an error.
     #[inline]
     #[must_use]
     pub fn rejection(&self) -> Option<&'a Rejection> {
@@ -163,7 +163,7 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// The error, where no answer came or its body broke off.
+    /// The error, if no answer came or its body broke off.
     #[must_use]
     pub const fn cause(&self) -> Option<&'a (dyn Error + 'static)> {
         match self.part {
@@ -172,7 +172,7 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// The first error of type `E` among the error and its sources.
+    /// Returns the first error of type `E` among the error and its sources.
     #[must_use]
     pub fn error<E: Error + 'static>(&self) -> Option<&'a E> {
         self.cause().and_then(error::find)

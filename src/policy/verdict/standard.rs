@@ -11,7 +11,7 @@ use crate::error::{self, UpstreamError};
 use crate::proto::retry_after::{RetryAfter, retry_after, should_retry};
 use crate::rejection::{Rejection, RejectionKind};
 
-/// The default classifier: by status, by our own refusals, and by what is found among the sources of an error.
+/// The default classifier: judges by status, by refusals of this crate, and by the sources of an error.
 ///
 /// | Answer | Next step | Health | Matter |
 /// |---|---|---|---|
@@ -19,8 +19,8 @@ use crate::rejection::{Rejection, RejectionKind};
 /// | an answer that is [not in its form](InvalidOutput) | `TryAnother` | Success | Request |
 /// | 429 | Retry | Throttled | Credential |
 /// | 408, 409, 425 | Retry | Ignored | Upstream |
-/// | 401, 402, 403, 407 (another credential or plan may do) | `TryAnother` | Success | Credential |
-/// | 413 (a larger model may do) | `TryAnother` | Success | Request |
+/// | 401, 402, 403, 407 (another credential or plan may work) | `TryAnother` | Success | Credential |
+/// | 413 (a larger model may accept it) | `TryAnother` | Success | Request |
 /// | other 4xx, 501, 505 | `GiveUp` | Success | Request |
 /// | everything else from 500 on | Retry | Failure | Upstream |
 /// | no answer: no connection, or a broken one | Retry | Failure | Upstream |
@@ -29,16 +29,16 @@ use crate::rejection::{Rejection, RejectionKind};
 /// | our [`BodyFailed`](RejectionKind::BodyFailed) | Retry | Failure | Upstream |
 /// | our [`CircuitOpen`](RejectionKind::CircuitOpen), [`Paced`](RejectionKind::Paced), [`QueueFull`](RejectionKind::QueueFull) | `TryAnother` | Ignored | Ours |
 /// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded), [`Superseded`](RejectionKind::Superseded), [`ConversationBusy`](RejectionKind::ConversationBusy) | `GiveUp` | Ignored | Ours |
-/// | our [`UpstreamFailed`](RejectionKind::UpstreamFailed), a body's [`UpstreamError`], a 4xx or 5xx whose body was read | by its words | | |
+/// | our [`UpstreamFailed`](RejectionKind::UpstreamFailed), a body's [`UpstreamError`], a 4xx or 5xx whose body was read | by its content | | |
 /// | the request could not be sent: its own body failed, or the client does not send such requests | `GiveUp` | Ignored | Request |
 ///
-/// `x-should-retry: false` turns Retry into `TryAnother`, `true` turns everything but Done into Retry; health and matter stay.
-/// The hints of [`proto::retry_after`](crate::proto::retry_after) go into [`NextStep::Retry`].
+/// `x-should-retry: false` turns Retry into `TryAnother`, `true` turns everything except Done into Retry; health and
+/// matter stay. The hints of [`proto::retry_after`](crate::proto::retry_after) go into [`NextStep::Retry`].
 ///
-/// The request was provably not executed where no connection came about, and where the answer is 421, 425, 429, or a 503
-/// with one of those hints or from our own layers. (Only with the feature `hyper` can three kinds of errors be told from
-/// broken connections: that a peer refused an HTTP/2 stream, or closed the connection before it looked at it; that a
-/// connection did not come about in another way than "refused"; and that the request's own body failed.)
+/// The request was provably not executed if no connection was made, or if the answer is 421, 425, 429, or a 503 with one
+/// of those hints or from a layer of this crate. (Only the feature `hyper` distinguishes three kinds of errors from
+/// broken connections: the peer refused an HTTP/2 stream, or closed the connection before reading it; connecting failed
+/// in another way than "refused"; the request's own body failed.)
 ///
 /// ```
 /// use std::{convert::Infallible, io};
@@ -64,11 +64,11 @@ pub struct Standard {
 
 const RETRY: NextStep = NextStep::Retry { after: None };
 const DONE: Verdict = Verdict::new(NextStep::Done, Health::Success);
-/// The upstream works; a schema that no answer matches is a caller's to choose.
+/// The upstream works; a caller may send a schema that no answer matches.
 const INVALID_OUTPUT: Verdict = Verdict::new(NextStep::TryAnother, Health::Success).with_matter(Matter::Request);
 const REFUSED_CREDENTIAL: Verdict = Verdict::new(NextStep::TryAnother, Health::Success).with_matter(Matter::Credential);
 
-/// The first row that holds the status counts.
+/// The first row that contains the status applies.
 const STATUSES: &[(RangeInclusive<u16>, Verdict)] = &[
     (100..=399, DONE),
     (401..=403, REFUSED_CREDENTIAL),
@@ -78,12 +78,12 @@ const STATUSES: &[(RangeInclusive<u16>, Verdict)] = &[
     // RFC 8470 5.2: the server did not process the request.
     (425..=425, Verdict::new(RETRY, Health::Ignored).with_matter(Matter::Upstream).not_executed()),
     (429..=429, Verdict::new(RETRY, Health::Throttled).not_executed()),
-    // RFC 9110 15.5.20: not by this server. Asking it again over the same connection changes nothing.
+    // RFC 9110 15.5.20: not by this server. A retry over the same connection changes nothing.
     (421..=421, Verdict::new(NextStep::GiveUp, Health::Success).not_executed()),
     (400..=499, Verdict::new(NextStep::GiveUp, Health::Success)),
     (501..=501, Verdict::new(NextStep::GiveUp, Health::Success)),
     (505..=505, Verdict::new(NextStep::GiveUp, Health::Success)),
-    // RFC 9110 15: what lies beyond 599 is treated as a 5xx.
+    // RFC 9110 15: statuses above 599 count as 5xx.
     (500..=u16::MAX, Verdict::new(RETRY, Health::Failure)),
 ];
 
@@ -96,8 +96,8 @@ impl Standard {
         Self { retry_first_byte_timeout: false }
     }
 
-    /// Asks an upstream again that sent no first byte in time. Off: that only multiplies the wait, and another upstream
-    /// is the better answer.
+    /// Whether to retry at an upstream that sent no first byte in time. Default: no, since a retry only multiplies the
+    /// wait; another upstream is better.
     #[must_use]
     pub const fn retry_first_byte_timeout(mut self, retry: bool) -> Self {
         self.retry_first_byte_timeout = retry;
@@ -105,15 +105,15 @@ impl Standard {
     }
 
     fn refused(self, rejection: &Rejection) -> Verdict {
-        // A refusal to a gRPC caller has no Retry-After to read.
+        // A refusal to a gRPC caller has no Retry-After header.
         let retry = NextStep::Retry { after: rejection.retry_after().map(RetryAfter::from) };
         let ours = |next, health| Verdict::new(next, health).with_matter(Matter::Ours);
         match rejection.kind() {
             RejectionKind::FirstByteTimeout if self.retry_first_byte_timeout => ours(retry, Health::Failure),
-            // A slow prompt provokes it as well as an upstream that hangs.
+            // A slow prompt causes it as well as a hung upstream.
             RejectionKind::FirstByteTimeout => ours(NextStep::TryAnother, Health::Failure),
             RejectionKind::DeadlineExceeded => ours(NextStep::GiveUp, Health::Ignored),
-            // What was superseded may have been under way.
+            // A superseded call may have been in flight.
             RejectionKind::Superseded => ours(NextStep::GiveUp, Health::Ignored),
             RejectionKind::ConversationBusy => ours(NextStep::GiveUp, Health::Ignored).not_executed(),
             RejectionKind::CircuitOpen | RejectionKind::Paced | RejectionKind::QueueFull => {
@@ -124,7 +124,7 @@ impl Standard {
                 Some(told) => told.verdict(),
                 None => Verdict::new(retry, Health::Failure),
             },
-            // These say something about the caller or about us, and nothing about the upstream, which was not asked.
+            // These are about the caller or this crate; the upstream was not asked.
             RejectionKind::IdempotencyKeyInvalid
             | RejectionKind::IdempotencyKeyRequired
             | RejectionKind::IdempotencyKeyReused
@@ -140,7 +140,7 @@ impl Standard {
 impl Classify for Standard {
     #[inline]
     fn classify(&self, outcome: &Outcome<'_>) -> Verdict {
-        // A refusal is looked for first: a gRPC caller's has status 200.
+        // Refusals come first: a gRPC refusal has status 200.
         match (outcome.status(), outcome.headers()) {
             (Some(status), Some(headers)) => match outcome.rejection() {
                 Some(rejection) => hinted(self.refused(rejection), headers),
@@ -149,7 +149,7 @@ impl Classify for Standard {
                     invalid.map_or(DONE, |_| INVALID_OUTPUT)
                 }
                 None => {
-                    // What the body says, where a layer inside has read it.
+                    // The content of the body, if a layer inside has read it.
                     let told = outcome.extensions().and_then(|extensions| extensions.get::<UpstreamError>());
                     hinted(told.map_or_else(|| of_status(status, headers), UpstreamError::verdict), headers)
                 }
@@ -169,13 +169,13 @@ impl Classify for Standard {
 fn of_status(status: StatusCode, headers: &HeaderMap) -> Verdict {
     let row = STATUSES.iter().find(|(row, _)| row.contains(&status.as_u16()));
     let verdict = row.map_or(DONE, |(_, verdict)| *verdict);
-    // A server that is too busy to begin says when to come back. Envoy also answers 503 when the upstream's connection ends
+    // A server that is too busy to start says when to retry. Envoy also answers 503 when the upstream's connection ends
     // after it had the request (envoy#1979, istio#13851).
     let refused = status == StatusCode::SERVICE_UNAVAILABLE && retry_after(headers).is_some();
     if refused { verdict.not_executed() } else { verdict }
 }
 
-/// What is known already was read from these headers, too: where it came from prose, they may repeat it.
+/// The verdict may already include these headers; if its hint came from prose, they replace it.
 fn hinted(verdict: Verdict, headers: &HeaderMap) -> Verdict {
     let retry = |known: Option<RetryAfter>| NextStep::Retry { after: known.or_else(|| retry_after(headers)) };
     let next = match (verdict.next, should_retry(headers)) {

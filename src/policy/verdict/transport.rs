@@ -1,12 +1,12 @@
-//! What an error says, through the chain of its sources.
+//! Judges an error by the chain of its sources.
 //!
 //! # Why a feature for hyper's own errors?
 //!
-//! An [`io::Error`] tells a refused connection from a broken one, and the standard library is enough to find it, in
-//! hyper's errors and in others'. Only hyper's own types say more: that a connector failed in another way (name
-//! resolution, TLS), that a request never left its queue, that a peer refused a stream. A set of tower
-//! layers does not depend on hyper; an application that has it as a client turns on the feature `hyper`, which also sees
-//! through what is built on it (hyper-util, reqwest, tonic).
+//! An [`io::Error`] distinguishes a refused connection from a broken one, and needs only the standard library, in hyper's
+//! errors and in others'. Only hyper's own types say more: that a connector failed in another way (name resolution, TLS),
+//! that a request never left its queue, that a peer refused a stream. Tower layers should not depend on hyper; an
+//! application with a hyper client turns on the feature `hyper`, which also covers the crates built on it (hyper-util,
+//! reqwest, tonic).
 
 use std::error::Error;
 use std::io;
@@ -18,7 +18,7 @@ use crate::error::{self, ConnectElapsed, DeadlineExceeded, UpstreamError};
 const BROKEN: Verdict = Verdict::new(NextStep::Retry { after: None }, Health::Failure);
 /// The request never reached a server that could have executed it.
 const UNSENT: Verdict = BROKEN.not_executed();
-/// Asking the same endpoint again will not help.
+/// A retry at the same endpoint will not help.
 const UNREACHABLE: Verdict = UNSENT.with_next(NextStep::TryAnother);
 /// The caller's side of the call failed.
 const CALLERS: Verdict = Verdict::new(NextStep::GiveUp, Health::Ignored);
@@ -53,10 +53,10 @@ pub(super) fn classify(err: &(dyn Error + 'static)) -> Verdict {
     if error::chain(err).filter_map(|err| err.downcast_ref()).any(refused) { UNSENT } else { BROKEN }
 }
 
-/// Whether reqwest could make no request of what the caller gave it: a URI without a host, for one.
+/// Whether reqwest could not build a request, for example from a URI without a host.
 #[cfg(feature = "reqwest")]
 fn was_never_a_request(err: &(dyn Error + 'static)) -> bool {
-    // This one shows its sources in place of what it wraps.
+    // It returns the inner error's sources instead of the inner error.
     #[cfg(feature = "reqwest-middleware")]
     if let Some(reqwest_middleware::Error::Reqwest(err)) = err.downcast_ref() {
         return err.is_builder();
@@ -64,41 +64,41 @@ fn was_never_a_request(err: &(dyn Error + 'static)) -> bool {
     err.downcast_ref().is_some_and(reqwest::Error::is_builder)
 }
 
-/// What tonic made of a connector's error, whatever that is, and of a timer of its own.
+/// tonic's error for a connector's error of any kind, or for its own timer.
 #[cfg(feature = "tonic")]
 fn of_tonic(err: &(dyn Error + 'static)) -> Option<Verdict> {
     let unsent = error::find::<tonic::ConnectError>(err).map(|_| UNSENT);
     unsent.or_else(|| error::find::<tonic::TimeoutExpired>(err).map(|_| TOO_LATE))
 }
 
-/// What one link of the chain says, where it is one of hyper's and says more than that something broke.
+/// The verdict on one link of the chain, if it is hyper's and says more than that something broke.
 #[cfg(feature = "hyper")]
 fn of_hyper(err: &(dyn Error + 'static)) -> Option<Verdict> {
     if let Some(err) = err.downcast_ref::<hyper_util::client::legacy::Error>() {
-        // A request that the client would not send (HTTP/2 over a connection that is not, no host in its URI) is all the
-        // cause there is; everything else that it fails with has a source.
+        // A request that the client refuses to send (HTTP/2 over another connection, no host in its URI) has no source;
+        // all its other errors have one.
         let refused = err.source().is_none().then_some(CALLERS.not_executed());
         return if err.is_connect() { Some(UNSENT) } else { refused };
     }
     if let Some(err) = err.downcast_ref::<hyper::Error>() {
         // Dropped from the queue of a connection, before it was written.
         let unsent = (err.is_canceled() || err.is_closed()).then_some(UNSENT);
-        // Or the request's own body failed: its sender went away.
+        // Or the request's own body failed: its sender was dropped.
         return unsent.or((err.is_user() && !was_abandoned(err)).then_some(CALLERS));
     }
     let err = err.downcast_ref::<h2::Error>()?;
-    // Reset by neither the peer nor the protocol, but by the sender: its body failed, and h2 says no more of it.
+    // Reset by the sender, not by the peer or the protocol: its body failed, and h2 gives no cause.
     if err.is_reset() && !err.is_remote() && !err.is_library() {
         return Some(CALLERS);
     }
-    // RFC 9113 8.7: a refused stream, and one beyond the last that a GOAWAY names, were not processed. (Of streams that
-    // the peer may have processed, h2 says that the connection broke.)
+    // RFC 9113 8.7: a refused stream, and a stream beyond the last that a GOAWAY names, were not processed. (For streams
+    // that the peer may have processed, h2 reports a broken connection.)
     let unprocessed = err.is_go_away() || err.reason() == Some(h2::Reason::REFUSED_STREAM);
     (err.is_remote() && unprocessed).then_some(UNSENT)
 }
 
-/// The connection broke while the request waited there for its turn. hyper calls that its user's doing, and has no question
-/// by which it could be told from the rest.
+/// The connection broke while the request waited for its turn. hyper reports that as a user error, with no method to
+/// distinguish it.
 #[cfg(feature = "hyper")]
 fn was_abandoned(err: &hyper::Error) -> bool {
     err.source().is_some_and(|why| why.to_string() == "runtime dropped the dispatch task")
