@@ -300,7 +300,7 @@ impl fmt::Display for Event {
                 let then = if *asked_again { "; asked again" } else { "" };
                 write!(f, "structured-output: {fault}{then}")
             }
-            Self::Bypassed { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
+            Self::Bypassed { layer, reason } => write!(f, "{layer}: bypassed: {reason}"),
             Self::BackendChanged { reached: true, .. } => f.write_str("backend: reached again"),
             Self::BackendChanged { reached: false, why } => write!(f, "backend: unreachable: {why}"),
         }

@@ -73,8 +73,8 @@ impl OutputFault {
 impl fmt::Display for OutputFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Syntax => "the answer is no JSON",
-            Self::Schema => "the answer is not what the schema describes",
+            Self::Syntax => "the answer is not JSON",
+            Self::Schema => "the answer does not match the schema",
             Self::Empty => "the answer is empty",
         })
     }

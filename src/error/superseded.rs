@@ -19,7 +19,7 @@ impl Superseded {
 
 impl fmt::Display for Superseded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a newer message of the conversation took the place of this one")
+        f.write_str("a newer message of the conversation replaced this one")
     }
 }
 

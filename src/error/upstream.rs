@@ -223,14 +223,14 @@ impl FirstContentElapsed {
     /// Responses.
     #[must_use]
     pub fn frame(&self, kind: Option<Kind>, sequence: u64, ending: LineEnding) -> String {
-        let message = format!("The upstream sent nothing of its answer for {}.", Rounded(self.after));
+        let message = format!("The upstream sent no content for {}.", Rounded(self.after));
         StreamError::of_status(504).message(message).sequence(sequence).frame(kind, ending)
     }
 }
 
 impl fmt::Display for FirstContentElapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the upstream sent nothing of its answer for {}", Rounded(self.after))
+        write!(f, "the upstream sent no content for {}", Rounded(self.after))
     }
 }
 

@@ -44,7 +44,7 @@ impl OutputFormat {
                     let found = names.iter().find_map(|name| config?.get(name));
                     found.filter(|value| !value.is_null())
                 };
-                // `responseSchema` is OpenAPI's dialect, with types in capitals: it is no JSON Schema.
+                // `responseSchema` is OpenAPI's dialect, with types in capitals: it is not a JSON Schema.
                 match of(["responseJsonSchema", "response_json_schema"]) {
                     Some(schema) => Self::Schema(schema.clone()),
                     None if of(["responseSchema", "response_schema"]).is_some() => Self::Json,

@@ -151,7 +151,7 @@ const SUPERSEDED: ProblemTemplate = problem!(
     "410",
     "Gone",
     10,
-    "A newer message of this conversation took the place of this one; do not send it again."
+    "A newer message of this conversation replaced this one; do not send it again."
 );
 const CONVERSATION_BUSY: ProblemTemplate = problem!(
     "conversation-busy",

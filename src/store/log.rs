@@ -147,7 +147,7 @@ impl ResponseLog {
         if state.broadcast.listeners() > 0 {
             return false;
         }
-        state.failure.get_or_insert_with(|| SharedError::new("the call was given up: no caller was left"));
+        state.failure.get_or_insert_with(|| SharedError::new("the call was cancelled: no caller was left"));
         state.broadcast.stop_recording();
         let driver = state.driver.take();
         drop(state);

@@ -256,7 +256,7 @@ impl State {
             Read::Part(part) => Found::Part(part),
             Read::End => self.failure.clone().map_or(Found::End, |failure| Found::Failed(failure.into())),
             Read::Lost if reader.is_listening => Found::Failed(DedupLagged::new(self.broadcast.lag()).into()),
-            Read::Lost => Found::Failed("the answer has outgrown its recording".into()),
+            Read::Lost => Found::Failed("the answer exceeds its limit".into()),
         })
     }
 }

@@ -69,8 +69,8 @@ impl Unread {
     /// For the event that tells of it.
     pub(crate) const fn reason(self) -> &'static str {
         match self {
-            Self::TooLong => "a request whose body is too long to be read first",
-            Self::TooSlow => "a request whose body takes too long to come to be read first",
+            Self::TooLong => "a request whose body is too long to read first",
+            Self::TooSlow => "a request whose body arrives too slowly to read first",
         }
     }
 }

@@ -70,7 +70,7 @@ fn take_said(headers: &mut HeaderMap, config: &Config, now: Instant) -> Option<D
 
 #[cold]
 fn ignored(config: &Config) -> Option<Deadline> {
-    let reason = "a deadline header that is malformed, or longer than any clock can count, is ignored";
+    let reason = "a deadline header is malformed or too long, and ignored";
     config.observers.emitter().emit(&Event::Bypassed { layer: NAME, reason });
     None
 }

@@ -154,7 +154,7 @@ impl<L: Lease> ResponseRecorder<L> {
         if self.source == KeySource::ByFingerprint {
             self.release();
         }
-        let reason = "an answer that is too long to be recorded: no other caller can join";
+        let reason = "an answer is too long to record: no other caller can join";
         self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
     }
 

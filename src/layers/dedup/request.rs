@@ -104,7 +104,7 @@ where
                 self.refuse(Rejection::new(RejectionKind::DedupStoreFull).with_retry_after(SOON).with_source(why))
             }
             Ok(Claim::Full { .. }) => self.on_full(),
-            Err(_) => self.bypass("the store cannot be asked"),
+            Err(_) => self.bypass("the store failed"),
         }
     }
 
@@ -141,7 +141,7 @@ where
 
     fn follow(self, log: &ResponseLog, role: DedupRole) -> AnswerOf<S, St, ResB> {
         if role == DedupRole::Joined && !self.has_key() && self.has_far_more_time(log) {
-            return self.bypass("the same request is in flight, and its upstream was told of far less time");
+            return self.bypass("the same request is in flight with a much shorter deadline");
         }
         let Some(reader) = log.join(self.deadline()) else {
             return if self.has_key() {

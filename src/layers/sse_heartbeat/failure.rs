@@ -96,7 +96,7 @@ mod tests {
         let errors: [(BoxError, u16, &str, &str); 10] = [
             (IdleBodyElapsed::new(AFTER).into(), 504, "timeout_error", "sent nothing for 15s"),
             (StreamSilent::new(AFTER).into(), 504, "timeout_error", "sent nothing for 15s"),
-            (FirstContentElapsed::new(AFTER).into(), 504, "timeout_error", "nothing of its answer for 15s"),
+            (FirstContentElapsed::new(AFTER).into(), 504, "timeout_error", "no content for 15s"),
             (DeadlineExceeded::new(AFTER).into(), 504, "timeout_error", "time limit of 15s"),
             (Rejection::new(RejectionKind::CircuitOpen).into(), 503, "overloaded_error", ""),
             (Rejection::new(RejectionKind::Paced).into(), 429, "rate_limit_error", ""),

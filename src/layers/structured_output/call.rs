@@ -184,7 +184,7 @@ where
             return AnswerRead::Answer(CollectedAnswer { head, data, trailers }, form);
         }
         Ok(Collected::TooLarge(body)) => {
-            config.bypassed("an answer that is too long to be looked at");
+            config.bypassed("an answer that is too long to check");
             (CallBody::new(body), true)
         }
         Err(why) => (CallBody::failed(why), false),

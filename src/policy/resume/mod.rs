@@ -82,7 +82,7 @@ impl fmt::Display for ResumedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Cursor => "by the server's cursor",
-            Self::VerifiedRestart => "by a new answer that begins alike",
+            Self::VerifiedRestart => "by a new answer with the same beginning",
         })
     }
 }
@@ -117,13 +117,13 @@ impl fmt::Display for NotResumed {
             Self::UpstreamFailed => "the upstream said that the answer failed",
             Self::NoProgress => "the continuations brought nothing",
             Self::Budget => "the retry budget is spent",
-            Self::Deadline => "the deadline of the call does not leave the time",
+            Self::Deadline => "the call's deadline leaves too little time",
             Self::Refused => "the upstream did not answer with the rest",
-            Self::Contradicted => "what came is not the rest of the same answer",
+            Self::Contradicted => "the upstream did not send the rest of the same answer",
             Self::NotRepeatable => "the request for the rest cannot be made",
-            Self::NotComparable => "what the caller has cannot be compared with another answer",
-            Self::Diverged => "the new answer does not begin with what the caller has",
-            Self::OtherModel => "the new answer is that of another model",
+            Self::NotComparable => "the caller's part cannot be compared with another answer",
+            Self::Diverged => "the new answer does not begin with the caller's part",
+            Self::OtherModel => "another model gave the new answer",
             Self::RestartSpent => "the new answer broke too",
         })
     }
@@ -137,7 +137,7 @@ mod tests {
     fn names_are_stable() {
         for (by, name, text) in [
             (ResumedBy::Cursor, "cursor", "by the server's cursor"),
-            (ResumedBy::VerifiedRestart, "verified-restart", "by a new answer that begins alike"),
+            (ResumedBy::VerifiedRestart, "verified-restart", "by a new answer with the same beginning"),
         ] {
             assert_eq!((by.as_str(), by.to_string().as_str()), (name, text));
         }
@@ -146,7 +146,7 @@ mod tests {
             (NotResumed::UpstreamFailed, "upstream-failed", "the answer failed"),
             (NotResumed::NoProgress, "no-progress", "brought nothing"),
             (NotResumed::Budget, "budget", "is spent"),
-            (NotResumed::Deadline, "deadline", "does not leave the time"),
+            (NotResumed::Deadline, "deadline", "leaves too little time"),
             (NotResumed::Refused, "refused", "with the rest"),
             (NotResumed::Contradicted, "contradicted", "of the same answer"),
             (NotResumed::NotRepeatable, "not-repeatable", "cannot be made"),

@@ -96,7 +96,7 @@ impl<'a> Count<'a> {
     /// Counts `value`, `times` times.
     fn value(&mut self, value: &'a Value, depth: usize, times: u64) -> Result<(), SchemaRefusal> {
         if depth > MAX_DEPTH {
-            return Err("it nests too deep");
+            return Err("it is nested too deeply");
         }
         self.add(times)?;
         match value {
@@ -114,7 +114,7 @@ impl<'a> Count<'a> {
         }
         // `id` is draft 4's. After such a part, references would mean something else than what is counted.
         if depth > 0 && ["$id", "id"].iter().any(|name| object.get(*name).is_some_and(Value::is_string)) {
-            return Err("a part of it has an address of its own");
+            return Err("a part of it has its own `$id`");
         }
         // These keywords examine all other parts once more.
         let again = ["unevaluatedProperties", "unevaluatedItems"].iter().any(|keyword| object.contains_key(*keyword));
@@ -145,9 +145,9 @@ impl<'a> Count<'a> {
     }
 
     fn follow(&mut self, reference: &'a str, depth: usize, times: u64) -> Result<(), SchemaRefusal> {
-        let pointer = reference.strip_prefix('#').ok_or("it has references to elsewhere")?;
+        let pointer = reference.strip_prefix('#').ok_or("it refers to other documents")?;
         if self.following.contains(&reference) {
-            return Err("it has a reference that leads back to itself");
+            return Err("it has a circular reference");
         }
         if pointer.contains('%') || !(pointer.is_empty() || pointer.starts_with('/')) {
             return Err("it has references that are not followed");
@@ -155,7 +155,7 @@ impl<'a> Count<'a> {
         let root = self.root;
         let target = root.pointer(pointer).ok_or("it has a reference to nothing")?;
         if pointer.is_empty() {
-            return Err("it has a reference that leads back to itself");
+            return Err("it has a circular reference");
         }
         self.following.push(reference);
         // The depth of the definition is counted separately.

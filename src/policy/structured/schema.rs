@@ -83,7 +83,7 @@ impl OutputSchema {
             options.build(schema).map(|validator| (validator, limit))
         };
         let built = limits(regex).map(build).find(Result::is_ok).unwrap_or_else(|| build(regex));
-        let (validator, limit) = built.map_err(|_| refused("it is no JSON Schema"))?;
+        let (validator, limit) = built.map_err(|_| refused("it is not a JSON Schema"))?;
         let steps = bounds::steps(size, limit);
         Ok(Self(Arc::new(Compiled { validator, wanted: wanted(schema), parts, steps, bytes })))
     }
@@ -256,8 +256,8 @@ mod tests {
     #[test]
     fn a_schema_error_names_the_fault_and_not_the_text() {
         let refused = OutputSchema::new(&serde_json::json!({ "$ref": "secret" })).unwrap_err();
-        assert_eq!(refused.reason(), "it has references to elsewhere");
-        assert_eq!(refused.to_string(), "a JSON Schema that is not used: it has references to elsewhere");
+        assert_eq!(refused.reason(), "it refers to other documents");
+        assert_eq!(refused.to_string(), "a JSON Schema that is not used: it refers to other documents");
         let schema = OutputSchema::new(&serde_json::json!({ "const": "secret" })).unwrap();
         assert_eq!(format!("{schema:?}"), "OutputSchema { parts: 2, .. }");
     }

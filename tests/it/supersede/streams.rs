@@ -96,7 +96,7 @@ async fn read_stream(path: &'static str) -> Vec<String> {
     trace(response.into_body()).await
 }
 
-const MESSAGE: &str = "A newer message of this conversation took the place of this one; do not send it again.";
+const MESSAGE: &str = "A newer message of this conversation replaced this one; do not send it again.";
 
 #[tokio::test(start_paused = true)]
 async fn clients_get_an_event_of_their_dialect() {
@@ -112,7 +112,7 @@ async fn clients_get_an_event_of_their_dialect() {
             format!("data: {{\"error\":{{\"code\":410,\"message\":\"{MESSAGE}\",\"status\":\"ABORTED\"}}}}\n\n"),
         ),
     ] {
-        let failed = "+1.05s error: a newer message of the conversation took the place of this one".to_owned();
+        let failed = "+1.05s error: a newer message of the conversation replaced this one".to_owned();
         assert_eq!(
             read_stream(path).await,
             ["+0s data: 1\n\n".into(), format!("+1s {event}"), failed, "+1.05s end".into()]

@@ -68,7 +68,7 @@ where
             let why = "There is no memory left to hold the upstream's answer back.";
             return Some(self.refuse_as("no_memory", why, NO_MEMORY));
         }
-        self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason: "there is no memory left to withhold it" });
+        self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason: "no memory is left to withhold the answer" });
         Some(self.release())
     }
 

@@ -61,7 +61,7 @@ fn broken(mut follower: StreamFollower, one: &str) -> StreamFollower {
     follower
 }
 
-const CONTRADICTED: &str = "wrong what came is not the rest of the same answer";
+const CONTRADICTED: &str = "wrong the upstream did not send the rest of the same answer";
 
 #[test]
 fn whole_events_pass_and_set_the_cursor() {
@@ -358,9 +358,9 @@ fn a_second_answer_is_cut_where_the_first_one_was() {
 
 #[test]
 fn a_second_answer_that_is_none_is_reported() {
-    let diverged = "wrong the new answer does not begin with what the caller has";
-    let other_model = "wrong the new answer is that of another model";
-    let not_comparable = "wrong what the caller has cannot be compared with another answer";
+    let diverged = "wrong the new answer does not begin with the caller's part";
+    let other_model = "wrong another model gave the new answer";
+    let not_comparable = "wrong the caller's part cannot be compared with another answer";
     let first = text("The sea");
     let mut follower = made_anew(&first, false, false);
     assert_eq!(feed(&mut follower, &second("The sky")), diverged);
@@ -396,9 +396,9 @@ fn another_model_goes_on_where_enough_was_the_same() {
     assert_eq!(feed(&mut follower, &other(&enough)), "part ");
     assert!(feed(&mut follower, &other("y")).starts_with("part data: "));
     let mut follower = made_anew(&text(&enough), false, false);
-    assert_eq!(feed(&mut follower, &other(&enough)), "wrong the new answer is that of another model");
+    assert_eq!(feed(&mut follower, &other(&enough)), "wrong another model gave the new answer");
     let mut follower = made_anew(&text(&enough[1..]), true, false);
-    assert_eq!(feed(&mut follower, &other(&enough)), "wrong the new answer is that of another model", "199 characters");
+    assert_eq!(feed(&mut follower, &other(&enough)), "wrong another model gave the new answer", "199 characters");
 }
 
 #[test]
