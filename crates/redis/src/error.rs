@@ -15,7 +15,7 @@ pub enum BackendError {
 impl fmt::Display for BackendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable => f.write_str("the backend cannot be reached"),
+            Self::Unreachable => f.write_str("the backend is unreachable"),
             Self::Refused(why) => write!(f, "the backend refused: {why}"),
         }
     }

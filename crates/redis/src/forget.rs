@@ -13,7 +13,7 @@ use crate::client::subscriptions::Heard;
 
 /// Receives what other processes are told to forget: see [`Redis::on_forget`]. Dropping its last clone stops it.
 #[derive(Clone, Debug)]
-#[must_use = "dropped, it hears nothing"]
+#[must_use = "dropping it stops listening"]
 pub struct ForgetListener {
     _task: Option<Arc<Task>>,
 }

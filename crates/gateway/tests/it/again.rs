@@ -1,4 +1,4 @@
-//! Another attempt, and then another upstream.
+//! Retries and fallbacks.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use super::client::{Outgoing, ask, chat, full, read};
 use super::{Running, gateway};
 use crate::support::secs;
 
-/// What the response says of how it came about.
+/// The headers that tell how the answer came about.
 fn provenance<B>(answer: &Response<B>) -> (u16, &str, &str) {
     let header = |name| answer.headers()[name].to_str().unwrap();
     (answer.status().as_u16(), header("x-gateway-attempts"), header("x-gateway-served-by"))
@@ -24,7 +24,7 @@ async fn ask_for(gateway: &Running, fault: &str) -> Response<Incoming> {
     ask(chat(gateway.addr, true, fault)).await
 }
 
-/// A second upstream, which answers with `status`, and what it was sent.
+/// A second upstream that answers with `status`, and the requests that it received.
 pub(super) async fn backup(status: StatusCode) -> (String, Arc<Mutex<Vec<(HeaderMap, serde_json::Value)>>>) {
     let seen = Arc::<Mutex<Vec<_>>>::default();
     let sent = seen.clone();
@@ -70,7 +70,7 @@ async fn a_refused_connection_is_attempted_again_and_then_a_502() {
     let metrics = Request::get(format!("http://{}/-/metrics", gateway.addr)).body(full("")).unwrap();
     let metrics = read(ask(metrics).await.into_body()).await.0;
     let retries = metrics.lines().find(|line| line.contains("event=\"retry_scheduled\"")).unwrap_or_default();
-    // Of all gateways in this process: at least the two of this one.
+    // The metrics count all gateways in this process: at least the two attempts of this one.
     assert!(retries.rsplit(' ').next().unwrap().parse::<u32>().unwrap() >= 2, "{metrics}");
 }
 
@@ -79,7 +79,7 @@ async fn what_will_not_pass_is_answered_at_once() {
     let gateway = gateway(&["--pace", "off"]).await;
     let answer = ask_for(&gateway, "status=400").await;
     assert_eq!(provenance(&answer), (400, "1", "upstream"));
-    // Longer than anybody waits, or forbidden: the answer is passed on as it is.
+    // A wait that is too long, or a forbidden retry: the answer is passed on unchanged.
     let answer = ask_for(&gateway, "status=429; retry-after=61").await;
     assert_eq!(
         (provenance(&answer), &answer.headers()["retry-after"]),
@@ -107,7 +107,7 @@ async fn every_end_of_the_attempts_says_so() {
     let full = format!("http://{full}");
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let closed = format!("http://{closed}");
-    // Far apart, so that it is known which of them ends the attempt.
+    // Far apart, so that the test sees which of them ends the attempt.
     let quick = ["--backoff-base", "5ms", "--first-byte-timeout", "1s", "--connect-timeout", "100ms"];
     for (upstream, fault, status, attempts, served_by) in [
         (None, "reset", 502, "3", "gateway"),
@@ -116,7 +116,7 @@ async fn every_end_of_the_attempts_says_so() {
         (None, "silent", 504, "1", "gateway"),
         (Some(&full), "", 502, "1", "gateway"),
         (None, "status=500", 500, "3", "upstream"),
-        // What a stream said before its content.
+        // The part of a stream before its content.
         (None, "error-after=0", 500, "3", "upstream"),
         (None, "truncate-after=0", 502, "3", "gateway"),
     ] {
@@ -159,7 +159,7 @@ async fn a_post_that_may_have_been_done_is_not_repeated_where_that_was_said() {
     assert_eq!(provenance(&ask_for(&gateway, "status=503; retry-after=0; times=1").await), (200, "2", "upstream"));
 }
 
-/// A chat request with credentials that are meant for the upstream only.
+/// A chat request with credentials for the upstream only.
 fn with_credentials(gateway: &Running, fault: &'static str) -> Request<Outgoing> {
     let mut request: Request<Outgoing> = chat(gateway.addr, true, fault);
     request.headers_mut().insert("authorization", "Bearer for-the-upstream-only".parse().unwrap());
@@ -182,11 +182,11 @@ async fn a_silent_upstream_goes_to_the_fallback_after_one_timeout_and_without_cr
     assert_eq!((&body["model"], &body["stream"]), (&"small".into(), &true.into()));
 }
 
-/// Callers bring credentials of their own; where one of them is refused, it is the caller's matter.
+/// Callers bring their own credentials; a refused one concerns only its caller.
 #[tokio::test]
 async fn the_operators_credential_does_not_serve_a_caller_whose_own_was_refused() {
     let (url, seen) = backup(StatusCode::OK).await;
-    // Any variable that is surely there.
+    // A variable that always exists.
     let credential = ["--fallback-authorization-env", "CARGO_PKG_NAME", "--trust-callers"];
     let fallback = ["--fallback", &url, "--attempts", "1", "--first-byte-timeout", "100ms", "--dedup", "off"];
     let gateway = gateway(&[&fallback[..], &credential[..]].concat()).await;
@@ -224,7 +224,7 @@ async fn attempts_come_before_the_fallback() {
     let gateway = gateway(&["--fallback", &url, "--backoff-base", "5ms"]).await;
     assert_eq!(provenance(&ask_for(&gateway, "status=503").await), (200, "1", "fallback"));
     assert_eq!(gateway.provider().counts().calls, 3);
-    // A request that is wrong is wrong everywhere.
+    // An invalid request is invalid at every upstream.
     assert_eq!(provenance(&ask_for(&gateway, "status=400").await), (400, "1", "upstream"));
     assert_eq!(seen.lock().unwrap().len(), 1);
 }

@@ -1,4 +1,4 @@
-//! JSON answers that are checked, and answers to similar requests.
+//! Validated JSON answers, and answers to similar requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use super::client::{Outgoing, ask, full, read};
 use super::forwarding::serve;
 use super::{gateway, soon};
 
-/// A model that says these texts, one after another, and then the last one again.
+/// A model that sends these texts in turn, and then repeats the last.
 #[derive(Clone)]
 struct Model {
     texts: &'static [&'static str],
@@ -68,7 +68,7 @@ async fn text(answer: http::Response<hyper::body::Incoming>) -> String {
     answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
 }
 
-/// Whether this event was counted, by what it tells.
+/// Whether an event with this detail was counted.
 async fn is_counted(gateway: std::net::SocketAddr, event: &str, detail: &str) -> bool {
     let figures = ask(Request::get(format!("http://{gateway}/-/metrics")).body(full("")).unwrap()).await;
     let (event, detail) = (format!("event=\"{event}\""), format!("detail=\"{detail}\""));
@@ -99,7 +99,7 @@ async fn an_answer_that_stays_wrong_is_marked_and_a_fallback_may_do_better() {
     let (wrong, url) = Model::start(&["I do not know."]).await;
     let marking = gateway(&["--upstream", &url, "--structured", "on", "--structured-reasks", "1"]).await;
     for _ in 0..2 {
-        // The second is the double click: it finds the same answer, and the same mark.
+        // The second is the double click: it gets the same answer with the same mark.
         let answer = ask(for_json(marking.addr)).await;
         let mark = answer.headers().get("x-gateway-output").cloned();
         assert_eq!((answer.status().as_u16(), mark), (200, Some("invalid".parse().unwrap())));
@@ -115,7 +115,7 @@ async fn an_answer_that_stays_wrong_is_marked_and_a_fallback_may_do_better() {
     assert_eq!(text(answer).await, r#"{"born": 1815}"#);
 }
 
-/// A server of embeddings: texts about France are near one another. It tells what it was sent.
+/// An embeddings server: texts about France are near each other. It returns the requests that it received.
 async fn embeddings() -> (String, Arc<Mutex<Vec<(HeaderMap, Value)>>>) {
     type Seen = Arc<Mutex<Vec<(HeaderMap, Value)>>>;
     async fn answer(State(seen): State<Seen>, headers: HeaderMap, Json(request): Json<Value>) -> Json<Value> {
@@ -163,7 +163,7 @@ async fn the_answer_to_a_similar_request_stands_in_and_says_so() {
             .unwrap())
     };
     let good = text(say("What is the capital of France?", "").await).await;
-    // The answer is kept once it is embedded, behind the call.
+    // The answer is kept after it is embedded, which follows the call.
     let similar = soon(async {
         loop {
             let answer = say("Tell me the capital of France", "status=503").await;

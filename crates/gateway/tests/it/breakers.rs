@@ -1,4 +1,4 @@
-//! An upstream that keeps failing is asked no more, until it is time to find out.
+//! The circuit stops calls to a failing upstream until a probe is due.
 
 use http::{Request, StatusCode};
 use serde_json::Value;
@@ -52,7 +52,7 @@ async fn a_model_that_is_down_does_not_take_the_others_with_it() {
         read(answer.into_body()).await;
         status
     };
-    // A name is known from its first answer on.
+    // A model has a circuit from its first answer on.
     assert_eq!((status("down", "").await, status("well", "").await), (200, 200));
     assert_eq!((status("down", "").await, status("well", "").await), (200, 200));
     for _ in 0..3 {
@@ -66,7 +66,7 @@ async fn one_call_finds_out_that_it_is_back() {
     let gateway = gateway(&["--attempts", "1", "--breaker-consecutive", "1", "--breaker-open", "50ms"]).await;
     assert_eq!(status(&gateway, "status=500").await, 500);
     assert_eq!(status(&gateway, "").await, 503);
-    // A tenth of jitter at most.
+    // The jitter is at most a tenth.
     tokio::time::sleep(std::time::Duration::from_millis(60)).await;
     let answer = ask(chat(gateway.addr, true, "")).await;
     assert_eq!(answer.status(), 200);

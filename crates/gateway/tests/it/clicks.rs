@@ -1,4 +1,4 @@
-//! A double click: one upstream call, and both get all of it.
+//! Double clicks: one upstream call, and both callers get the whole answer.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::client::{Outgoing, ask, chat, content, http1, http2, read};
 use super::{Running, gateway, soon};
 use crate::support::secs;
 
-/// Twenty events, in two seconds.
+/// Twenty events in 2 s.
 const SLOWLY: &str = "gap=100ms; chunks=20";
 
-/// The id that the upstream gave its answer. Each caller has another one of its own.
+/// The upstream's id of its answer. Each caller also has its own.
 const UPSTREAMS_ID: &str = "x-gateway-upstream-request-id";
 
 fn click(gateway: &Running, fault: &str, who: &'static str) -> Request<Outgoing> {
@@ -27,7 +27,7 @@ fn role(answer: &Response<Incoming>) -> Option<&str> {
 
 #[tokio::test]
 async fn two_clicks_are_one_upstream_call_and_two_whole_streams() {
-    // Of whichever version, and so by whichever name of the gateway: in HTTP/2 that stands in the URI.
+    // In either version, and so under either name of the gateway: in HTTP/2 the name is in the URI.
     for (one, other) in [(http1(), http1()), (http2(), http2()), (http1(), http2())] {
         let gateway = gateway(&[]).await;
         let first = soon(one.request(click(&gateway, SLOWLY, "alice"))).await.unwrap();
@@ -43,8 +43,7 @@ async fn two_clicks_are_one_upstream_call_and_two_whole_streams() {
         assert_eq!(first, second);
         assert_eq!(gateway.provider().counts().calls, 1);
 
-        // What comes when the answer has been over for two seconds is no double click: a model that is asked again is to
-        // answer again.
+        // A request 2 s after the end of the answer is not a double click: the model is expected to answer again.
         let third = soon(other.request(click(&gateway, SLOWLY, "alice"))).await.unwrap();
         assert_eq!(role(&third), Some("replayed"));
         assert_eq!(read(third.into_body()).await, (first, true));
@@ -64,7 +63,7 @@ async fn who_pays_with_another_key_gets_an_answer_of_their_own() {
         assert_eq!(role(&answer), Some("leader"));
         assert!(read(answer.into_body()).await.1);
     }
-    // All that the gateway hands on counts, whichever of it the upstream looks at.
+    // Every forwarded field counts, whichever the upstream uses.
     for (name, value) in [("x-api-key", "carol"), ("x-api-key", "dave"), ("authorization", "erin")] {
         let mut request = click(&gateway, "", "alice");
         request.headers_mut().append(name, HeaderValue::from_static(value));
@@ -72,7 +71,7 @@ async fn who_pays_with_another_key_gets_an_answer_of_their_own() {
         assert_eq!(role(&answer), Some("leader"));
         assert!(read(answer.into_body()).await.1);
     }
-    // Nobody in particular: nobody else's answer, and nobody else is told of theirs.
+    // A caller without credentials neither gets another's answer nor shares its own.
     let answer = ask(chat(gateway.addr, true, "")).await;
     assert_eq!(role(&answer), None);
     assert_eq!(gateway.provider().counts().calls, 6);
@@ -113,7 +112,7 @@ async fn the_header_that_names_a_tenant_can_be_another() {
     let first = soon(click("alice")).await.unwrap();
     let (second, other) = (soon(click("alice")).await.unwrap(), soon(click("bob")).await.unwrap());
     assert_eq!([&first, &second, &other].map(role), [Some("leader"), Some("joined"), Some("leader")]);
-    // A line that the caller wrote before the proxy's own is no way to be somebody else.
+    // A line that the caller wrote before the proxy's own must not make it another caller.
     let mut forged = named("alice");
     forged.headers_mut().append("x-user", HeaderValue::from_static("mallory"));
     assert_eq!(role(&ask(forged).await), Some("leader"));

@@ -1,4 +1,4 @@
-//! Clients: hyper's, and one that writes its bytes itself.
+//! Clients: hyper's, and one that writes its own bytes.
 
 use std::net::SocketAddr;
 
@@ -31,7 +31,7 @@ pub(super) fn full(body: impl Into<Bytes>) -> Outgoing {
     Full::new(body.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A chat completion, with a fault or none.
+/// A chat completion, optionally with a fault.
 pub(super) fn chat(gateway: SocketAddr, stream: bool, fault: &str) -> Request<Outgoing> {
     let body = serde_json::json!({
         "model": "sim",
@@ -45,12 +45,12 @@ pub(super) fn chat(gateway: SocketAddr, stream: bool, fault: &str) -> Request<Ou
         .unwrap()
 }
 
-/// Makes a call, over HTTP/1.1.
+/// Makes a call over HTTP/1.1.
 pub(super) async fn ask(request: Request<Outgoing>) -> Response<Incoming> {
     soon(http1().request(request)).await.unwrap()
 }
 
-/// What came of a body, and whether it came to its end.
+/// The text of a body, and whether it came to its end.
 pub(super) async fn read(mut body: Incoming) -> (String, bool) {
     let mut text = Vec::new();
     let whole = soon(async {
@@ -66,14 +66,14 @@ pub(super) async fn read(mut body: Incoming) -> (String, bool) {
     (String::from_utf8(text).unwrap(), whole)
 }
 
-/// The content that a stream's events carry, put together.
+/// The combined content of a stream's events.
 pub(super) fn content(events: &str) -> String {
     let data = events.lines().filter_map(|line| line.strip_prefix("data: "));
     let chunks = data.filter_map(|data| serde_json::from_str::<serde_json::Value>(data).ok());
     chunks.filter_map(|chunk| Some(chunk["choices"][0]["delta"]["content"].as_str()?.to_owned())).collect()
 }
 
-/// Writes `request` and reads all that comes, until the connection is closed.
+/// Writes `request` and reads until the connection closes.
 pub(super) async fn raw(addr: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -82,7 +82,7 @@ pub(super) async fn raw(addr: SocketAddr, request: &str) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-/// An upstream that reads up to `until`, tells what it read, and answers with `response`, once per connection.
+/// An upstream that reads up to `until`, reports what it read, and answers with `response`, once per connection.
 pub(super) async fn raw_upstream(
     until: &'static str,
     response: &'static str,

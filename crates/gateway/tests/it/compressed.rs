@@ -18,14 +18,14 @@ use super::{Running, gateway_before};
 const HELLO: &str =
     "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hello\"}}]}\n\n";
 
-/// One whose stream is cut behind its first event, compressed where the client's `Accept-Encoding` lets it.
+/// A stream that is cut after its first event, compressed if the client's `Accept-Encoding` allows it.
 fn upstream() -> Router {
     let cut = async || ([("content-type", "text/event-stream")], HELLO);
     let always = |_: StatusCode, _: Version, _: &HeaderMap, _: &Extensions| true;
     Router::new().route("/v1/chat/completions", post(cut)).layer(CompressionLayer::new().compress_when(always))
 }
 
-/// One that compresses although the client does not accept it.
+/// An upstream that compresses although the client does not accept it.
 fn stubborn() -> Router {
     upstream().layer(MapRequestLayer::new(|mut request: Asked| {
         request.headers_mut().insert("accept-encoding", HeaderValue::from_static("gzip"));
@@ -40,7 +40,7 @@ async fn serve(router: Router) -> SocketAddr {
     addr
 }
 
-/// As all SDKs ask: they take gzip.
+/// All SDKs accept gzip.
 async fn asked(gateway: &Running) -> Response<Incoming> {
     let mut request = chat(gateway.addr, true, "");
     request.headers_mut().insert("accept-encoding", HeaderValue::from_static("gzip, deflate"));

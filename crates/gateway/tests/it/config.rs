@@ -1,11 +1,11 @@
-//! The configuration file: what is read, what is refused, what is printed.
+//! The configuration file: what is accepted, rejected and printed.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tower_buttress_gateway::{Args, Gateway, Stop};
 
-/// A file, until it is dropped.
+/// A file, removed when dropped.
 pub(super) struct Config(PathBuf);
 
 impl Config {
@@ -38,7 +38,7 @@ impl Config {
         }
     }
 
-    /// The complaints, without the file's name.
+    /// The errors, without the file's name.
     fn wrong(&self, options: &[&str]) -> Vec<String> {
         match self.read(options) {
             Err(Stop::Wrong(lines) | Stop::Unfit(lines)) => {
@@ -79,7 +79,7 @@ fn keys_are_options_and_the_command_line_wins() {
             "trust_callers = true",
             "allow_origin = [\"https://a.example\", \"https://b.example\"]",
             "breaker_failure_ratio = \"0.5\"",
-            // What neither sets.
+            // Set by neither.
             "connect_timeout = \"5s\"",
         ],
     );
@@ -174,7 +174,7 @@ fn what_cannot_work_together_is_found_in_a_file_too() {
     ] {
         assert_eq!(Config::new(text).wrong(&[]), [wrong], "{text}");
     }
-    // What the command line says is in no line of the file.
+    // The file has no line for the command line's options.
     let both = Config::new("hold = 1\n");
     assert_eq!(both.wrong(&["--guard", "off"]), ["FILE:1: hold: --hold needs --guard on"]);
     let wrong = both.wrong(&["--guard", "off", "--hold", "2"]);
@@ -201,7 +201,7 @@ fn files_that_cannot_be_read_are_named_with_their_keys() {
     assert!(wrong.starts_with("FILE:1: tls_key: --tls-key /nowhere: "), "{wrong}");
 }
 
-/// An example of the manual.
+/// An example of the README.
 fn example(nth: usize) -> &'static str {
     let manual = include_str!("../../README.md");
     manual.split("```toml\n").nth(nth).and_then(|rest| rest.split("```").next()).unwrap()
@@ -210,7 +210,7 @@ fn example(nth: usize) -> &'static str {
 #[test]
 fn the_example_of_the_manual_is_read() {
     let example = example(1);
-    // Variables and files of the example are not here.
+    // The example's variables and files do not exist here.
     let example = example.replace("UPSTREAM_AUTHORIZATION", "CARGO_PKG_NAME").replace("EU_KEY", "CARGO_PKG_NAME");
     let example = example.replace("caller_keys_file = \"/etc/gateway/keys\"", "trust_callers = true");
     let config = Config::new(&example);
@@ -225,7 +225,7 @@ fn the_routes_of_the_manual_are_read_and_printed() {
     let printed = config.printed(&[]);
     let routes = printed.split("[[route]]\n").skip(1).map(str::trim).collect::<Vec<_>>();
     has(routes[0], &["name = \"thinking\"", "path = \"/v1/\"", "model = \"deep-*\"", "attempts = 2"]);
-    // The route's profile wins over what holds for all.
+    // The route's profile overrides the options above.
     has(routes[0], &["idle_timeout = \"3m\"", "deadline = \"5m\""]);
     assert!(!routes[0].contains("upstream ="), "inherited:\n{}", routes[0]);
     has(routes[1], &["upstream = \"http://127.0.0.1:9000\"", "concurrency = 4", "[[route.fallback]]"]);

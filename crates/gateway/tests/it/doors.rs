@@ -1,4 +1,4 @@
-//! No stranger is served on the operator's account by the fallback: one test for each door that a caller can push.
+//! The fallback serves no stranger on the operator's account: one test per fault that a caller can provoke.
 
 use axum::Router;
 use axum::extract::Request as AxumRequest;
@@ -12,8 +12,8 @@ use super::forwarding::serve;
 use super::trust::OPERATOR;
 use super::{Running, gateway};
 
-/// A gateway before the simulated provider, whose fallback has a credential of the operator's. Its callers are trusted; who
-/// they are it does not know.
+/// A gateway with the simulated provider, whose fallback has the operator's credential. Its callers are trusted, but
+/// not identified.
 async fn before(upstream: &[&str]) -> (Running, impl Fn() -> usize + use<>) {
     let (fallback, seen) = backup(StatusCode::OK).await;
     let own = ["--fallback", &fallback, "--fallback-authorization-env", OPERATOR, "--trust-callers"];
@@ -22,7 +22,7 @@ async fn before(upstream: &[&str]) -> (Running, impl Fn() -> usize + use<>) {
     (gateway, move || seen.lock().unwrap().len())
 }
 
-/// Status, and who gave the answer.
+/// The status, and the server of the answer.
 async fn answered(gateway: &Running, stream: bool, fault: &str, credential: Option<&str>) -> (u16, String) {
     let mut request = chat(gateway.addr, stream, fault);
     if let Some(credential) = credential {
@@ -72,7 +72,7 @@ async fn a_429() {
 #[tokio::test]
 async fn a_quota_that_is_spent() {
     refused_by_the_upstream(true, "status=429; code=insufficient_quota", 429).await;
-    // Behind a status that says something else.
+    // Behind another status.
     refused_by_the_upstream(false, "status=500; code=insufficient_quota", 500).await;
 }
 
@@ -93,8 +93,8 @@ async fn an_error_of_that_kind_in_a_body() {
     assert_eq!(backups(), 0);
 }
 
-/// What our own layers refuse, a stranger can provoke at will. Here callers are not even trusted: the fallback has the caller's
-/// own credential withheld, and none of its own, so that it is asked; where it has the operator's, it is not.
+/// A stranger can provoke the refusals of the stack. Here callers are not even trusted. A fallback without a
+/// credential is used, because the caller's is withheld; a fallback with the operator's is not.
 #[tokio::test]
 async fn a_413() {
     let answer = |_: AxumRequest| async { StatusCode::PAYLOAD_TOO_LARGE };
@@ -104,10 +104,10 @@ async fn a_413() {
     let operators = ["--fallback-authorization-env", OPERATOR, "--caller-keys-file"];
     let keys = super::trust::keys();
     let gateway = gateway(&[&options[..], &operators, &[&keys]].concat()).await;
-    // A stranger comes no further than the door, whatever it sends.
+    // A stranger gets only the refusal, whatever it sends.
     assert_eq!(answered(&gateway, false, "", Some("Bearer stranger")).await, (401, "gateway".to_owned()));
     assert_eq!(seen.lock().unwrap().len(), 0);
-    // One whom the operator knows may be served by it.
+    // A caller that the operator knows may be served.
     let mut request = chat(gateway.addr, false, "");
     request.headers_mut().insert("authorization", "Bearer acme-key".parse().unwrap());
     assert_eq!(ask(request).await.headers()["x-gateway-served-by"], "fallback");
@@ -126,7 +126,7 @@ async fn our_own_open_circuit() {
         request
     };
     assert_eq!(ask(known("status=500")).await.headers()["x-gateway-served-by"], "fallback");
-    // The circuit is open: callers who are known are served, strangers are not.
+    // The circuit is open: known callers are served, strangers are not.
     assert_eq!(ask(known("")).await.headers()["x-gateway-served-by"], "fallback");
     assert_eq!(answered(&gateway, true, "", None).await, (401, "gateway".to_owned()));
     assert_eq!(answered(&gateway, true, "", Some("Bearer stranger")).await, (401, "gateway".to_owned()));

@@ -1,4 +1,4 @@
-//! `examples/gateway.rs`, with callers before it and a TLS server behind it.
+//! `examples/gateway.rs`, with callers in front and a TLS server behind.
 
 #[allow(dead_code)]
 #[path = "../../../../examples/gateway.rs"]

@@ -1,4 +1,4 @@
-//! The figures of `/-/metrics` are those of the table in the README, by name, kind and labels.
+//! The metrics of `/-/metrics` are those of the table in the README, by name, kind and labels.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use http::Request;
 use super::client::{ask, chat, full, read};
 use super::{Running, gateway};
 
-/// Name, and kind with labels.
+/// The name, with kind and labels.
 type Table = BTreeMap<String, (String, BTreeSet<String>)>;
 
 fn documented() -> Table {
@@ -21,7 +21,7 @@ fn documented() -> Table {
     rows.collect()
 }
 
-/// What a scrape says. A histogram is one figure, without its `le`.
+/// Parses a scrape. A histogram is one metric, without its `le`.
 fn scraped(text: &str) -> Table {
     let kinds: BTreeMap<_, _> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     let mut table = Table::new();
@@ -36,7 +36,7 @@ fn scraped(text: &str) -> Table {
         let name = name.unwrap_or(series.split('{').next().unwrap());
         let kind = kinds.get(name).unwrap_or_else(|| panic!("{name} has no type"));
         let of = table.entry(name.to_owned()).or_insert_with(|| ((*kind).to_owned(), BTreeSet::new()));
-        // No value of these tests has a comma or a brace.
+        // No value of these tests contains a comma or a brace.
         let names = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
         of.1.extend(names.map(|(name, _)| name.to_owned()).filter(|name| name != "le"));
     }
@@ -49,7 +49,7 @@ async fn scrape(gateway: &Running) -> String {
     read(answer.into_body()).await.0
 }
 
-/// A gateway that has measured everything there is to measure.
+/// A gateway with a value for every metric.
 pub(super) async fn busy() -> Running {
     let options = [
         "--concurrency",
@@ -66,7 +66,7 @@ pub(super) async fn busy() -> Running {
         "off",
         "--backoff-base",
         "5ms",
-        // It is not there, which is measured, too.
+        // No such Redis exists, which is measured too.
         "--redis",
         "redis://127.0.0.1:1",
     ];
@@ -94,7 +94,7 @@ async fn every_figure_is_in_the_table_and_every_row_is_measured() {
     let (documented, scraped) = (documented(), scraped(&text));
     for (name, figure) in &scraped {
         let row = documented.get(name).unwrap_or_else(|| panic!("{name} is in no table"));
-        // Some labels are there only where they have a value.
+        // Some labels exist only with a value.
         assert!(row.0 == figure.0 && figure.1.is_subset(&row.1), "{name}: {row:?}, scraped {figure:?}");
         assert!(text.contains(&format!("# HELP {name} ")), "{name} says what it is");
     }
@@ -118,6 +118,6 @@ async fn models_that_callers_name_are_no_labels_until_they_were_answered() {
     let keys: Vec<_> = text.lines().filter(|line| line.starts_with("gateway_circuit_state{")).collect();
     assert!(keys.iter().any(|line| line.contains("plain\"}")), "{keys:?}");
     assert!(!text.contains("never-answered"), "{keys:?}");
-    // The gateway takes no name with a line break. With any name that it takes, each line is a figure.
+    // The gateway accepts no name with a line break. With any accepted name, each line is valid.
     assert!(keys.iter().all(|line| line.ends_with("} 0")), "{keys:?}");
 }

@@ -1,4 +1,4 @@
-//! Two gateways that share a Redis, and what becomes of them without it.
+//! Two gateways that share a Redis, and their behaviour without it.
 
 mod server;
 
@@ -18,13 +18,13 @@ use super::{Running, gateway, process, soon};
 use crate::support::secs;
 use tower_buttress_gateway::{Args, Gateway, Provider};
 
-/// Twenty events, in a second.
+/// Twenty events in 1 s.
 const SLOWLY: &str = "gap=50ms; chunks=20";
 
-/// What a call may take beside the wait for Redis, on a machine that is busy.
+/// The time of a call beside the wait for Redis, on a busy machine.
 const SLACK: Duration = Duration::from_millis(1_500);
 
-/// A gateway before `provider`, of this fleet.
+/// A gateway of this fleet in front of `provider`.
 async fn member(provider: &Provider, redis: &str, options: &[&str]) -> Running {
     let upstream = format!("http://{}", provider.addr());
     gateway(&[&["--upstream", &upstream, "--redis", redis], options].concat()).await
@@ -56,7 +56,7 @@ async fn page_at(addr: SocketAddr, path: &str) -> (StatusCode, String) {
     (answer.status(), read(answer.into_body()).await.0)
 }
 
-/// Waits until the gateway's figures have this line.
+/// Waits until the gateway's metrics contain this line.
 async fn until_metric(gateway: &Running, line: &str) {
     until_metric_at(gateway.addr, line).await;
 }
@@ -100,7 +100,7 @@ async fn a_key_that_one_gateway_answered_is_replayed_by_the_other() {
     let stranger = member(&provider, &redis.url(), &["--redis-prefix", "mail"]).await;
     let first = read(ask(keyed(&one, "k")).await.into_body()).await;
     assert!(first.1);
-    // What becomes of it is decided when its end has been read.
+    // Decided once its end has been read.
     let begun = Instant::now();
     let second = loop {
         let second = ask(keyed(&other, "k")).await;
@@ -168,7 +168,7 @@ async fn a_circuit_that_opened_on_one_gateway_is_known_to_the_other() {
     }
     assert_eq!(circuit(&one).await, "open");
     until_metric(&one, r#"gateway_redis_operations_total{operation="vote",result="answered"} "#).await;
-    // With one vote of two, a failure of its own opens it, where it takes three otherwise.
+    // With one vote of two, one failure of its own opens it, instead of three.
     assert_eq!(ask(chat(other.addr, true, "status=500")).await.status(), 500);
     let begun = Instant::now();
     while circuit(&other).await != "open" {
@@ -185,7 +185,7 @@ async fn a_429_that_one_gateway_met_pauses_the_other() {
     let options = ["--attempts", "1", "--dedup", "off"];
     let one = member(&provider, &redis.url(), &options).await;
     let other = member(&provider, &redis.url(), &options).await;
-    // Both know the model: a model is a key of its own after its first answer.
+    // Both know the model, which gets its own key after its first answer.
     for gateway in [&one, &other] {
         assert!(read(ask(click(gateway, "")).await.into_body()).await.1);
     }
@@ -210,7 +210,7 @@ async fn a_callers_rate_is_that_of_both_gateways() {
         statuses.push(timed(click(gateway, "gap=1ms; chunks=1")).await.1.as_u16());
     }
     assert_eq!(statuses, [200, 200, 200, 429, 429]);
-    // Another caller has a rate of its own.
+    // Another caller has its own rate.
     let mut request = click(&other, "gap=1ms; chunks=1");
     request.headers_mut().insert("authorization", HeaderValue::from_static("bob"));
     assert_eq!(timed(request).await.1, 200);
@@ -234,7 +234,7 @@ async fn a_newer_message_at_one_gateway_ends_the_older_one_at_the_other() {
             .body(full(body.to_string()))
             .unwrap()
     };
-    // Each has subscribed when it has been told of a message.
+    // A gateway that received a message has subscribed.
     for (gateway, words) in [(&one, "a"), (&other, "b")] {
         assert!(read(ask(message(gateway, words, "gap=1ms; chunks=1")).await.into_body()).await.1);
     }
@@ -288,12 +288,12 @@ async fn all_gateways_forget_what_one_was_asked_to_forget() {
     becomes(&other, "replayed").await;
     assert_eq!(forget().await, (200, 1.into()));
     becomes(&other, "leader").await;
-    // What is still there is to be forgotten later.
+    // To be forgotten later.
     redis.kill().unwrap();
     assert_eq!(forget().await, (503, Value::Null));
 }
 
-/// How long a call through this gateway takes, and what it was answered.
+/// The duration of a call through this gateway, and its status.
 async fn timed(request: Request<Outgoing>) -> (Duration, StatusCode) {
     let begun = Instant::now();
     let answer = ask(request).await;
@@ -302,7 +302,7 @@ async fn timed(request: Request<Outgoing>) -> (Duration, StatusCode) {
     (begun.elapsed(), status)
 }
 
-/// Ten calls in a row, in the time of a few: none of them waits for Redis.
+/// Ten calls in a row, as fast as a few: none waits for Redis.
 async fn no_call_waits(gateway: &Running, wait: Duration) {
     let mut took = Vec::new();
     for _ in 0..10 {
@@ -317,7 +317,7 @@ async fn no_call_waits(gateway: &Running, wait: Duration) {
 #[tokio::test]
 async fn a_frozen_redis_costs_callers_its_patience_once() {
     let (redis, provider) = (Server::start(&[]).unwrap(), Provider::start().await.unwrap());
-    // Long enough to be told from a busy machine.
+    // Long enough to differ from a busy machine.
     let gateway = member(&provider, &redis.url(), &["--redis-patience", "2s"]).await;
     assert_eq!(timed(click(&gateway, "gap=1ms; chunks=1")).await.1, 200);
     redis.freeze().unwrap();
@@ -357,7 +357,7 @@ async fn refuse_refuses_what_another_gateway_may_have_answered() {
     let (took, status) = timed(keyed(&gateway, "c")).await;
     assert_eq!(status, 503);
     assert!(took < secs(1), "{took:?}");
-    // What has no key is promised nothing.
+    // Nothing is promised without a key.
     no_call_waits(&gateway, secs(1)).await;
     assert_eq!(page(&gateway, "/-/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "Redis is unreachable\n".into()));
     redis.thaw().unwrap();
@@ -369,7 +369,7 @@ async fn refuse_refuses_what_another_gateway_may_have_answered() {
     assert_eq!(timed(keyed(&gateway, "e")).await.1, 503);
 }
 
-/// The program: what its operator reads of it.
+/// The program: what its operator reads about Redis.
 #[test]
 fn an_outage_of_redis_is_one_warning() {
     let mut redis = Server::start(&[]).unwrap();
@@ -378,7 +378,7 @@ fn an_outage_of_redis_is_one_warning() {
         let chat = || process::send(addr, "/v1/chat/completions", "x-fault: gap=1ms; chunks=1\r\n", process::HELLO);
         assert!(chat().contains("data: [DONE]"));
         redis.kill().unwrap();
-        // Redis is asked again and again meanwhile, by calls and in the background.
+        // Calls and the background task keep asking Redis meanwhile.
         let begun = Instant::now();
         while begun.elapsed() < secs(3) {
             assert!(chat().contains("data: [DONE]"));
@@ -400,7 +400,7 @@ async fn a_redis_that_is_down_stops_no_gateway_from_starting() {
     let mut redis = Server::start(&[]).unwrap();
     redis.kill().unwrap();
     let gateway = member(&provider, &redis.url(), &[]).await;
-    // It asked at its start.
+    // It connected at its start.
     until_metric(&gateway, "gateway_redis_reached 0").await;
     no_call_waits(&gateway, secs(1)).await;
     redis.start_again().unwrap();
@@ -442,7 +442,7 @@ async fn a_password_is_not_among_what_is_shown() {
     drop(provider);
 }
 
-/// The program: the certificates that it trusts are those that its environment names.
+/// The program trusts the certificates that its environment names.
 #[tokio::test]
 async fn rediss_is_tls() {
     let rcgen::CertifiedKey { cert, signing_key } =

@@ -1,4 +1,4 @@
-//! `POST /-/forget`: what is kept of callers goes when its operator says so.
+//! `POST /-/forget` deletes the stored data of callers.
 
 use std::net::SocketAddr;
 
@@ -21,7 +21,7 @@ fn of(gateway: &Running, tenant: &str, fault: &str) -> Request<Outgoing> {
     let mut request = chat(gateway.addr, false, fault);
     let key = format!("Bearer {tenant}-key");
     request.headers_mut().insert("authorization", key.parse().unwrap());
-    // For the upstream, beside the gateway's own.
+    // For the upstream, in addition to the gateway's key.
     request.headers_mut().insert("x-api-key", "of-the-upstream".parse().unwrap());
     request
 }
@@ -54,7 +54,7 @@ async fn what_is_kept_of_a_tenant_is_forgotten_and_then_all() {
     }
     let said = forgotten(admin, "?tenant=acme").await;
     assert_eq!(said, json!({"forgotten": {"answers": 1, "last_good": 1, "conversations": 0}}));
-    // Nothing of it is left, and nothing of the other's gone.
+    // Nothing of it is left, and the other's data is complete.
     assert_eq!(ask(of(&gateway, "acme", "status=503")).await.status(), 503);
     assert_eq!(ask(of(&gateway, "other", "status=503")).await.headers()["x-gateway-served-by"], "cache");
     assert_eq!(role("other").await, "replayed");

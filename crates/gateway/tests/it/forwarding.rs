@@ -1,4 +1,4 @@
-//! Requests and answers, both ways.
+//! Requests and answers, in both directions.
 
 use axum::Router;
 use axum::body::Body;
@@ -28,7 +28,7 @@ pub(super) async fn serve(router: Router) -> SocketAddr {
     addr
 }
 
-/// Says what it was asked.
+/// Returns the request that it received.
 async fn echo(request: AxumRequest) -> String {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -54,7 +54,7 @@ async fn every_method_and_path_is_passed_on() {
 async fn what_has_no_place_under_the_prefix_is_no_fault_of_the_upstream() {
     let (upstream, mut tells) = raw_upstream("\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n").await;
     let gateway = gateway(&["--upstream", &format!("http://{upstream}/base"), "--breaker-consecutive", "1"]).await;
-    // It leads out; it is as long as a URI may be.
+    // It leaves the prefix; it is as long as a URI may be.
     for path in ["/../secret".to_owned(), "/a/%2E%2e/%2e./secret".to_owned(), format!("/{}", "a".repeat(65_533))] {
         let answer =
             raw(gateway.addr, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
@@ -89,7 +89,7 @@ async fn an_event_is_here_while_the_upstream_still_speaks() {
 
 #[tokio::test]
 async fn a_request_is_at_the_upstream_while_its_client_still_speaks() {
-    // Each piece comes back before the next is sent.
+    // Each piece returns before the next is sent.
     let upstream =
         serve(Router::new().route("/", any(|request: AxumRequest| async { AxumResponse::new(request.into_body()) })));
     let gateway = gateway_before(upstream.await).await;
@@ -138,7 +138,7 @@ async fn no_trailers_are_announced_where_none_can_follow() {
 
 #[tokio::test]
 async fn trailers_arrive_in_both_directions() {
-    /// Says in its own trailers which it got.
+    /// Lists in its own trailers those that it received.
     async fn trailing(request: AxumRequest) -> AxumResponse {
         assert_eq!(request.headers()["te"], "trailers");
         let trailers = request.into_body().collect().await.unwrap().trailers().cloned().unwrap();
@@ -243,7 +243,7 @@ async fn a_websocket_is_carried_through() {
     soon(socket.close(None)).await.unwrap();
 }
 
-/// It has no end of its own: as long as it is open, its caller could send.
+/// A tunnel has no deadline: while it is open, its caller could send.
 #[tokio::test]
 async fn a_websocket_ends_when_the_key_of_its_caller_is_removed() {
     let upstream = serve(Router::new().route(
@@ -262,7 +262,7 @@ async fn a_websocket_ends_when_the_key_of_its_caller_is_removed() {
     socket.send("hello".into()).await.unwrap();
     std::fs::write(&keys, "acme:one\n").unwrap();
     gateway.reload.now().await.unwrap();
-    // The upstream has said nothing.
+    // The upstream has not answered.
     assert!(soon(socket.next()).await.is_none_or(|said| said.is_err()));
 }
 
@@ -286,7 +286,7 @@ async fn a_caller_has_no_more_websockets_than_it_may_have() {
         tokio_tungstenite::tungstenite::Error::Http(refusal) => assert_eq!(refusal.status(), 429),
         other => panic!("{other}"),
     }
-    // Others have their own, and calls count apart.
+    // Other callers have their own limit, and calls count separately.
     let _other = open("other").await.unwrap();
     let mut call = Request::get(format!("http://{}/elsewhere", gateway.addr)).body(full("")).unwrap();
     call.headers_mut().insert("authorization", "Bearer acme".parse().unwrap());

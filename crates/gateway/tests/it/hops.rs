@@ -1,11 +1,11 @@
-//! What belongs to one hop stays on it. Both sides are looked at byte by byte.
+//! Fields of one hop stay on that hop, checked byte by byte on both sides.
 
 use super::client::{raw, raw_upstream};
 use super::{gateway, gateway_before};
 
 const EMPTY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
-/// The names of the fields of a head, in order of the alphabet.
+/// The field names of a head, in alphabetical order.
 fn fields(head: &str) -> Vec<&str> {
     let head = head.split("\r\n\r\n").next().unwrap();
     let mut names: Vec<_> = head.lines().skip(1).map(|line| line.split(':').next().unwrap()).collect();
@@ -54,7 +54,7 @@ async fn what_another_gateway_did_is_not_reported_as_ours() {
     let answer = raw(gateway.addr, "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     assert!(!answer.contains("x-gateway-dedup"), "{answer}");
     assert!(answer.contains("x-gateway-attempts: 1\r\nx-gateway-served-by: upstream\r\n"), "{answer}");
-    // So is the answer, whichever gateway found it out.
+    // The same for the answer, whichever gateway found it.
     assert!(answer.contains("x-gateway-output: invalid\r\n"), "{answer}");
 }
 
@@ -127,7 +127,7 @@ async fn a_length_beside_chunks_is_not_believed() {
 
 #[tokio::test]
 async fn the_upstream_changes_no_protocol_unasked() {
-    // To one that is not passed on, and to another than was asked for.
+    // A protocol that is not forwarded, and one that was not requested.
     for (asked, answered) in [("h2c", "websocket"), ("websocket", "h2c")] {
         let switch = format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {answered}\r\n\r\n");
         let (upstream, _tells) = raw_upstream("\r\n\r\n", switch.leak()).await;

@@ -1,4 +1,4 @@
-//! Clients that go away, and clients that stop reading: the upstream is closed for both.
+//! Clients that leave, and clients that stop reading: both close the upstream call.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::client::{ask, chat, http1, http2, read};
 use super::{gateway, soon};
 use crate::support::secs;
 
-/// More than all buffers on the way hold, and never at its end.
+/// More than all buffers on the way hold, without an end.
 const ENDLESS: &str = "gap=0s; size=65536; chunks=100000";
 
 fn raw_chat(fault: &str) -> String {
@@ -38,7 +38,7 @@ async fn a_client_that_leaves_before_the_head_closes_the_upstream() {
 async fn a_client_that_leaves_within_the_answer_closes_the_upstream() {
     let gateway = gateway(&[]).await;
     for (nth, client) in (1..).zip([http1(), http2()]) {
-        // Nothing more is written: it is noticed by reading.
+        // Nothing more is written: the gateway notices by reading.
         let answer = soon(client.request(chat(gateway.addr, true, "gap=0s; stall-after=1"))).await.unwrap();
         let mut body = answer.into_body();
         soon(body.frame()).await.unwrap().unwrap();
@@ -70,7 +70,7 @@ async fn a_request_that_breaks_off_is_no_fault_of_the_upstream() {
     soon(stream.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
     soon(gateway.provider().until(|counts| counts.open == 0)).await;
-    // Nor is its circuit open now.
+    // Its circuit is not open now.
     assert!(read(ask(chat(gateway.addr, true, "gap=0s")).await.into_body()).await.1);
 }
 
@@ -82,7 +82,7 @@ async fn a_client_that_stops_reading_is_cut_off() {
     let mut stream = socket.connect(gateway.addr).await.unwrap();
     stream.write_all(raw_chat(ENDLESS).as_bytes()).await.unwrap();
     gateway.abandoned(1).await;
-    // What was on its way is still there, and then the end of the connection; never the end of the answer.
+    // The data on the way arrives, then the end of the connection, never the end of the answer.
     let mut got = Vec::new();
     let _ = soon(stream.read_to_end(&mut got)).await;
     assert!(got.starts_with(b"HTTP/1.1 200 OK\r\n") && !got.ends_with(b"0\r\n\r\n"));
@@ -93,7 +93,7 @@ async fn an_http2_client_that_stops_reading_one_stream_loses_that_stream() {
     let gateway = gateway(&["--write-timeout", "200ms"]).await;
     let socket = TcpStream::connect(gateway.addr).await.unwrap();
     let (client, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-        // As small as it may be, so that one stream does not take all of the connection's.
+        // The minimum, so that one stream does not use the connection's whole window.
         .initial_stream_window_size(65_535)
         .initial_connection_window_size(1 << 20)
         .handshake(TokioIo::new(socket))
@@ -103,10 +103,10 @@ async fn an_http2_client_that_stops_reading_one_stream_loses_that_stream() {
 
     let mut stuck = soon(client.clone().send_request(chat(gateway.addr, true, ENDLESS))).await.unwrap().into_body();
     gateway.abandoned(1).await;
-    // The connection lives, and its other streams with it.
+    // The connection lives, with its other streams.
     let answer = soon(client.clone().send_request(chat(gateway.addr, true, "gap=0s"))).await.unwrap();
     assert!(read(answer.into_body()).await.1);
-    // What the client had room for, and then a reset.
+    // The data that fits the client's window, then a reset.
     let reset = loop {
         match soon(stuck.frame()).await {
             Some(Ok(_)) => {}
@@ -119,7 +119,7 @@ async fn an_http2_client_that_stops_reading_one_stream_loses_that_stream() {
 
 #[tokio::test]
 async fn a_silent_upstream_is_not_the_clients_fault() {
-    // The write timeout is far shorter than the silence within the answer, over both protocols.
+    // The write timeout is far shorter than the silence within the answer, in both protocols.
     let gateway = gateway(&["--write-timeout", "20ms"]).await;
     for client in [http1(), http2()] {
         let answer =
@@ -139,11 +139,11 @@ async fn without_a_limit_a_client_may_take_its_time() {
     }
 }
 
-/// The clock only moves when nothing else does, so it shows how long was waited for what never came.
+/// The clock moves only when nothing else does, so it shows how long the gateway waited.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_asks_for_nothing_is_not_waited_for_for_ever() {
     let gateway = gateway(&[]).await;
-    // Nothing; what may become HTTP/2; all of HTTP/2's greeting, and no request; half a head.
+    // Nothing; a possible HTTP/2 preface; all of the preface without a request; half a head.
     for said in ["", "PRI * HT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", "GET / HTTP/1.1\r\nhost"] {
         let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
         stream.write_all(said.as_bytes()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Each fault against each limit. The limits that are not meant are far away.
+//! Each fault against each limit, with the other limits far away.
 
 use http::StatusCode;
 use tower_buttress::DeadlineHeader;
@@ -7,7 +7,7 @@ use super::client::{Outgoing, ask, chat, content, full, read};
 use super::{Running, gateway};
 use crate::support::full_backlog;
 
-/// The status of an answer that is a refusal, and its kind.
+/// The status and kind of a refusal.
 async fn refused(request: http::Request<Outgoing>) -> (StatusCode, String) {
     let answer = ask(request).await;
     let status = answer.status();
@@ -16,7 +16,7 @@ async fn refused(request: http::Request<Outgoing>) -> (StatusCode, String) {
     (status, problem["kind"].as_str().unwrap_or_default().to_owned())
 }
 
-/// What came of a stream that does not come to its end.
+/// The result of a stream that does not come to its end.
 async fn broken(gateway: &Running, fault: &str) -> String {
     let answer = ask(chat(gateway.addr, true, fault)).await;
     assert_eq!(answer.status(), StatusCode::OK);
@@ -28,7 +28,7 @@ async fn broken(gateway: &Running, fault: &str) -> String {
 #[tokio::test]
 async fn an_upstream_without_a_first_event_is_a_504_and_closed() {
     let gateway = gateway(&["--first-byte-timeout", "100ms"]).await;
-    // Nothing at all; the head late; the body late; nothing but comments.
+    // No head; a late head; a late body; only comments.
     let faults = ["silent", "head=1h", "first-byte=1h", "comments=10ms"];
     for (nth, fault) in (1..).zip(faults) {
         let refusal = refused(chat(gateway.addr, true, fault)).await;
@@ -44,7 +44,7 @@ async fn silence_within_an_answer_breaks_it_off_and_closes_the_upstream() {
         assert_eq!(broken(&gateway, fault).await, "You said \"Hello\". ", "{fault}");
         gateway.abandoned(nth).await;
     }
-    // An answer that is no stream is handed on when it is whole.
+    // An answer that is not a stream is passed on when it is whole.
     assert_eq!(refused(chat(gateway.addr, false, "gap=0s; stall-after=3")).await.0, StatusCode::BAD_GATEWAY);
 }
 
@@ -64,7 +64,7 @@ async fn the_deadline_ends_a_call_wherever_it_is() {
     gateway.abandoned(1).await;
     assert_eq!(broken(&gateway, "gap=0s; stall-after=1").await, "You ");
     gateway.abandoned(2).await;
-    // One that streams busily as well.
+    // A busy stream too.
     broken(&gateway, "gap=1ms; chunks=1000000").await;
     gateway.abandoned(3).await;
 }
@@ -83,12 +83,12 @@ async fn a_callers_deadline_shortens_ours_and_is_handed_on() {
         header.read(&seen.last().unwrap().headers).unwrap().unwrap().as_millis()
     };
     assert_eq!(refused(ask_with("400", "silent")).await.1, "deadline-exceeded");
-    // The reserve is kept back.
+    // Less the reserve.
     assert!((1..=350).contains(&told()), "{}", told());
-    // Nobody may have more than we give.
+    // A caller cannot get more than the gateway's limit.
     assert!(read(ask(ask_with("3600000", "gap=0s")).await.into_body()).await.1);
     assert!((50_000..=59_950).contains(&told()), "{}", told());
-    // Too little to begin with.
+    // Too little from the start.
     assert_eq!(refused(ask_with("10", "gap=0s")).await.1, "deadline-exceeded");
     assert_eq!(gateway.provider().counts().calls, 2);
 }
@@ -124,7 +124,7 @@ async fn limits_that_are_off_end_nothing() {
 async fn a_broken_connection_is_a_502_before_the_head_and_a_broken_answer_after() {
     let gateway = gateway(&[]).await;
     assert_eq!(refused(chat(gateway.addr, true, "reset")).await.0, StatusCode::BAD_GATEWAY);
-    // What came before is handed on; a stream that breaks before its first event is a 502 still.
+    // Earlier events are passed on; a stream that breaks before its first event is still a 502.
     assert_eq!(broken(&gateway, "gap=10ms; reset-after=2").await, "You said ");
     assert_eq!(broken(&gateway, "gap=10ms; close-after=2").await, "You said ");
     assert_eq!(gateway.provider().counts().abandoned, 0);

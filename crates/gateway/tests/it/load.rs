@@ -1,4 +1,4 @@
-//! How much is sent to an upstream, and how much each caller may send.
+//! Limits of calls to an upstream, and of each caller.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ async fn a_429_has_others_with_the_same_key_wait_too() {
     let refused = ask(of(&gateway, "one", false, "status=429; retry-after=2")).await;
     assert_eq!(status_and_source(&refused), (429, "upstream"));
     let asked = Instant::now();
-    // Another key, and another model of the same one, are not limited.
+    // Another key, and another model of the same key, are not limited.
     assert_eq!(ask(of(&gateway, "two", false, "")).await.status(), StatusCode::OK);
     let other_model = of(&gateway, "one", false, "")
         .map(|_| super::client::full(r#"{"model":"other","messages":[{"role":"user","content":"Hello"}]}"#));
@@ -59,10 +59,10 @@ async fn a_rate_of_ones_own_is_never_overrun() {
     let asked = Instant::now();
     let answers = join_all((0..6).map(|_| ask(of(&gateway, "one", false, "")))).await;
     assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
-    // The first at once, and then one each tenth of a second.
+    // The first at once, then one per 0.1 s.
     assert!(asked.elapsed() >= Duration::from_millis(500), "{:?}", asked.elapsed());
 
-    // The wait would be longer than a call may take.
+    // The wait would exceed the limit.
     let mut late = of(&gateway, "one", false, "");
     late.headers_mut().insert("x-deadline-ms", "90".parse().unwrap());
     let waits = join_all((0..5).map(|_| ask(of(&gateway, "one", false, ""))));
@@ -87,7 +87,7 @@ fn kind_of(answer: &Response<Incoming>) -> &str {
 #[tokio::test]
 async fn tokens_of_ones_own_are_never_overrun() {
     let gateway = gateway(&["--attempts", "1", "--dedup", "off", "--pace-tokens", "100/1h"]).await;
-    // Its usage says that it took more than there are.
+    // Its usage reports more tokens than the limit.
     assert!(read(ask(of(&gateway, "one", false, "chunks=200")).await.into_body()).await.1);
     let refused = ask(of(&gateway, "one", false, "")).await;
     assert_eq!(status_and_source(&refused), (429, "gateway"));
@@ -118,15 +118,15 @@ async fn an_upstreams_limits_are_learned_where_that_is_wanted() {
         let asked = Instant::now();
         let answers = join_all((0..4).map(|_| ask(of(&gateway, "one", false, "")))).await;
         assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
-        // A tenth of a second for each.
+        // 0.1 s each.
         assert_eq!(asked.elapsed() >= Duration::from_millis(350), learns, "{:?}", asked.elapsed());
     }
 }
 
-/// Calls whose callers may come back keep out none that wait.
+/// Calls without callers do not keep waiting calls out.
 #[tokio::test]
 async fn a_quarter_of_the_places_is_for_calls_without_callers() {
-    // What is found out begins with eight, too.
+    // The adaptive limit starts with eight, too.
     for places in ["8", "auto"] {
         let options = ["--resumable", "on", "--dedup-grace", "100ms", "--concurrency", places, "--attempts", "1"];
         let gateway = gateway(&options).await;
@@ -147,7 +147,7 @@ async fn a_quarter_of_the_places_is_for_calls_without_callers() {
 async fn no_more_calls_are_under_way_than_there_are_places() {
     let options = ["--attempts", "1", "--dedup", "off", "--concurrency", "1", "--queue", "1"];
     let gateway = gateway(&options).await;
-    // A stream holds its place until it has ended.
+    // A stream holds its place to its end.
     let first = ask(of(&gateway, "one", true, "gap=20ms; chunks=25")).await;
     assert_eq!(first.status(), StatusCode::OK);
     let second = tokio::spawn(ask(of(&gateway, "one", false, "")));
@@ -216,15 +216,15 @@ async fn no_caller_can_send_more_than_its_share() {
         assert_eq!(status_and_source(&refused), (429, "gateway"));
         assert_eq!(kind(refused).await, "paced");
     }
-    // Another caller has limits of its own.
+    // Another caller has its own limits.
     let other = ask(of(&gateway, "other-key", true, "gap=0s; stall-after=1")).await;
     assert_eq!(other.status(), StatusCode::OK);
-    // One call at a time, though another request is left.
+    // One call at a time, though another request is allowed.
     assert_eq!(ask(of(&gateway, "other-key", false, "")).await.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(gateway.provider().counts().calls, 3);
 }
 
-/// More of them than a layer has limits for callers who may be invented.
+/// More callers than a layer has limits for unidentified ones.
 #[tokio::test]
 async fn each_of_many_callers_has_a_limit_of_its_own() {
     let keys: Vec<_> = (0..1_100).map(|tenant| format!("tenant-{tenant}:key-{tenant}")).collect();
@@ -243,7 +243,7 @@ async fn each_of_many_callers_has_a_limit_of_its_own() {
 async fn tokens_of_a_caller_are_counted_when_they_are_used() {
     let keys = keys();
     let gateway = gateway(&["--caller-keys-file", &keys, "--caller-tokens", "100/1h", "--dedup", "off"]).await;
-    // Its usage says that it took more than is left.
+    // Its usage reports more tokens than are left.
     let answer = ask(of(&gateway, "acme-key", false, "chunks=200")).await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert!(read(answer.into_body()).await.1);

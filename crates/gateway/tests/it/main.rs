@@ -1,4 +1,4 @@
-//! The gateway, over real sockets. `process` starts the whole program.
+//! The gateway over real sockets. `process` tests the whole program.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -52,11 +52,11 @@ use tokio::task::JoinHandle;
 use crate::support::secs;
 use tower_buttress_gateway::{Args, Gateway, Provider, Reload};
 
-/// The same as the real thing, until it is dropped.
+/// A running gateway, stopped when dropped.
 struct Running {
     addr: SocketAddr,
     admin: Option<SocketAddr>,
-    /// The simulated one, where no other upstream was named.
+    /// The simulated provider, if no other upstream was named.
     provider: Option<Provider>,
     reload: Reload,
     stop: oneshot::Sender<()>,
@@ -83,18 +83,18 @@ impl Running {
         self.provider.as_ref().unwrap()
     }
 
-    /// The upstream side of a call that was given up is closed, and soon.
+    /// The upstream side of a cancelled call closes soon.
     async fn abandoned(&self, calls: u64) {
         self.abandoned_of(calls, 0).await;
     }
 
-    /// The same, while this number of other calls go on.
+    /// The same, while this number of other calls continue.
     async fn abandoned_of(&self, calls: u64, open: u64) {
         soon(self.provider().until(|counts| counts.abandoned == calls && counts.open == open)).await;
     }
 }
 
-/// Fails where `future` takes so long that it would not have come at all.
+/// Fails if `future` takes so long that it would never complete.
 async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(secs(10), future).await.expect("it did not happen")
 }

@@ -1,4 +1,4 @@
-//! What is remembered of calls: conversations, last good answers, and where a stream broke off.
+//! State of calls: conversations, last good answers, and positions in broken streams.
 
 use std::time::Duration;
 
@@ -35,13 +35,13 @@ async fn a_newer_message_ends_the_older_one() {
     let (events, whole) = soon(read(older.into_body())).await;
     assert!(!whole && events.contains("superseded") && !events.contains("[DONE]"), "{events}");
     assert!(read(newer.into_body()).await.0.ends_with("data: [DONE]\n\n"));
-    // The older message again, by an SDK that repeats it: it is over.
+    // An SDK repeats the older message, which is over.
     let again = ask(said(&gateway, "Where is", "gap=0s; stall-after=3")).await;
     assert_eq!((again.status().as_u16(), &again.headers()["x-should-retry"]), (410, &"false".parse().unwrap()));
     soon(gateway.provider().until(|counts| counts.abandoned == 1)).await;
 }
 
-/// Behind a proxy that has one credential for all whom it serves.
+/// Behind a proxy with one credential for all its callers.
 #[tokio::test]
 async fn a_message_of_another_tenant_is_of_another_conversation() {
     let options = ["--supersede-header", "x-chat", "--supersede", "reject", "--dedup-tenant-header", "x-tenant"];
@@ -116,7 +116,7 @@ async fn the_last_good_answer_stands_in_for_one_that_does_not_come() {
     assert_eq!(content(&read(template.into_body()).await.0), "We are back soon.");
 }
 
-/// Behind a proxy that has one credential for all whom it serves.
+/// Behind a proxy with one credential for all its callers.
 #[tokio::test]
 async fn the_last_good_answer_of_another_tenant_stands_in_for_none() {
     let options =
@@ -140,7 +140,7 @@ async fn the_last_good_answer_of_another_tenant_stands_in_for_none() {
     }
 }
 
-/// Else calls are refused for want of memory though none is under way.
+/// A leak would refuse calls for lack of memory with none in flight.
 #[tokio::test]
 async fn last_good_answers_leave_most_of_the_memory_to_calls() {
     const MEMORY: usize = 4 * 1024 * 1024;
@@ -162,7 +162,7 @@ async fn without_it_a_failure_is_a_failure() {
     assert_eq!(ask(said(&gateway, "Hello", "status=503")).await.status(), 503);
 }
 
-/// A server whose events have ids: the first answer breaks off behind the first event.
+/// A server whose events have ids: the first answer breaks after the first event.
 async fn events_that_break_off() -> String {
     async fn answer(request: AxumRequest) -> impl IntoResponse {
         let last = request.headers().get("last-event-id").map(|id| id.to_str().unwrap().to_owned());

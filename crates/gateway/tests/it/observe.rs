@@ -1,4 +1,4 @@
-//! What an operator sees of a call: ids, times, traces, and who answered.
+//! What an operator sees of a call: ids, times, traces, and the server of the answer.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn each_answer_has_the_id_of_its_call() {
     };
     let answer = ask_as(Some("mine-1.a_B")).await;
     assert_eq!(header(&answer, "x-request-id"), "mine-1.a_B");
-    // The provider's own is needed where it is asked what went wrong.
+    // The provider's own id identifies the call in a support request.
     assert_eq!(header(&answer, "x-gateway-upstream-request-id"), "req_00000001");
     assert_eq!(gateway.provider().seen()[0].headers["x-request-id"], "mine-1.a_B");
 
@@ -120,7 +120,7 @@ async fn readiness(gateway: &Running) -> (u16, String) {
     (answer.status().as_u16(), read(answer.into_body()).await.0)
 }
 
-/// Calls come again once one may probe: without them the circuit would never close.
+/// Load balancers must send calls again once one may probe; otherwise the circuit would never close.
 #[tokio::test]
 async fn a_gateway_is_ready_again_when_the_open_time_is_over() {
     let options = ["--attempts", "1", "--breaker-consecutive", "1", "--breaker-open", "300ms", "--dedup", "off"];
@@ -140,7 +140,7 @@ async fn a_gateway_is_ready_again_when_the_open_time_is_over() {
 async fn a_circuit_without_calls_does_not_make_a_gateway_ready() {
     let ratio = ["--attempts", "1", "--breaker-min-calls", "2", "--breaker-failure-ratio", "0.5", "--dedup", "off"];
     let gateway = gateway(&[&ratio[..], &["--breaker-window", "400ms", "--breaker-open-max", "1m"]].concat()).await;
-    // The circuit of unknown models has the first call, and that of this model all others.
+    // The circuit of unknown models gets the first call, that of this model all others.
     assert_eq!(ask(chat(gateway.addr, false, "gap=0s")).await.status(), 200);
     tokio::time::sleep(Duration::from_millis(500)).await;
     for _ in 0..2 {
@@ -154,7 +154,7 @@ async fn a_fallback_that_was_not_asked_yet_makes_a_gateway_ready() {
     let fallback = ["--fallback", "http://127.0.0.1:1", "--fallback-authorization-env", super::trust::OPERATOR];
     let options = ["--trust-callers", "--attempts", "1", "--breaker-min-calls", "1"];
     let gateway = gateway(&[&fallback[..], &options].concat()).await;
-    // The matter of the caller's credential: the fallback is not asked.
+    // Concerns the caller's credential: the fallback is not tried.
     assert_eq!(ask(chat(gateway.addr, false, "status=429")).await.status(), 429);
     let circuits = Request::get(format!("http://{}/-/breakers", gateway.addr)).body(full("")).unwrap();
     let (circuits, _) = read(ask(circuits).await.into_body()).await;

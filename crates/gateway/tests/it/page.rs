@@ -1,4 +1,4 @@
-//! What the gateway's page is given: calls with their phases, circuits, load.
+//! The data of the gateway's page: calls with their phases, circuits, load.
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -15,7 +15,7 @@ async fn shown(gateway: &Running) -> Value {
     serde_json::from_str(&read(get(gateway, "calls").await.into_body()).await.0).unwrap()
 }
 
-/// Waits until a call of this id is in this phase.
+/// Waits until a call with this id is in this phase.
 async fn until(gateway: &Running, id: &str, phase: &str) -> Value {
     soon(async {
         loop {

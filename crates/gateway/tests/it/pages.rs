@@ -1,4 +1,4 @@
-//! Web pages that call, and the gateway's own.
+//! Web pages that call, and the gateway's own pages.
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -33,11 +33,11 @@ async fn pages_of_other_sites_may_not_call() {
         }
     }
     assert_eq!(gateway.provider().counts().calls, 0);
-    // What a load balancer asks it may, by any name.
+    // Health checks of load balancers work under any name.
     for path in ["/-/healthz", "/-/readyz"] {
         assert_eq!(get(&gateway, path, &[("host", "lb.internal")]).await.0, 200);
     }
-    // What comes through another proxy may be anyone's.
+    // Requests through another proxy may come from anyone.
     for relayed in [("x-forwarded-for", "203.0.113.9"), ("via", "1.1 nginx"), ("forwarded", "for=203.0.113.9")] {
         assert_eq!(get(&gateway, "/-/metrics", &[relayed]).await.0, 404, "{relayed:?}");
         assert_eq!(send(&gateway, Method::POST, "/-/forget", &[relayed]).await.status(), 404, "{relayed:?}");

@@ -1,4 +1,4 @@
-//! The whole program, in a process of its own.
+//! The whole program, as a process.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ pub(super) fn command(args: &str) -> Command {
     command
 }
 
-/// A program that runs, and is killed with its test.
+/// A running program, killed with its test.
 pub(super) struct Program {
     child: Child,
     out: BufReader<ChildStdout>,
@@ -40,7 +40,7 @@ impl Program {
         Self { child, out, addr }
     }
 
-    /// The rest of what it prints at its start.
+    /// The rest of its output at the start.
     fn welcome(&mut self) -> String {
         let mut welcome = String::new();
         while !welcome.contains("/-/metrics") {
@@ -81,7 +81,7 @@ impl Drop for Program {
     }
 }
 
-/// The exit code and what was said on stderr.
+/// The exit code and stderr.
 fn complaint(command: &mut Command) -> (i32, String) {
     let output = command.output().unwrap();
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
@@ -108,7 +108,7 @@ fn options_come_from_the_environment_too() {
     let mut program = Program::start(command("--idle-timeout 3s").envs([
         ("GATEWAY_LISTEN", "127.0.0.1:0"),
         ("GATEWAY_DEADLINE", "off"),
-        // The command line wins.
+        // The command line overrides it.
         ("GATEWAY_IDLE_TIMEOUT", "4s"),
     ]));
     let mut limits = String::new();
@@ -175,7 +175,7 @@ fn a_second_signal_does_not_wait() {
     let mut program = Program::start(&mut command("--listen 127.0.0.1:0 --drain-timeout off"));
     let mut stream = program.stream("gap=0s; stall-after=1");
     program.signal("INT");
-    // The first one is heard: nothing new is accepted.
+    // The first signal works: no new connection is accepted.
     while TcpStream::connect(program.addr).is_ok() {
         std::thread::yield_now();
     }
@@ -184,7 +184,7 @@ fn a_second_signal_does_not_wait() {
     let _ = stream.read_to_end(&mut Vec::new());
 }
 
-/// What its client said meanwhile waits in the socket, and its timers have passed.
+/// The client's data waits in the socket, and the timers have fired.
 #[tokio::test]
 async fn a_process_that_was_stopped_resets_no_stream_whose_client_reads() {
     use http_body_util::BodyExt;
@@ -226,12 +226,12 @@ fn callers_keys_may_be_in_the_environment() {
     }
 }
 
-/// Where the program of this test writes to stderr.
+/// Where the tested program writes its stderr.
 pub(super) fn log_file() -> String {
     format!("{}/log-{:?}", env!("CARGO_TARGET_TMPDIR"), std::thread::current().id())
 }
 
-/// Everything that the program writes to stderr, once it has ended.
+/// All of the program's stderr, after it has ended.
 pub(super) fn log_of(command: &mut Command, calls: impl FnOnce(SocketAddr)) -> String {
     let log = log_file();
     let file = std::fs::File::create(&log).unwrap();
@@ -242,7 +242,7 @@ pub(super) fn log_of(command: &mut Command, calls: impl FnOnce(SocketAddr)) -> S
     std::fs::read_to_string(log).unwrap()
 }
 
-/// A disk that is full costs log lines, and nothing else.
+/// A full disk costs log lines, and nothing else.
 #[test]
 fn a_log_that_cannot_be_written_costs_no_answer() {
     let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -252,7 +252,7 @@ fn a_log_that_cannot_be_written_costs_no_answer() {
         for _ in 0..2 {
             let answer = send(program.addr, "/v1/chat/completions", "", HELLO);
             assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("data: [DONE]"), "{answer}");
-            // Of this one there is a warning.
+            // This one causes a warning.
             let answer = send(program.addr, "/v1/chat/completions", "x-fault: reset\r\n", HELLO);
             assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
             program.signal("HUP");
@@ -262,7 +262,7 @@ fn a_log_that_cannot_be_written_costs_no_answer() {
     }
 }
 
-/// Sends a request with these headers and this body, and returns all of the answer.
+/// Sends a request with these headers and this body, and returns the whole answer.
 pub(super) fn send(addr: SocketAddr, path: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(addr).unwrap();
     write!(
@@ -458,7 +458,7 @@ fn no_secret_is_in_any_log_line_event_figure_or_page() {
     });
     assert!(log.lines().count() > 50 && log.contains("TRACE") && shown.contains("\"event\":\""), "{log}");
     for (what, text) in [("log", &log), ("page", &shown)] {
-        // An answer of the simulated model has these words.
+        // Words of the simulated model's answer.
         for secret in ["secret-", "simulated model: I think"] {
             let line = text.lines().find(|line| line.contains(secret));
             assert_eq!(line, None, "{what} shows {secret}");
@@ -493,14 +493,15 @@ fn the_welcome_has_a_line_that_works() {
     assert!(welcome.contains(r#"-d '{"model":"sim","stream":true,"#), "{welcome}");
 }
 
-/// Whether this answer of HTTP/1.1 is an event stream that ends with an error, after this many pieces of content at least.
+/// Whether this HTTP/1.1 answer is an event stream that ends with an error, after at least this many pieces of
+/// content.
 fn ends_with_an_error(answer: &str, pieces: usize) -> bool {
     let last = answer.rfind("data: ").map_or("", |at| &answer[at..]);
     let is_stream = answer.starts_with("HTTP/1.1 200 ") && answer.matches("\"content\":").count() >= pieces;
     is_stream && last.starts_with("data: {\"type\":\"error\",\"error\":{") && !answer.contains("[DONE]")
 }
 
-/// Whether it is a whole event stream, given after this many attempts.
+/// Whether it is a whole event stream after this many attempts.
 fn is_whole(answer: &str, attempts: u32) -> bool {
     let made = answer.contains(&format!("x-gateway-attempts: {attempts}\r\n"));
     made && answer.starts_with("HTTP/1.1 200 ") && answer.contains("data: [DONE]\n\n")
@@ -548,7 +549,7 @@ fn the_printed_call_and_its_faults_do_what_the_text_says() {
     assert_eq!(printed.next(), None);
 }
 
-/// Where the stream begins before its answer, which the text says too.
+/// With a stream that begins before its answer, as the text says.
 #[test]
 fn the_printed_silence_ends_with_an_error_event_where_the_stream_begins_early() {
     let options = "--listen 127.0.0.1:0 --first-byte-timeout 1500ms --heartbeat-before-headers 200ms";
@@ -571,8 +572,7 @@ fn the_root_shows_the_way() {
     assert!(answer.contains("-d '{\"model\":\"sim\",") && answer.contains("/-/"), "{answer}");
 }
 
-/// The lines of the gateway and those of the layers: what happened, in lower case and without a full stop, and times with
-/// as many digits as a person reads.
+/// Log lines of the gateway and the layers: in lower case, without a full stop, with rounded times.
 #[test]
 fn log_lines_read_alike() {
     let mut command = command("--listen 127.0.0.1:0 --log-format json --attempts 2 --backoff-base 5ms");

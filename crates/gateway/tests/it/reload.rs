@@ -1,4 +1,4 @@
-//! The configuration is read again: what changes, what stays, and who is told.
+//! Reloads: what changes, what stays, and what is logged.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -56,7 +56,7 @@ async fn a_call_keeps_the_configuration_it_began_with() {
     let (events, whole) = read(slow.into_body()).await;
     assert!(whole && events.contains("[DONE]"), "{events}");
 
-    // Routes come, and go.
+    // Routes are added and removed.
     config.write(&format!("[[route]]\nname = \"a\"\npath = \"/v1/\"\nupstream = \"http://{}\"\n", before.addr()));
     gateway.reload.now().await.unwrap();
     assert_eq!(ask(chat(gateway.addr, false, "")).await.status(), StatusCode::OK);
@@ -78,7 +78,7 @@ async fn circuits_pauses_places_and_answers_belong_to_a_routes_name() {
     let config = Config::new(&written(""));
     let gateway = gateway(&["--config", config.path()]).await;
 
-    // A circuit of the route opens, a 429 pauses the calls of no route, an answer is kept, and one comes.
+    // A circuit of the route opens, a 429 pauses the calls outside of routes, one answer is kept and one is in flight.
     assert_eq!(ask(of(&gateway, "own:status=500", &[])).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(ask(of(&gateway, "own:status=500", &[])).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     let keyed = || of(&gateway, "sim", &[("idempotency-key", "k"), ("authorization", "Bearer a")]);
@@ -100,7 +100,7 @@ async fn circuits_pauses_places_and_answers_belong_to_a_routes_name() {
         let again = ask(keyed()).await;
         assert_eq!(header(&again, "x-gateway-dedup"), "replayed");
         assert_eq!(read(again.into_body()).await, first);
-        // Its place is taken: there is one.
+        // Its only place is taken.
         assert_eq!(ask(of(&gateway, "sim", &[])).await.status(), StatusCode::SERVICE_UNAVAILABLE);
         let shown = page(&gateway, "/-/calls").await;
         let lane =
@@ -113,7 +113,7 @@ async fn circuits_pauses_places_and_answers_belong_to_a_routes_name() {
     let (came_back, stayed) = tokio::join!(read(ask(at()).await.into_body()), read(slow.into_body()));
     assert!(came_back == stayed && stayed.0.contains("[DONE]"), "{came_back:?}");
 
-    // What is of another upstream is not of this one.
+    // State of one upstream does not apply to another.
     let elsewhere = Provider::start().await.unwrap();
     config.write(&written("").replace(&url, &format!("http://{}", elsewhere.addr())));
     gateway.reload.now().await.unwrap();
@@ -154,13 +154,13 @@ async fn a_file_that_was_cut_off_changes_nothing() {
         config.write(&text[..end]);
         gateway.reload.now().await.expect_err(&text[..end]);
     }
-    // One attempt: the route is there.
+    // One attempt: the route exists.
     ask(chat(gateway.addr, false, "status=500")).await;
     assert_eq!(provider.counts().calls, 1);
     config.write("# all of it was taken out\n");
     let wrong = gateway.reload.now().await.unwrap_err();
     assert!(wrong.ends_with(":1: the file has no keys; is it complete?"), "{wrong}");
-    // What is meant is done.
+    // An intended change applies.
     config.write(&format!("{}# no routes\n", &text[..text.find("[[").unwrap()]));
     gateway.reload.now().await.unwrap();
 }
@@ -178,7 +178,7 @@ async fn caller_keys_are_not_lost_by_a_file_that_was_cut_off() {
         }
         ask(request).await.status().as_u16()
     };
-    // Without its last line, anyone could call; without the end of it, one could whose key was never given out.
+    // Without its last line anyone could call; with a truncated one, a key that was never issued would be valid.
     config.write("idle_timeout = \"21s\"\n");
     let wrong = gateway.reload.now().await.unwrap_err();
     assert_eq!(
@@ -195,7 +195,7 @@ async fn caller_keys_are_not_lost_by_a_file_that_was_cut_off() {
     assert_eq!([call(Some("one")).await, call(Some("another")).await], [200, 401]);
 }
 
-/// Real callers get no invented answers, and no listener turns plain, because a line is gone.
+/// A missing line must not give callers simulated answers, or turn a TLS listener into plain text.
 #[tokio::test]
 async fn an_upstream_that_is_gone_from_the_file_is_no_simulated_one() {
     let provider = Provider::start().await.unwrap();
@@ -242,7 +242,7 @@ async fn answers_to_come_back_to_stay_when_their_settings_change() {
     }
     let (came_back, stayed) = tokio::join!(read(ask(at(&live, "GET")).await.into_body()), read(answer.into_body()));
     assert!(came_back == stayed && stayed.1, "{came_back:?}");
-    // They can be stopped, too.
+    // They can be stopped too.
     let (stopped, answer) = begin("stopped", "gap=50ms; chunks=600").await;
     config.write(&written("queue = 16"));
     gateway.reload.now().await.unwrap();
@@ -251,7 +251,7 @@ async fn answers_to_come_back_to_stay_when_their_settings_change() {
     assert_eq!(ask(at(&stopped, "GET")).await.status(), StatusCode::GONE);
 }
 
-/// Keys of callers, until they are dropped.
+/// A file of caller keys, removed when dropped.
 struct KeysFile(PathBuf);
 
 impl KeysFile {
@@ -302,7 +302,7 @@ async fn a_key_that_is_removed_ends_its_waiting_calls() {
         "{events}"
     );
     assert!(began.elapsed() < secs(3), "{:?}", began.elapsed());
-    // What has begun goes on, as do the calls of other keys of the same tenant.
+    // Answers that have begun continue, as do calls with other keys of the tenant.
     let (events, whole) = read(streams.into_body()).await;
     assert!(whole && events.contains("[DONE]"), "{events}");
     assert_eq!(soon(stays).await.unwrap().unwrap().status(), StatusCode::OK);
@@ -315,7 +315,7 @@ async fn a_key_that_is_removed_ends_its_waiting_calls() {
     assert_eq!(ask(call("three", false, "")).await.status(), StatusCode::OK);
 }
 
-/// How many events an upstream sends, one each 25 ms.
+/// How many events an upstream sends, one per 25 ms.
 const EVENTS: u32 = 160;
 
 async fn numbered() -> Body {

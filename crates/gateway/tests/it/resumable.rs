@@ -1,4 +1,4 @@
-//! Callers come back to their answer.
+//! Callers come back to their answers.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use super::client::{Outgoing, ask, chat, content, full, read};
 use super::{Running, gateway};
 
-/// Twenty events, in a second.
+/// Twenty events in 1 s.
 const SLOWLY: &str = "gap=50ms; chunks=20";
 
 fn with(mut request: Request<Outgoing>, headers: &[(&'static str, &'static str)]) -> Request<Outgoing> {
@@ -59,7 +59,7 @@ async fn a_caller_that_was_cut_off_reads_the_rest_of_one_call() {
     let mut over = at(&gateway, &location, "GET");
     over.headers_mut().insert("last-event-id", last_id(&rest).parse().unwrap());
     assert_eq!(ask(over).await.status(), 204);
-    // Its path in another spelling is no path of the upstream, which would be shown the token.
+    // Another spelling of its path is not sent upstream, which would see the token.
     for spelled in
         [format!("/{location}"), location.replace("/-/", "/%2D/"), location.replace("/answers/", "%2Fanswers%2f")]
     {
@@ -83,7 +83,7 @@ async fn the_token_alone_opens_it_and_a_key_must_be_that_of_its_tenant() {
     for (key, status) in
         [(None, 200), (Some("Bearer key-a"), 200), (Some("Bearer key-b"), 410), (Some("Bearer wrong"), 401)]
     {
-        // What a browser sends along with everything says nothing.
+        // Browsers send this with every request; it has no meaning here.
         let mut again = with(at(&gateway, &location, "GET"), &[("cookie", "theme=dark")][..usize::from(key.is_none())]);
         key.map(|key| again.headers_mut().insert("authorization", HeaderValue::from_static(key)));
         let again = ask(again).await;
@@ -113,7 +113,7 @@ async fn an_answer_later_is_at_the_url_that_the_caller_got() {
     assert_eq!(gateway.provider().counts().calls, 2);
 }
 
-/// Without the option no answer comes later: the caller waits, and wants heartbeats as any other.
+/// Without the option no answer comes later: the caller waits, and needs heartbeats as any other.
 #[tokio::test]
 async fn a_caller_that_prefers_an_answer_later_has_heartbeats_where_there_is_none() {
     let early = ["--heartbeat-before-headers", "100ms", "--resumable", "on"];
@@ -141,7 +141,7 @@ async fn an_answer_is_kept_for_the_window() {
     assert_eq!(ask(at(&gateway, &location, "GET")).await.status(), 410);
 }
 
-/// The first caller has left; one that comes back, which has no limit of its own, does not keep the call going for ever.
+/// The first caller has left; one that comes back, without a limit of its own, does not keep the call alive for ever.
 #[tokio::test]
 async fn coming_back_does_not_put_off_the_deadline_of_the_call() {
     let gateway = gateway(&["--resumable", "on", "--deadline", "1s"]).await;

@@ -1,4 +1,4 @@
-//! Routes: which upstream answers which call.
+//! Routes: the upstream of each call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -53,7 +53,7 @@ async fn the_first_route_that_a_call_is_among_answers_it() {
         assert!(read(answer.into_body()).await.1);
         assert_eq!(calls(), expected, "{model}");
     }
-    // A call whose model is not known is among no route that asks for one.
+    // A call without a known model matches no route with a `model`.
     let request = Request::get(format!("http://{}/v1/models", gateway.addr)).body(full(""));
     assert_eq!(ask(request.unwrap()).await.status(), StatusCode::OK);
     assert_eq!(calls(), [1, 1, 1]);
@@ -82,7 +82,7 @@ async fn no_spelling_of_a_path_leads_around_a_route() {
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("path-ambiguous"), "{path}: {answer}");
     }
     assert_eq!([rest.counts().calls, own.counts().calls], [0, 0]);
-    // What leads nowhere else goes on as it came.
+    // Unambiguous paths pass unchanged.
     for path in ["/v1/models/org%2Fmodel", "/v1/./x", "/v2//x;y"] {
         let answer =
             raw(gateway.addr, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
@@ -114,7 +114,7 @@ async fn a_body_of_which_parsers_read_different_models_is_refused_where_the_rout
         assert!(status == 400 && problem.contains("model-unclear"), "{body}: {status} {problem}");
     }
     assert_eq!([rest.counts().calls, own.counts().calls], [0, 0]);
-    // By whatever name JSON comes: there are upstreams that do not look at it.
+    // Whatever the content type: some upstreams ignore it.
     let send_as = async |content_type: &'static str, body: &'static str| {
         let request = Request::post(format!("http://{}{CHAT}", gateway.addr)).header("content-type", content_type);
         ask(request.body(full(body)).unwrap()).await.status().as_u16()
@@ -127,14 +127,14 @@ async fn a_body_of_which_parsers_read_different_models_is_refused_where_the_rout
     let form = "--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\ndeep\r\n--b--\r\n";
     send_as("multipart/form-data; boundary=b", form).await;
     assert_eq!([rest.counts().calls, own.counts().calls], [1, 1], "an upload is of no model");
-    // Where the model chooses nothing, the upstream judges.
+    // If the model chooses nothing, the upstream judges.
     let (status, problem) = send("/v2/chat/completions", r#"{"model":"sim","model":"deep"}"#).await;
     assert!(status != 400 || !problem.contains("model-unclear"), "{status} {problem}");
 }
 
 #[tokio::test]
 async fn no_form_of_a_body_leads_around_the_route_of_its_model() {
-    // Upstreams that take requests of any length.
+    // Upstreams that accept requests of any length.
     let counts = [(); 2].map(|()| Arc::<AtomicU32>::default());
     let upstream = |count: Arc<AtomicU32>| {
         let answer = async move |body: Body| {
@@ -173,7 +173,7 @@ async fn no_form_of_a_body_leads_around_the_route_of_its_model() {
     assert_eq!(calls(), [0, 1], "in chunks");
     assert_eq!(send(&[("content-type", "text/plain")], chunked(deep(10_000))).await.0, 200);
     assert_eq!(calls(), [0, 2], "in chunks, by another name");
-    // Were all of it looked through again for each chunk, there would be no answer in time.
+    // Scanning everything again for each chunk would take too long.
     let spaces = " ".repeat(8 * MIB);
     assert_eq!(send(&[("content-type", "text/plain")], chunked(spaces + &deep(0))).await.0, 200);
     assert_eq!(calls(), [0, 3], "behind much space");
@@ -195,7 +195,7 @@ async fn no_form_of_a_body_leads_around_the_route_of_its_model() {
         assert!(status == 413 && problem.contains("request_too_large"), "{status} {problem}");
     }
     assert_eq!(calls(), [0, 7]);
-    // What is no JSON is of no model, however long it is.
+    // A body that is not JSON has no model, at any length.
     let file = || "x".repeat(3 * MIB);
     for body in [full(file()), chunked(file())] {
         send(&[("content-type", "application/octet-stream")], body).await;
@@ -336,7 +336,7 @@ async fn fallbacks_with_weights_are_asked_first_as_often_as_those_say() {
     let [rarely, often] = [&one, &other].map(|provider| provider.counts().calls);
     // By chance alone, once in a million runs.
     assert!(rarely + often == 60 && rarely < 24, "{rarely} {often}");
-    // The other one is asked where the first cannot answer.
+    // The other one is tried when the first fails.
     let faulty = call(&gateway, CHAT, "sim:status=500").await;
     assert_eq!(faulty.status(), StatusCode::BAD_GATEWAY);
     assert_eq!([&one, &other].map(|provider| provider.counts().calls), [rarely + 1, often + 1]);

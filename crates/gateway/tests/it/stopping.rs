@@ -1,4 +1,4 @@
-//! The end: nothing new, and time for what is open.
+//! The drain: nothing new, and time for open calls.
 
 use http::Request;
 use http_body_util::BodyExt;
@@ -18,7 +18,7 @@ async fn open_streams_come_to_their_end_and_nothing_new_begins() {
         streams.push(body);
     }
     gateway.stop.send(()).unwrap();
-    // Refused once the listener is gone, which is soon; until then the kernel may still queue us.
+    // Refused once the listener is closed, which is soon; until then the kernel may still queue the connection.
     soon(async {
         while TcpStream::connect(gateway.addr).await.is_ok() {
             tokio::task::yield_now().await;
@@ -43,7 +43,7 @@ async fn while_it_drains_it_says_on_the_listener_of_its_own_that_it_is_not_ready
     gateway.stop.send(()).unwrap();
     let draining = soon(async {
         loop {
-            // A connection that was accepted just before is closed.
+            // A connection accepted just before is closed.
             if let Ok(answer) = http1().request(readyz()).await
                 && answer.status() == 503
             {
@@ -64,7 +64,7 @@ async fn a_connection_at_rest_is_closed_at_once() {
     let mut answer = [0; 15];
     soon(kept.read_exact(&mut answer)).await.unwrap();
     let mut unused = TcpStream::connect(gateway.addr).await.unwrap();
-    // The one has been answered, and the other is there.
+    // One has been answered, and the other is open.
     assert!(read(ask(chat(gateway.addr, true, "gap=0s")).await.into_body()).await.1);
     gateway.stop.send(()).unwrap();
     soon(gateway.served).await.unwrap();

@@ -101,7 +101,7 @@ async fn a_dead_upstream_is_given_up_though_heartbeats_go_out() {
 
 #[tokio::test]
 async fn a_request_that_does_not_come_is_not_waited_for() {
-    // By our limit, and by the caller's own.
+    // By the gateway's limit, and by the caller's.
     for (deadline, theirs) in [("100ms", "60000"), ("60s", "100"), ("off", "100")] {
         let gateway = gateway(&["--deadline", deadline]).await;
         let half = format!(
@@ -120,7 +120,7 @@ async fn the_time_in_which_a_request_came_is_no_more_left() {
     let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
                 x-deadline-ms: 30000\r\nexpect: 100-continue\r\ncontent-length: 15\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
-    // Said when the gateway begins to read, by which time the deadline stands.
+    // Sent when the gateway begins to read; the deadline is set by then.
     let mut go_on = *b"HTTP/1.1 100 Continue\r\n\r\n";
     soon(stream.read_exact(&mut go_on)).await.unwrap();
     assert!(go_on.starts_with(b"HTTP/1.1 100 "));
@@ -149,7 +149,7 @@ async fn a_browser_gets_a_page_that_says_what_happens() {
         let frame = soon(events.frame()).await.unwrap().unwrap();
         told.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
     }
-    // It ends with the gateway, and holds nothing up.
+    // It ends with the gateway, and delays nothing.
     gateway.stop.send(()).unwrap();
     soon(async { while events.frame().await.is_some() {} }).await;
     tokio::time::timeout(Duration::from_secs(5), gateway.served).await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! hyper-util's client over TLS (rustls), with the whole stack around it.
+//! hyper-util's client over TLS (rustls), inside the whole stack.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -39,7 +39,7 @@ type HttpsClient = Client<ConnectTimeout<HttpsConnector<HttpConnector>>, CallBod
 pub(super) const HTTP1: &[u8] = b"http/1.1";
 pub(super) const HTTP2: &[u8] = b"h2";
 
-/// Somebody who has a certificate, and those who trust it.
+/// A server with a certificate, and the settings that trust it.
 pub(super) struct Party {
     server: ServerConfig,
     client: ClientConfig,
@@ -62,12 +62,12 @@ impl Party {
         }
     }
 
-    /// For those who trust it.
+    /// Client settings that trust it.
     pub(super) fn client(&self) -> ClientConfig {
         self.client.clone()
     }
 
-    /// Accepts connections, of which both sides agree that they speak `protocol`.
+    /// Accepts connections on which both sides negotiate `protocol`.
     async fn listen(&self, protocol: &[u8]) -> (TcpListener, TlsAcceptor, SocketAddr) {
         let mut config = self.server.clone();
         config.alpn_protocols = vec![protocol.to_vec()];
@@ -91,7 +91,7 @@ impl Party {
         address
     }
 
-    /// The stack around a client that speaks what the server wants. The connect timeout holds for the handshake too.
+    /// The stack around a client that negotiates the protocol. The connect timeout includes the handshake.
     fn stacked(&self, stack: &ResilienceLayer) -> Resilience<HttpsClient> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -140,11 +140,11 @@ async fn both_versions_work_with_the_whole_stack() {
         let response = client.clone().oneshot(post_to(address, "/echo")).await.unwrap();
         assert_eq!((response.status().as_u16(), response.version()), (200, version));
         let collected = response.into_body().collect().await.unwrap();
-        // Over HTTP/1.1 hyper sends trailers only to who asks for them.
+        // Over HTTP/1.1 hyper sends trailers only to clients that ask for them.
         assert_eq!(collected.trailers().cloned(), (version == Version::HTTP_2).then(trailers));
         assert_eq!(collected.to_bytes(), "hello");
 
-        // Who leaves mid-stream closes the upstream's stream.
+        // A caller that leaves mid-stream closes the upstream's stream.
         let request = Request::get(format!("https://{address}/ticks")).body(Full::default()).unwrap();
         let mut ticks = client.oneshot(request).await.unwrap().into_body();
         assert_eq!(ticks.frame().await.unwrap().unwrap().into_data().unwrap(), "tick");
@@ -165,7 +165,7 @@ async fn an_unanswered_handshake_is_given_up() {
 
 #[tokio::test]
 async fn a_stranger_gets_no_details() {
-    // Since the handshake failed nothing was done, and even a POST may be tried again.
+    // After a failed handshake nothing was executed, and even a POST may be retried.
     let (known, stranger) = (Party::new(), Party::new());
     let address = stranger.serve(HTTP1, Router::new().route("/", post(|| async { "never" }))).await;
     let log = Arc::new(Log::default());
@@ -176,7 +176,7 @@ async fn a_stranger_gets_no_details() {
 
 #[tokio::test]
 async fn an_answer_that_is_cut_is_not_taken_for_whole() {
-    // Its end is that of the connection, which TLS would have announced.
+    // It ends with the connection, which TLS would have announced.
     let party = Party::new();
     for (announced, whole) in [(true, true), (false, false)] {
         let (listener, tls, address) = party.listen(HTTP1).await;

@@ -1,4 +1,4 @@
-//! Who is served, and on whose account.
+//! Which callers are served, and on whose account.
 
 use std::ffi::OsString;
 
@@ -14,7 +14,7 @@ use super::client::{Outgoing, ask, chat, raw, read};
 use super::forwarding::serve;
 use super::{Running, gateway, soon};
 
-/// A variable that is there, and what the gateway finds in it.
+/// An existing variable, and its value.
 pub(super) const OPERATOR: &str = "CARGO_PKG_NAME";
 const OPERATOR_SECRET: &str = env!("CARGO_PKG_NAME");
 
@@ -25,7 +25,7 @@ pub(super) fn keys() -> String {
     path
 }
 
-/// An upstream that shows the headers and the path of each request.
+/// An upstream that returns the headers and path of each request.
 async fn mirror() -> String {
     async fn show(request: AxumRequest) -> String {
         let shown = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
@@ -101,7 +101,7 @@ async fn callers_without_a_key_are_refused_before_their_body_is_read() {
             (&json!("invalid_api_key"), &json!("authentication_error"))
         );
     }
-    // Nothing of this body ever comes.
+    // This body never arrives.
     let head = "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n";
     assert!(soon(raw(gateway.addr, head)).await.starts_with("HTTP/1.1 401 Unauthorized\r\n"));
     assert_eq!(gateway.provider().counts().calls, 0);
@@ -120,7 +120,7 @@ async fn a_callers_key_never_reaches_the_upstream() {
         let seen = json_of(ask(call(&gateway, headers)).await).await;
         assert!(["acme-key", "other-key"].iter().all(|key| !seen.to_string().contains(key)), "{seen}");
     }
-    // What is not for the gateway passes.
+    // Credentials that are not the gateway's pass.
     let headers = [("authorization", "Bearer acme-key"), ("x-api-key", "of-the-provider")];
     let seen = json_of(ask(call(&gateway, &headers)).await).await;
     assert_eq!(
@@ -143,7 +143,7 @@ async fn the_operators_credential_stands_in_place_of_the_callers() {
     assert!(!seen.to_string().contains("mine"), "{seen}");
 }
 
-/// Browsers cannot set headers of a WebSocket: OpenAI takes the key among its protocols.
+/// Browsers cannot set headers of a WebSocket: OpenAI accepts the key among its protocols.
 #[tokio::test]
 async fn a_key_among_the_protocols_of_a_websocket_goes_to_no_other_account() {
     const PROTOCOLS: &str = "realtime, openai-insecure-api-key.sk-mine";
@@ -164,7 +164,7 @@ async fn a_key_among_the_protocols_of_a_websocket_goes_to_no_other_account() {
         let seen = shake(options).await;
         assert!(!seen.to_string().contains("sk-mine"), "{seen}");
     }
-    // To the upstream that the caller means, all of it goes.
+    // The upstream that the caller means gets everything.
     assert!(shake(&["--upstream", &upstream]).await.to_string().contains("sk-mine"));
 }
 
@@ -234,7 +234,7 @@ async fn a_header_that_names_a_tenant_does_not_stand_for_a_credential() {
         async { ask(request).await.headers()["x-gateway-dedup"].to_str().unwrap().to_owned() }
     };
     assert_eq!((role("u", "valid").await, role("u", "valid").await), ("leader".to_owned(), "replayed".to_owned()));
-    // A caller that writes the header does not hear what was answered to another's key.
+    // A caller that writes the header does not get the answer of another key.
     assert_eq!((role("u", "forged").await, role("v", "valid").await), ("leader".to_owned(), "leader".to_owned()));
 }
 
@@ -256,7 +256,7 @@ async fn fallbacks_are_a_chain_each_with_its_own_credential() {
     assert_eq!(seen["headers"]["authorization"], Value::Null);
 }
 
-/// What becomes of a call whose caller has this credential, with this fault: who served it, and with which status.
+/// Calls with this credential and fault: returns the server of the answer, and the status.
 async fn served(gateway: &Running, fault: &str, credential: Option<&str>) -> (String, u16) {
     let mut request = chat(gateway.addr, false, fault);
     if let Some(credential) = credential {
@@ -270,7 +270,7 @@ async fn served(gateway: &Running, fault: &str, credential: Option<&str>) -> (St
 async fn no_stranger_is_served_by_the_fallback_on_the_operators_account() {
     let backup = mirror().await;
     let fallback = ["--fallback", &backup, "--fallback-authorization-env", OPERATOR, "--dedup", "off"];
-    // A caller that was not authenticated, and one whose key for the gateway is good while that for the upstream is not.
+    // An unauthenticated caller, and one with a valid key for the gateway but not for the upstream.
     for trust in [&["--trust-callers"][..], &["--caller-keys-file", &keys()]] {
         let gateway = gateway(&[&fallback[..], trust, &["--attempts", "1"]].concat()).await;
         for (fault, status) in [
@@ -289,7 +289,7 @@ async fn no_stranger_is_served_by_the_fallback_on_the_operators_account() {
                 }
             }
         }
-        // What is the upstream's own matter is another thing.
+        // Faults of the upstream itself differ.
         assert_eq!(served(&gateway, "status=500", Some("Bearer acme-key")).await, ("fallback".to_owned(), 200));
     }
 }
@@ -297,7 +297,7 @@ async fn no_stranger_is_served_by_the_fallback_on_the_operators_account() {
 #[tokio::test]
 async fn where_the_operator_pays_for_both_the_fallback_serves_what_the_primary_refuses() {
     let backup = mirror().await;
-    // The simulated provider takes any credential.
+    // The simulated provider accepts any credential.
     let own = ["--upstream-authorization-env", OPERATOR, "--caller-keys-file", &keys()].map(str::to_owned);
     let fallback =
         ["--fallback", &backup, "--fallback-authorization-env", OPERATOR, "--attempts", "1", "--dedup", "off"];

@@ -1,4 +1,4 @@
-//! Answers that are not what they seem: streams that end early, and errors inside a 200.
+//! Misleading answers: streams that end early, and errors inside a 200.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use super::client::{ask, chat, content, read};
 use super::{Running, gateway, soon};
 use crate::support::secs;
 
-/// The answer to a stream that was asked for: status, who served it, the body, and whether that came to its end.
+/// The answer to a streaming request: status, server, body, and whether that came to its end.
 async fn answered(gateway: &Running, fault: &str) -> (u16, String, String, bool) {
     let answer = ask(chat(gateway.addr, true, fault)).await;
     let (status, served_by) = (answer.status().as_u16(), &answer.headers()["x-gateway-served-by"]);
@@ -54,7 +54,7 @@ async fn a_refusal_made_from_an_upstreams_error_is_that_error() {
     let error = serde_json::from_str::<Value>(&body).unwrap()["error"].take();
     // SDKs read this member.
     assert_eq!((&error["code"], &error["type"]), (&json!("insufficient_quota"), &json!("server_error")));
-    // A quota that is spent is not there at the second attempt either.
+    // A spent quota is still spent at the second attempt.
     assert_eq!(gateway.provider().counts().calls, 1);
 
     let (status, served_by, body, _) = answered(&gateway, "truncate-after=0; times=3").await;
@@ -84,7 +84,7 @@ async fn what_is_held_can_be_tried_again_to_its_end() {
     let (status, _, events, whole) = answered(&gateway, "gap=0s; truncate-after=5; times=1").await;
     assert_eq!((status, whole), (200, true));
     assert!(content(&events).len() > 50 && events.ends_with("data: [DONE]\n\n"), "{events}");
-    // Larger than may be held.
+    // Larger than may be buffered.
     assert_eq!(answered(&gateway, "gap=0s; chunks=200; size=1000").await.0, 502);
 }
 
@@ -92,7 +92,7 @@ async fn what_is_held_can_be_tried_again_to_its_end() {
 async fn a_stream_without_content_is_given_up() {
     let gateway = gateway(&["--attempts", "1", "--first-content-timeout", "300ms"]).await;
     let asked = Instant::now();
-    // It has begun, and then there are only comments.
+    // It has begun, and then sends only comments.
     let (status, _, _, whole) = answered(&gateway, "gap=50ms; comments-after=0").await;
     assert_eq!((status, whole), (504, true));
     assert!(asked.elapsed() < secs(10));
@@ -123,7 +123,7 @@ async fn a_json_call_that_hangs_reaches_its_fallback() {
     gateway.abandoned(1).await;
 }
 
-/// An upstream that breaks off within the JSON of an answer, of which a caller has something by then.
+/// An upstream that breaks within a JSON answer, after the caller has received a part.
 pub(super) async fn cut_within_an_answer(fields: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -163,7 +163,7 @@ async fn an_answer_that_breaks_off_does_not_look_whole_to_an_http_1_0_caller() {
             let mut answer = Vec::new();
             let ended = soon(stream.read_to_end(&mut answer)).await;
             let answer = String::from_utf8_lossy(&answer);
-            // It is fewer bytes than the head says, or the connection is reset: what HTTP/1.0 has to say that it broke.
+            // Fewer bytes than the head says, or a reset: the only ways to show a break in HTTP/1.0.
             let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
             let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
             let is_short = length.is_some_and(|length| body.len() < length.parse().unwrap());

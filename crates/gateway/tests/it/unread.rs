@@ -1,4 +1,4 @@
-//! A refusal before the request's body was read.
+//! Refusals before the request's body was read.
 
 use std::process::Stdio;
 
@@ -25,7 +25,7 @@ async fn head(stream: &mut TcpStream) -> String {
 }
 
 fn refused(length: usize) -> String {
-    // `CONNECT` has no body, a path that leads nowhere has.
+    // `CONNECT` has no body; a path that leads nowhere has one.
     format!("POST /-/nothing HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n")
 }
 
@@ -35,7 +35,7 @@ async fn a_small_body_does_not_cost_the_connection() {
     let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
     for length in [0, 10, 64 * 1024] {
         stream.write_all(refused(length).as_bytes()).await.unwrap();
-        // It is on its way, and not here yet.
+        // It is on its way, and has not arrived.
         tokio::task::yield_now().await;
         stream.write_all(&vec![b'x'; length]).await.unwrap();
         let head = head(&mut stream).await;
@@ -67,7 +67,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     let head = tokio::time::timeout(secs(5), head(&mut stream)).await.unwrap();
     assert!(head.contains("connection: close"), "{head}");
 
-    // Nor is one that waits to be asked for.
+    // The same for one that waits for `100 Continue`.
     let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
     let waits = refused(10).replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n");
     stream.write_all(waits.as_bytes()).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 
 #[tokio::test]
 async fn the_same_holds_for_what_a_layer_refuses() {
-    // The circuit is open: nothing is read of this request either.
+    // The circuit is open: this request is not read either.
     let gateway = gateway(&["--attempts", "1", "--breaker-consecutive", "1", "--heartbeat", "off"]).await;
     let call = |length: usize, fault: &str| {
         format!(

@@ -1,4 +1,4 @@
-//! What is held of requests, of all callers together.
+//! The memory held for the requests of all callers.
 
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +17,7 @@ pub(super) async fn held(gateway: &Running) -> usize {
     figures.lines().find_map(|line| line.strip_prefix("gateway_memory_bytes ")).unwrap().parse().unwrap()
 }
 
-/// A request of a MiB of this caller, its head and half of its body, and the rest.
+/// A request of 1 MiB from this caller: its head with half of its body, and the rest.
 fn halves(model: &str, caller: usize) -> (String, String) {
     let text = "x".repeat(MIB);
     let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"{text}"}}]}}"#);
@@ -30,8 +30,8 @@ fn halves(model: &str, caller: usize) -> (String, String) {
     (head + half, rest.to_owned())
 }
 
-/// Sends the first halves of this number of requests of each caller, and then the second halves. Returns the heads of the answers,
-/// and the most bytes that were held at a time.
+/// Sends the first halves of this number of requests per caller, then the second halves. Returns the heads of the
+/// answers, and the maximum of bytes held.
 async fn upload(gateway: &Running, calls: usize, callers: usize) -> (Vec<String>, usize) {
     let mut streams = Vec::new();
     for nth in 0..calls * callers {
@@ -55,7 +55,7 @@ async fn finish(stream: &mut TcpStream, rest: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Until all is read that will be.
+/// Waits until everything readable has been read.
 async fn most_held(gateway: &Running) -> usize {
     soon(async {
         let (mut most, mut before) = (0, 0);
@@ -88,7 +88,7 @@ async fn what_is_held_of_slow_uploads_is_bounded_and_each_is_served() {
     .await;
 }
 
-/// Without caller keys, too: a caller is known by its credentials.
+/// Also without caller keys: credentials identify the caller.
 #[tokio::test]
 async fn slow_uploads_of_one_caller_leave_the_memory_to_the_others() {
     let provider = Provider::start().await.unwrap();

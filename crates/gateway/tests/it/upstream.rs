@@ -1,4 +1,4 @@
-//! How upstreams are reached: TLS, HTTP/2, many fields, windows.
+//! Connections to upstreams: TLS, HTTP/2, many fields, windows.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ async fn over_http2(gateway: &Running, path: &str) -> Response<Incoming> {
     soon(http2().request(request)).await.unwrap()
 }
 
-/// Says in which version it was asked, and what for.
+/// Returns the version and target of the request.
 async fn version(request: AxumRequest) -> String {
     let header = |name: &str| request.headers().get(name).map_or("-", |value| value.to_str().unwrap()).to_owned();
     format!("{:?} {} {}", request.version(), header("te"), header("connection"))

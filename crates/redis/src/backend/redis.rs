@@ -260,5 +260,5 @@ const LONGEST_MILLIS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
 #[cold]
 pub(super) fn unexpected() -> BackendError {
-    BackendError::Refused("an answer of another form than that of the script".into())
+    BackendError::Refused("the script returned an unexpected reply".into())
 }

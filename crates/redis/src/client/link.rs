@@ -149,7 +149,7 @@ impl Opener {
             .set_pipeline_buffer_size(QUEUE);
         let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
         let result = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
-            Err(RedisError::from(std::io::Error::new(std::io::ErrorKind::TimedOut, "no connection within a second")))
+            Err(RedisError::from(std::io::Error::new(std::io::ErrorKind::TimedOut, "no connection within 1 s")))
         });
         let mut slot = self.slot();
         if slot.number == number {
@@ -175,5 +175,5 @@ impl Line {
 }
 
 fn gone() -> RedisError {
-    RedisError::from(std::io::Error::new(std::io::ErrorKind::BrokenPipe, "the connection was given up"))
+    RedisError::from(std::io::Error::new(std::io::ErrorKind::BrokenPipe, "the connection was replaced"))
 }

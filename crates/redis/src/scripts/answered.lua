@@ -1,4 +1,4 @@
 -- KEYS n   ARGV payload     1 done | 0 another message is the newest, or it was answered already
 if redis.call('HGET', KEYS[1], 'f') ~= ARGV[1] then return 0 end
--- Its name stays: another call of it may be under way.
+-- Keeps its name: another call of it may be in flight.
 return redis.call('HSET', KEYS[1], 'a', 1)

@@ -1,12 +1,12 @@
--- Comes before each script of circuits.
+-- Prefix of each script of circuits.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
--- A set is kept as long as its last member.
+-- A set lives as long as its last member.
 local function keep(key)
   local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
   redis.call('PEXPIREAT', key, string.format('%.0f', last))
 end
--- Removes those that stand no more. None stands for longer than until `latest`, also where this clock has gone back.
+-- Removes expired members, and limits the others to `latest`, in case this clock has gone back.
 local function expire(key, latest)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
   latest = string.format('%.0f', latest)
@@ -14,7 +14,7 @@ local function expire(key, latest)
     redis.call('ZADD', key, latest, member)
   end
 end
--- Until when a circuit is open: for no longer than it was to be (d), also where this clock has gone back.
+-- The end of a circuit's open time, at most its length (d) from now, in case this clock has gone back.
 local function open_until(key)
   local v = redis.call('HMGET', key, 'u', 'd')
   local u = tonumber(v[1] or 0)

@@ -9,12 +9,12 @@ if not v[2] then
   return {1}
 end
 local age, ttl = math.max(now - v[5], 0), redis.call('PTTL', KEYS[1])
--- It is held no longer than it was to be, also where this clock has gone back.
+-- At most its lease from now, in case this clock has gone back.
 if v[6] and ttl > tonumber(v[6]) then
   ttl = tonumber(v[6])
   redis.call('PEXPIRE', KEYS[1], ttl)
 end
 if v[1] ~= ARGV[1] then return {0, v[2], v[4], age, ttl, v[3] == 'k' and 1 or 0} end
--- Our own, whose reply was lost.
+-- This process's own, whose reply was lost.
 if v[2] == ARGV[2] and v[3] ~= 'k' then return {1} end
 return {({f = 2, k = 3, x = 4})[v[3]], v[2], v[4], age, ttl}

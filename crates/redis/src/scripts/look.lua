@@ -1,4 +1,4 @@
--- KEYS v a b   ARGV process active_ms      -> {ms that it is still open, votes, active}
+-- KEYS v a b   ARGV process active_ms      -> {ms until it closes, votes, active}
 local u, active = open_until(KEYS[3]), now + ARGV[2]
 expire(KEYS[1], math.max(u, active))
 expire(KEYS[2], active)

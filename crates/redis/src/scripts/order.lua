@@ -1,20 +1,20 @@
 -- KEYS o c   ARGV order number keep_ms circuit process, and of a new one: age_ms late_ms known id
--- number 0: a new order, given age_ms ago; else one that a process obeys, told in case it was forgotten here
+-- number 0: a new order, given age_ms ago; else one that a process obeys, repeated in case it was lost here
 -- {number, order, age_ms}: the order that holds
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local v = redis.call('HMGET', KEYS[1], 'n', 'w', 'd')
 local held, number, kind, age = tonumber(v[1] or 0), tonumber(ARGV[2]), 'again', nil
 if number == 0 then
-  -- Its process told it before, and lost the reply.
+  -- A repetition, whose reply was lost.
   local told = v[3] or ''
   if string.find(told, ARGV[9], 1, true) then return {held, v[2], math.max(now - held, 0)} end
   redis.call('HSET', KEYS[1], 'd', string.sub(told .. ARGV[9], -256))
   kind, age = 'order', tonumber(ARGV[6])
-  -- Higher than that of the order which its process obeyed, even where this clock has gone back.
+  -- Above the number of the order that its process obeyed, even if this clock has gone back.
   number = math.max(now - age, ARGV[8] + 1)
-  -- It was told at once, or the other one's time lies further ahead than this one is old: the clock has gone back since, and says
-  -- nothing of which came first.
+  -- It was sent at once; or the other one's time is further ahead than this one is old: the clock has gone back since, and
+  -- does not tell which came first.
   if age <= tonumber(ARGV[7]) or held - now > age then number = math.max(number, now, held + 1) end
 end
 if number <= held then return {held, v[2], math.max(now - held, 0)} end

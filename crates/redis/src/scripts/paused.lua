@@ -1,5 +1,5 @@
--- How long the calls of a limit are paused still, in ms: no longer than it was written, also where this clock has gone back;
--- and whether a call finds out then that the pause is over (1).
+-- The rest of a limit's pause in ms, at most as long as written, in case this clock has gone back; and whether a call
+-- probes then (1).
 local function paused(key)
   local left = redis.call('PTTL', key)
   if left <= 0 then return 0, 0 end

@@ -2,9 +2,9 @@
 local u = open_until(KEYS[1])
 if u > now then return {0, u - now} end
 local held, left = redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2])
--- Unless it is our own, which is renewed, or whose reply was lost.
+-- Unless it is the caller's own, which is renewed, or whose reply was lost.
 if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then
-  -- For no longer than it was taken for, also where this clock has gone back.
+  -- At most its length from now, in case this clock has gone back.
   local lease = tonumber(string.sub(held, #ARGV[1] + 1))
   if left > lease then redis.call('PEXPIRE', KEYS[2], lease) end
   return {0, math.min(left, lease)}

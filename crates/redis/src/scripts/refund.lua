@@ -1,4 +1,4 @@
--- KEYS rate.. d   ARGV done_ms, then of each rate: what more it takes in us, or less      1 done | 0 it was done before
+-- KEYS rate.. d   ARGV done_ms, then per rate: the correction in us      1 done | 0 done before
 if not redis.call('SET', KEYS[#KEYS], '0 0', 'NX', 'PX', ARGV[1]) then return 0 end
 for i = 1, #KEYS - 1 do
   local tat = math.max(taken(KEYS[i]), now) + tonumber(ARGV[i + 1])

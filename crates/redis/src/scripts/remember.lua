@@ -1,18 +1,18 @@
--- KEYS g n y   ARGV answer age_ms ttl_ms tenant_bytes exact owner     n is g where there is no normal form
+-- KEYS g n y   ARGV answer age_ms ttl_ms tenant_bytes exact owner     n is g if there is no normal form
 -- 1 kept | -2 the tenant has no room
 local t = redis.call('TIME')
 local now, ttl, length = t[1] * 1000 + math.floor(t[2] / 1000), tonumber(ARGV[3]), #ARGV[1]
--- What the tenant has: bytes by when they expire.
+-- The tenant's bytes, by expiry.
 local used, all = 0, redis.call('HGETALL', KEYS[3])
 for i = 1, #all, 2 do
   if tonumber(all[i]) <= now then redis.call('HDEL', KEYS[3], all[i]) else used = used + all[i + 1] end
 end
--- It takes the place of an earlier one.
+-- Replaces an earlier one.
 local old = redis.call('HMGET', KEYS[1], 'e', 'l')
 local freed = old[1] and redis.call('HEXISTS', KEYS[3], old[1]) == 1 and tonumber(old[2]) or 0
 if used - freed + length > tonumber(ARGV[4]) then return -2 end
 if freed > 0 then redis.call('HINCRBY', KEYS[3], old[1], -freed) end
--- Times are rounded up, so that there are at most 64 of one time to live.
+-- Rounds expiry up, to at most 64 entries per time to live.
 local width = 1
 while width * 64 <= ttl do width = width * 2 end
 local expires = math.ceil((now + ttl) / width) * width

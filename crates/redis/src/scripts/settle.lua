@@ -1,5 +1,5 @@
 -- KEYS m r u   ARGV token window_ms length tenant_bytes owner      window 0: free the key
--- 1 done | 0 it is another's | -1 the log is not whole | -2 the tenant has no room
+-- 1 done | 0 another's | -1 the log is incomplete | -2 the tenant has no room
 local v = redis.call('HMGET', KEYS[1], 't', 's')
 if v[1] ~= ARGV[1] then return 0 end
 if v[2] == 'k' then return ARGV[2] == '0' and 0 or 1 end
@@ -7,13 +7,13 @@ if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) return 1 end
 if redis.call('STRLEN', KEYS[2]) ~= tonumber(ARGV[3]) then return -1 end
 local t = redis.call('TIME')
 local now, window, length = t[1] * 1000 + math.floor(t[2] / 1000), tonumber(ARGV[2]), tonumber(ARGV[3])
--- What the tenant has: bytes by when they expire.
+-- The tenant's bytes, by expiry.
 local used, all = 0, redis.call('HGETALL', KEYS[3])
 for i = 1, #all, 2 do
   if tonumber(all[i]) <= now then redis.call('HDEL', KEYS[3], all[i]) else used = used + all[i + 1] end
 end
 if used + length > tonumber(ARGV[4]) then return -2 end
--- Times are rounded up, so that there are at most 64 of one window.
+-- Rounds expiry up, to at most 64 entries per window.
 local width = 1
 while width * 64 <= window do width = width * 2 end
 local expires = math.ceil((now + window) / width) * width

@@ -1,5 +1,5 @@
 -- KEYS b l v a c   ARGV token verdict open_ms unanswered keep_ms circuit process active_ms
--- verdict 1 well | 0 failed | -1 given back      1 done | 0 the probe is another's
+-- verdict 1 recovered | 0 failed | -1 returned      1 done | 0 another's probe
 if string.sub(redis.call('GET', KEYS[2]) or '', 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[2])
 if ARGV[2] == '-1' then return 1 end
@@ -12,7 +12,7 @@ local u, active = now + ARGV[3], now + ARGV[8]
 local stands = math.max(u, active)
 expire(KEYS[3], stands)
 expire(KEYS[4], active)
--- A failed probe is a vote, and all others stand as long.
+-- A failed probe is a vote, and extends all others.
 redis.call('ZADD', KEYS[3], stands, ARGV[7])
 for _, process in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
   redis.call('ZADD', KEYS[3], stands, process)

@@ -1,8 +1,8 @@
--- KEYS v a b c   ARGV process open_ms active_ms circuit   -> {ms that it is open, votes, active}
+-- KEYS v a b c   ARGV process open_ms active_ms circuit   -> {ms until it closes, votes, active}
 local u, active = math.max(open_until(KEYS[3]), now + ARGV[2]), now + ARGV[3]
 expire(KEYS[1], math.max(u, active))
 expire(KEYS[2], active)
--- A vote stands until a probe finds the upstream well, or its process is not heard of any more.
+-- A vote stands until a probe succeeds, or its process is gone.
 redis.call('ZADD', KEYS[1], 'GT', math.max(now + ARGV[2], active), ARGV[1])
 redis.call('ZADD', KEYS[2], 'GT', active, ARGV[1])
 keep(KEYS[1])

@@ -93,7 +93,7 @@ impl<B: Backend> Follower<B> {
             FollowEnd::Whole => recorder.finish(),
             FollowEnd::Failed => recorder.fail("the call failed in the process that made it"),
             FollowEnd::Damaged if is_return => recorder.fail(LeaderGone::new()),
-            FollowEnd::Damaged => recorder.fail("what the backend holds is no whole answer to this request"),
+            FollowEnd::Damaged => recorder.fail("the stored answer is incomplete or belongs to another request"),
             FollowEnd::CutOff => recorder.fail(LeaderGone::unreachable()),
             FollowEnd::LeaderGone | FollowEnd::Forsaken | FollowEnd::Unread => recorder.fail(LeaderGone::new()),
         }

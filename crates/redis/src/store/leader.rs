@@ -205,7 +205,7 @@ impl<B: Backend> Leader<B> {
                 // Other processes cannot get this answer and must make their own calls.
                 self.free().await;
                 let _ = self.backend.forsake(self.flight).await;
-                self.bypassed("the backend has no room for an answer: it is not shared");
+                self.bypassed("the backend has no memory for the answer, which is not shared");
             }
         }
     }
@@ -235,9 +235,9 @@ impl<B: Backend> Leader<B> {
                 self.owes_free = self.backend.settle(self.flight, FlightEnd::Free).await.is_err();
                 self.bypassed(match settled {
                     Ok(Settled::NoRoom) => {
-                        "a tenant has as much kept in the backend as it may: this process keeps the rest"
+                        "the tenant's quota in the backend is full: only this process keeps the answer"
                     }
-                    _ => "the backend could not keep an answer: this process does",
+                    _ => "the backend could not keep the answer: only this process does",
                 });
             }
         }

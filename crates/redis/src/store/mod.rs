@@ -232,7 +232,7 @@ impl<B: Backend> Inner<B> {
             Claim::Replay(log) => return Ok(Claim::Replay(log)),
             Claim::Mismatch => return Ok(Claim::Mismatch),
             Claim::Full { retry_after } => return Ok(Claim::Full { retry_after }),
-            _ => return Err("a claim that this store does not know".into()),
+            _ => return Err("unknown result of a claim".into()),
         };
         self.hear_wants();
         let flight = Flight { key: *request.key(), token: Token::random() };

@@ -260,7 +260,7 @@ impl Relay {
             Appended::Rewind { length } => {
                 self.restarts += 1;
                 if self.restarts > MAX_RESTARTS {
-                    return Err(BackendError::Refused("what was written is lost again and again".into()));
+                    return Err(BackendError::Refused("the backend keeps losing the answer".into()));
                 }
                 self.written = length;
                 self.open(true);
@@ -277,7 +277,7 @@ impl Relay {
                 State::Idle | State::Outgrown => {
                     self.open(false);
                     if !self.is_sharing() {
-                        return Err(BackendError::Refused("the answer is not recorded".into()));
+                        return Err(BackendError::Refused("the answer is no longer recorded".into()));
                     }
                 }
                 State::Writing(writing) => {

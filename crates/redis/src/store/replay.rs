@@ -65,7 +65,7 @@ impl Replayed {
                     Ok(Fed::Failed) | Err(_) => {
                         // The next claim makes the call.
                         let _ = backend.discard(self.flight).await;
-                        return feed.recorder.fail("what was kept is no whole answer");
+                        return feed.recorder.fail("the kept answer is incomplete");
                     }
                     Ok(Fed::More) => {}
                 }
@@ -73,9 +73,9 @@ impl Replayed {
                     Ok(bytes) if !bytes.is_empty() => bytes,
                     Ok(_) => {
                         let _ = backend.discard(self.flight).await;
-                        return feed.recorder.fail("what was kept is not there any more");
+                        return feed.recorder.fail("the kept answer is gone");
                     }
-                    Err(_) => return feed.recorder.fail("what was kept is not there any more"),
+                    Err(_) => return feed.recorder.fail("the kept answer is gone"),
                 };
             }
         });

@@ -22,7 +22,7 @@ use super::super::gateway;
 use super::{python, start, upstream};
 use crate::support::secs;
 
-/// Reads `/stream` with nothing but `EventSource`, and reports what it dispatched.
+/// Reads `/stream` with `EventSource`, and reports the dispatched events.
 const PAGE: &str = r"<script>
 const read = [];
 const source = new EventSource('/stream');
@@ -34,7 +34,7 @@ source.addEventListener('over', () => {
 });
 </script>";
 
-/// With a mark, two endings of lines, an id, a comment, and pauses in unpleasant places.
+/// With a BOM, two kinds of line endings, an id, a comment, and pauses within lines.
 const PIECES: [&str; 8] = [
     "\u{FEFF}data: one\n\n",
     "event: delta\n",
@@ -52,7 +52,7 @@ pub(super) fn profile(name: &str) -> PathBuf {
 
 pub(super) fn chromium(name: &str, args: &[&str]) -> Child {
     let profile = format!("--user-data-dir={}", profile(name).display());
-    // Containers have neither what the sandbox needs nor much shared memory.
+    // Containers have neither the sandbox's requirements nor much shared memory.
     let usual = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", &profile];
     start("chromium", &[&usual[..], args].concat())
 }
@@ -85,7 +85,7 @@ async fn event_source_reads_a_stream_with_heartbeats() {
     let _ = std::fs::remove_dir_all(profile("events"));
 }
 
-/// Asks, leaves, and reads the answer with nothing but `EventSource`.
+/// Sends a request, leaves, and reads the answer with `EventSource`.
 const COMES_BACK: &str = r"<script>
 const read = [];
 let opened = 0;
@@ -102,8 +102,8 @@ fetch('/words', { method: 'POST', body: 'hello', headers }).then(response => {
 });
 </script>";
 
-/// Passes connections on. The first `times` of them whose request begins with `begins` are cut after `bytes` bytes of the answer.
-/// Returns how many are still to be cut.
+/// Forwards connections. Cuts the first `times` ones whose request starts with `begins`, after `bytes` bytes of the
+/// answer. Returns the number still to be cut.
 async fn cutting(
     gateway: SocketAddr,
     begins: &'static str,
@@ -162,12 +162,12 @@ async fn cut(
 
 const WORDS: usize = 60;
 
-/// What a client is to hold in the end.
+/// The expected text of a client.
 fn text() -> String {
     (0..WORDS).map(|word| format!("word {word}")).collect::<Vec<_>>().join(" ")
 }
 
-/// A model that says all words, and counts how often it is asked.
+/// A model that sends all words, and counts its calls.
 fn words(asked: &Arc<AtomicUsize>) -> MethodRouter {
     let asked = asked.clone();
     post(move || {
@@ -203,7 +203,7 @@ async fn a_loop_around_fetch_survives_three_cuts_and_holds_the_exact_text() {
     assert_eq!((cuts_left.load(SeqCst), asked.load(SeqCst)), (0, 1));
 }
 
-/// Gemini's events have no ids: what was read is passed over, and a clean end is the end.
+/// Gemini's events have no ids: the client skips what it has read, and a clean end is the end.
 #[tokio::test]
 async fn a_loop_around_fetch_reads_a_stream_without_ids_once() {
     if python().is_none() {
@@ -283,7 +283,7 @@ async fn event_source_survives_three_cuts_and_holds_the_exact_text() {
     let _ = std::fs::remove_dir_all(profile("cuts"));
 }
 
-/// Opens the gateway's page, and reports what it shows in the end.
+/// Opens the gateway's page, and reports what it finally shows.
 const HARNESS: &str = r"<iframe id=page src='/-/?ask'></iframe><script>
 const shown = id => page.contentDocument?.getElementById(id)?.textContent;
 const timer = setInterval(() => {

@@ -1,8 +1,8 @@
-//! Proxies and clients that are not ours, over sockets: nginx, haproxy, Chromium, Prometheus, the SDKs of OpenAI, Anthropic and Google for
-//! Python and Node, and Vercel's.
+//! Foreign proxies and clients over sockets: nginx, haproxy, Chromium, Prometheus, the SDKs of OpenAI, Anthropic and
+//! Google for Python and Node, and Vercel's.
 //!
-//! They are only run where `.ci/clients` has installed them, and says so in the environment; elsewhere each test says
-//! what it skipped.
+//! They run only where `.ci/clients` has installed them and set the environment; elsewhere each test prints what it
+//! skipped.
 
 mod browser;
 mod page;
@@ -29,15 +29,15 @@ use tokio::process::{Child, Command};
 use tower::{Layer, ServiceExt};
 use tower_buttress::presets::ResilienceLayer;
 
-/// The Python with the SDKs. Where it is set, the other programs are there too, and the packages for Node in the folder
-/// that `BUTTRESS_CLIENTS_NODE` names.
+/// The Python with the SDKs. If it is set, the other programs are installed too, and the Node packages are in the
+/// folder that `BUTTRESS_CLIENTS_NODE` names.
 const PYTHON: &str = "BUTTRESS_CLIENTS_PYTHON";
 
-/// The Python with the SDKs, or why there is nothing to test here.
+/// The Python with the SDKs, or the reason to skip the test.
 fn python() -> Option<String> {
     let python = std::env::var(PYTHON).ok();
     if python.is_none() {
-        // Once, and not by a macro, whose output a test that passes would keep to itself.
+        // Printed once, without a macro, whose output a passing test would capture.
         static SAID: Once = Once::new();
         let line = format!("clients: skipped, since {PYTHON} is not set: .ci/clients runs them\n");
         SAID.call_once(|| drop(std::io::stderr().write_all(line.as_bytes())));
@@ -45,14 +45,14 @@ fn python() -> Option<String> {
     python
 }
 
-/// A program that is ended with its test. Its output is that of the test.
+/// A program that ends with its test and shares its output.
 fn start(program: &str, args: &[&str]) -> Child {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
     command.spawn().unwrap_or_else(|err| panic!("{program} cannot be started: {err}"))
 }
 
-/// An upstream of our own.
+/// An upstream of the test.
 async fn upstream(router: Router) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -60,7 +60,7 @@ async fn upstream(router: Router) -> SocketAddr {
     addr
 }
 
-/// A server that asks `model` through the layers of a preset.
+/// A server that calls `model` through the layers of a preset.
 async fn proxy(stack: &ResilienceLayer, model: SocketAddr) -> SocketAddr {
     let service = stack.layer(Client::builder(TokioExecutor::new()).build_http());
     let app = Router::new().fallback(async move |mut request: Request| {
@@ -74,12 +74,12 @@ async fn proxy(stack: &ResilienceLayer, model: SocketAddr) -> SocketAddr {
     upstream(app).await
 }
 
-/// A port that nobody listens on: programs of others choose none for themselves.
+/// A free port: foreign programs do not choose one themselves.
 async fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port()
 }
 
-/// Waits until somebody listens there.
+/// Waits until the port accepts connections.
 async fn listening(port: u16) -> SocketAddr {
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     for _ in 0..200 {

@@ -20,7 +20,7 @@ use super::browser::{chromium, profile};
 use super::{free_port, listening, python, upstream};
 use crate::support::secs;
 
-/// A tab of a browser, which is ended with it.
+/// A browser tab, closed when dropped.
 struct Tab {
     name: &'static str,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
@@ -29,7 +29,7 @@ struct Tab {
 }
 
 impl Tab {
-    /// Opens a page in a window of 390 pixels, as a telephone has it.
+    /// Opens a page in a window of 390 pixels, the width of a telephone.
     async fn open(name: &'static str, url: &str) -> Self {
         let port = free_port().await;
         let browser = chromium(name, &[&format!("--remote-debugging-port={port}"), "about:blank"]);
@@ -60,7 +60,7 @@ impl Tab {
         }
     }
 
-    /// What an expression is in the page.
+    /// Evaluates an expression in the page.
     async fn get(&mut self, expression: &str) -> Value {
         let answer = self.send("Runtime.evaluate", json!({"expression": expression, "returnByValue": true})).await;
         answer["result"]["value"].clone()
@@ -91,7 +91,7 @@ impl Tab {
         }
     }
 
-    /// Keeps a picture for a reader of the test.
+    /// Saves a picture for the reader of the test.
     async fn picture(&mut self, name: &str) {
         let size = self.get("document.documentElement.scrollHeight").await.as_f64().unwrap().min(4_000.0);
         let clip = json!({"x": 0, "y": 0, "width": 390, "height": size, "scale": 1});
@@ -108,7 +108,7 @@ impl Tab {
 
 const MARKUP: &str = "<img src=x onerror=\"window.hit=1\"><script>window.hit=2</script>";
 
-/// The gateway's page, and words of others in all that it shows.
+/// The gateway's page, with callers' text in everything it shows.
 async fn hostile(gateway: std::net::SocketAddr) -> String {
     let answer = move |request: AxumRequest| async move {
         let path = request.uri().path().to_owned();
@@ -134,7 +134,7 @@ async fn hostile(gateway: std::net::SocketAddr) -> String {
                 let error = json!({"error": {"type": MARKUP, "message": MARKUP}});
                 text("text/event-stream", event(content) + &event(error))
             }
-            // The page itself, and its policy, are the gateway's.
+            // The gateway's own page and policy.
             _ => {
                 let request = Request::get(format!("http://{gateway}{path}")).body(full("")).unwrap();
                 let (head, body) = ask(request).await.into_parts();
@@ -162,7 +162,7 @@ async fn words_of_others_are_text_on_the_page() {
     }
     assert_eq!(tab.get("document.querySelectorAll('img, body script:not([src])').length").await, 0);
     assert_eq!(tab.get("typeof window.hit").await, "undefined");
-    // The page's policy would stop a script even if the page put one in.
+    // The page's policy would stop a script even if the page inserted one.
     let wrong = "try { document.body.innerHTML = '<img>'; 'done' } catch (error) { error.name }";
     assert_eq!(tab.get(wrong).await, "TypeError");
     tab.close().await;
@@ -181,7 +181,7 @@ async fn the_page_is_used_from_the_keyboard() {
     tab.press("Enter", 13).await;
     tab.until("document.getElementById('outcome').textContent === 'whole'").await;
     assert!(tab.text("answer").await.contains("by hand"));
-    // All that can be operated is reached, in the order in which it stands.
+    // The keyboard reaches every control, in order.
     let mut reached = Vec::new();
     for _ in 0..6 {
         tab.press("Tab", 9).await;

@@ -1,4 +1,4 @@
-//! A real Prometheus, of Debian's package, that scrapes the gateway.
+//! A real Prometheus, from Debian's package, scrapes the gateway.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -61,14 +61,14 @@ async fn prometheus_scrapes_the_figures() {
         let first = found.first().unwrap_or_else(|| panic!("{series} is not there"));
         assert!(labels.iter().all(|label| first["metric"][label].is_string()), "{series}: {first}");
     }
-    // What a dashboard asks.
+    // The queries of a dashboard.
     let median = query("histogram_quantile(0.5,sum+by+(le)+(gateway_call_seconds_bucket))").await;
     assert!(median[0]["value"][1].as_str().unwrap().parse::<f64>().unwrap() > 0.0, "{median:?}");
     prometheus.kill().await.unwrap();
     let _ = std::fs::remove_dir_all(folder);
 }
 
-/// What Prometheus's own tool says of names, kinds and texts.
+/// The judgement of Prometheus's own tool on names, types and help texts.
 async fn check(figures: &str) {
     let mut promtool = Command::new("promtool");
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -18,12 +18,12 @@ use super::super::client::{Outgoing, chat, content, http1};
 use super::super::gateway;
 use super::{free_port, listening, proxy, python, start, upstream};
 
-/// Silent before the head, and silent within the answer.
+/// Silent before the head, and within the answer.
 const THINKS: [&str; 2] = ["head=6s; gap=0s", "gap=6s; chunks=1"];
 const WITHOUT: &[&str] = &["--heartbeat", "off"];
 const WITH: &[&str] = &["--heartbeat", "500ms", "--heartbeat-before-headers", "500ms"];
 
-/// What comes of a call: the text, and whether it came to its end.
+/// The text of a call, and whether it came to its end.
 async fn called(request: http::Request<Outgoing>) -> (u16, String, bool) {
     let response = http1().request(request).await.unwrap();
     let status = response.status().as_u16();
@@ -38,7 +38,7 @@ async fn called(request: http::Request<Outgoing>) -> (u16, String, bool) {
     }
 }
 
-/// Runs `start` before a gateway with heartbeats and before one without.
+/// Runs `start` in front of a gateway with heartbeats and one without.
 async fn check(name: &str, start: impl AsyncFn(SocketAddr, PathBuf) -> (Child, SocketAddr)) {
     for (options, survives) in [(WITHOUT, false), (WITH, true)] {
         let gateway = gateway(options).await;
@@ -63,7 +63,7 @@ async fn nginx_keeps_a_thinking_stream() {
     check("nginx", async |gateway, folder| nginx(gateway, folder, 2, "1.1").await).await;
 }
 
-/// nginx asks its upstreams over HTTP/1.0 where it is not told otherwise: an answer without a length ends with its connection.
+/// nginx uses HTTP/1.0 to its upstreams by default: an answer without a length ends with its connection.
 #[tokio::test]
 async fn nginx_passes_on_that_an_answer_broke_off() {
     if python().is_none() {
@@ -99,8 +99,8 @@ async fn nginx(upstream: SocketAddr, folder: PathBuf, read_timeout: u32, version
     (start("nginx", &["-p", &folder, "-c", &path]), listening(port).await)
 }
 
-/// `presets::llm_gateway`, whose first-byte timeout withholds the head until the model has said something: it is silent for nginx
-/// also while the model sends comments.
+/// `presets::llm_gateway`, whose first-byte timeout withholds the head until the model's first event: nginx sees
+/// silence even while the model sends comments.
 #[tokio::test]
 async fn nginx_keeps_a_stream_of_the_preset_that_begins_before_there_is_an_answer() {
     if python().is_none() {

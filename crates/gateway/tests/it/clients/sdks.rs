@@ -1,4 +1,4 @@
-//! The SDKs that people use: they read a stream with heartbeats unharmed, and raise what is told in one.
+//! Popular SDKs read a stream with heartbeats, and raise the errors in a stream.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,11 +23,11 @@ use super::{proxy, python, upstream};
 
 const HEARTBEATS: [&str; 4] = ["--heartbeat", "50ms", "--heartbeat-before-headers", "100ms"];
 
-/// Those of the Node packages that are tried.
+/// The tested Node packages.
 const NODE: [&str; 7] =
     ["openai", "anthropic", "gemini", "ollama", "vercel-openai", "vercel-anthropic", "vercel-google"];
 
-/// What the script says with a Node package. `.ci/clients` installs them with the others.
+/// The output of the script with a Node package. `.ci/clients` installs them with the others.
 async fn say_in_node(sdk: &str, gateway: SocketAddr) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clients/stream.mjs");
     let output = Command::new("node").args([script, sdk, &format!("http://{gateway}")]).output().await.unwrap();
@@ -35,7 +35,7 @@ async fn say_in_node(sdk: &str, gateway: SocketAddr) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What the script says.
+/// The script's output.
 async fn say(python: &str, sdk: &str, gateway: SocketAddr) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clients/stream.py");
     let output = Command::new(python).args([script, sdk, &format!("http://{gateway}")]).output().await.unwrap();
@@ -58,7 +58,7 @@ async fn openai_raises_an_error_event_of_a_stream() {
     assert!(say(&python, "openai-error", gateway.addr).await.starts_with("raised: The upstream failed"));
 }
 
-/// Anthropic's events, each after a silence in which there is room for heartbeats.
+/// Anthropic's events, each after a silence long enough for heartbeats.
 const MESSAGE: [(&str, &str); 7] = [
     (
         "message_start",
@@ -123,7 +123,7 @@ fn golden(path: &str) -> Vec<String> {
     }
 }
 
-/// A model that is busy at first, and then thinks; or one whose streams break off behind their first text.
+/// A model that is busy at first, then thinks; or one whose streams break after their first text.
 async fn model(breaks: bool) -> SocketAddr {
     let calls = Arc::new(AtomicU32::new(0));
     let answer = async move |request: axum::extract::Request| {
@@ -148,7 +148,7 @@ async fn model(breaks: bool) -> SocketAddr {
     upstream(Router::new().fallback(answer)).await
 }
 
-/// A gateway of the preset that tells why one waits.
+/// A gateway of the preset with notices.
 async fn with_notices(model: SocketAddr) -> SocketAddr {
     let stack = presets::llm_gateway(TimeoutProfile::STANDARD)
         .retry(|retry| retry.backoff_base(Duration::from_millis(50)))
@@ -168,11 +168,11 @@ async fn the_sdks_pass_over_notices_and_heartbeats_of_their_dialect() {
     let raw = http1().request(chat(gateway, true, "")).await.unwrap().into_body().collect().await.unwrap().to_bytes();
     let notice = r#""x_notice":{"type":"retry","message":"a retry"}"#;
     assert!(String::from_utf8_lossy(&raw).contains(notice), "{raw:?}");
-    // OpenAI's shows what it does not know, to programs that look for it.
+    // OpenAI's SDK passes unknown fields to programs that read them.
     assert_eq!(say(&python, "openai-notices", gateway).await, "[a retry]Hello, world");
     assert_eq!(say(&python, "anthropic", gateway).await, "Hello, world");
     assert_eq!(say(&python, "gemini", gateway).await, "Hello, world");
-    // Ollama's are asked for a message and for a completion.
+    // Ollama's SDK is tested with a message and a completion.
     assert_eq!(say(&python, "ollama", gateway).await, "Hello, worldHello, world");
     for sdk in NODE {
         let said = match sdk {
@@ -199,11 +199,11 @@ async fn the_sdks_raise_what_ends_a_stream_of_their_dialect() {
     }
 }
 
-/// What a model of a conversation was asked.
+/// The calls of a conversation's model.
 type Asked = Arc<Mutex<Vec<String>>>;
 
-/// A model that is busy at one message, streams without end at another, thinks for ever at a third, and answers the newest
-/// for four seconds: longer than the SDKs wait before they try again.
+/// A model that is busy at one message, streams without end at another, thinks for ever at a third, and answers the
+/// newest for 4 s: longer than the SDKs wait before a retry.
 async fn talkative(asked: Asked) -> SocketAddr {
     let answer = async move |request: axum::extract::Request| {
         let path = request.uri().path().to_owned();
@@ -218,7 +218,7 @@ async fn talkative(asked: Asked) -> SocketAddr {
             _ => {}
         }
         let golden = golden(&path);
-        // Its text over and over, or once and slowly.
+        // Its text repeatedly, or once and slowly.
         let (middle, pause) = match message {
             "streams" => (vec![golden[golden.len() / 2].clone(); 100], Duration::from_millis(100)),
             _ => (vec![], Duration::from_secs(4) / u32::try_from(golden.len()).unwrap()),
@@ -234,7 +234,7 @@ async fn talkative(asked: Asked) -> SocketAddr {
     upstream(Router::new().fallback(answer)).await
 }
 
-/// The first has met a 503, and its SDK tries again when the last one is being answered: it must not end that.
+/// The first message met a 503, and its SDK retries while the last one is being answered: the retry must not end that.
 #[tokio::test]
 async fn of_a_conversation_exactly_the_newest_message_survives_the_retries_of_the_sdks() {
     let Some(python) = python() else { return };

@@ -1,4 +1,4 @@
-//! Every way in which an answer can be broken, and those in which it can be whole: what the SDKs make of them through the gateway.
+//! Every broken and every whole form of an answer, read by the SDKs through the gateway.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use tokio::process::Command;
 use super::super::gateway;
 use super::{python, upstream};
 
-/// Answers that came to their end: each SDK is to say the text, and to raise nothing.
+/// Whole answers: each SDK returns the text, without an error.
 const WHOLE: [&str; 3] = ["whole", "cut at a limit", "in small pieces"];
 
-/// Answers that break behind their first text.
+/// Answers that break after their first text.
 const BROKEN: [&str; 6] =
     ["ends early", "ends in an event", "breaks off", "error", "error and a marker", "a marker without a reason"];
 
-/// Answers in place of which the gateway has a status to give, with the code that the upstream named.
+/// Answers that the gateway replaces with a status, with the upstream's error code.
 const REFUSED: [(&str, u16, Option<&str>); 8] = [
     ("ends before its text", 502, None),
     ("is empty", 502, None),
@@ -34,18 +34,18 @@ const REFUSED: [(&str, u16, Option<&str>); 8] = [
     ("too long", 400, Some("context_length_exceeded")),
 ];
 
-/// What only a chat's servers do.
+/// Only chat servers do this.
 const OF_A_CHAT: [&str; 4] = ["one of two choices", "error field", "error beside choices", "error of vLLM"];
 
-/// The SDKs of a chat.
+/// The SDKs for chats.
 const CHATS: [&str; 2] = ["openai", "vercel-openai"];
 
-/// An API, in the events of its streams.
+/// An API, by the events of its streams.
 struct Api {
     start: Vec<String>,
     text: Vec<String>,
     end: Vec<String>,
-    /// In place of the end: at a limit of tokens.
+    /// The end at a limit of tokens.
     limit: Vec<String>,
     marker: &'static str,
 }
@@ -194,7 +194,7 @@ impl Api {
     }
 }
 
-/// An error object as the API has it, by the code that an OpenAI has for it.
+/// The API's error object for an OpenAI error code.
 fn error(path: &str, code: &str) -> Value {
     let message = format!("It is {code}.");
     match (path, code) {
@@ -232,7 +232,7 @@ fn streamed_error(path: &str, code: &str) -> String {
 fn events(events: Vec<String>, breaks: bool) -> Response {
     let failure = breaks.then_some(Err("broken"));
     let events = stream::iter(events.into_iter().map(Ok).chain(failure)).then(async |event| {
-        // So that it is a frame of its own.
+        // A frame of its own.
         tokio::time::sleep(Duration::from_millis(2)).await;
         event
     });
@@ -244,7 +244,7 @@ fn in_json(status: StatusCode, body: String) -> Response {
     (status, [("content-type", "application/json")], body).into_response()
 }
 
-/// An upstream whose answer is of the kind that the request names.
+/// An upstream whose answer has the kind that the request names.
 async fn answer(request: Request) -> Response {
     let path = request.uri().path();
     let Api { start, text, end, limit, marker } = Api::of(path);
@@ -297,7 +297,7 @@ async fn answer(request: Request) -> Response {
     }
 }
 
-/// What the SDKs of a language made of each kind of answer.
+/// The results of a language's SDKs for each kind of answer.
 async fn made(program: &str, script: &str, gateway: &str) -> Value {
     let script = format!("{}/tests/it/clients/{script}", env!("CARGO_MANIFEST_DIR"));
     let kinds = WHOLE.iter().chain(&BROKEN).chain(REFUSED.iter().map(|(kind, ..)| kind)).chain(&OF_A_CHAT);
@@ -310,7 +310,7 @@ async fn made(program: &str, script: &str, gateway: &str) -> Value {
 async fn each_sdk_raises_what_is_broken_and_reads_what_is_whole() {
     let Some(python) = python() else { return };
     let model = format!("http://{}", upstream(Router::new().fallback(answer)).await);
-    // Each kind is to be seen as it is: what a failed call does to the next one is not what is asked.
+    // Each kind separately: a failed call must not influence the next one.
     let off = ["--attempts", "1", "--breaker", "off", "--dedup", "off", "--pace", "off"];
     let gateway = gateway(&[&["--upstream", &model][..], &off].concat()).await;
     let gateway = format!("http://{}", gateway.addr);

@@ -1,11 +1,11 @@
-//! A `redis-server` of one's own.
+//! A `redis-server` for one test.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// On a free port of 127.0.0.1. It ends with this.
+/// On a free port of 127.0.0.1. Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     port: u16,
@@ -18,10 +18,10 @@ const STARTS_WITHIN: Duration = Duration::from_secs(10);
 // === impl Server ===
 
 impl Server {
-    /// With these arguments beside the usual ones.
+    /// With these arguments in addition to the usual ones.
     pub(crate) fn start(arguments: &[&str]) -> io::Result<Self> {
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        // Between the moment that a port is found and the moment that it is taken, another process may take it.
+        // Another process may take the port before the server does.
         for _ in 0..20 {
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
             let mut server = Self { port, child: spawn(port, &arguments)?, arguments: arguments.clone() };
@@ -49,7 +49,7 @@ impl Server {
         self.signal("CONT")
     }
 
-    /// Ends it without a word.
+    /// Kills it.
     pub(crate) fn kill(&mut self) -> io::Result<()> {
         self.child.kill()?;
         self.child.wait().map(drop)
@@ -81,7 +81,7 @@ impl Server {
         false
     }
 
-    /// Whether it says anything: one that asks for a password is up, too.
+    /// Whether it answers at all: one that asks for a password is up, too.
     fn answers(&self) -> io::Result<bool> {
         let mut connection = TcpStream::connect(("127.0.0.1", self.port))?;
         if self.arguments.iter().any(|argument| argument == "--tls-port") {
