@@ -1,18 +1,18 @@
-//! The text of a JSON answer, where it stands, and the request that asks for a better one.
+//! The place of the text in a JSON answer, and the request that asks for a better answer.
 
 use serde_json::{Value, json};
 
 use super::dialect::Kind;
 use super::json_object::{elements, members};
 
-/// What an answer's only choice says.
+/// The content of an answer's only choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AnswerText<'a> {
-    /// One text, as it is written between its quotes, and what stands around it.
+    /// One text, as written between its quotes, and the bytes around it.
     One { before: &'a [u8], raw: &'a [u8], after: &'a [u8] },
     /// No text at all.
     Empty,
-    /// Something else: a refusal, a call of a tool, several texts or several choices.
+    /// Other content: a refusal, a tool call, several texts or several choices.
     Other,
 }
 
@@ -36,19 +36,19 @@ impl<'a> AnswerText<'a> {
     }
 }
 
-/// The text between the quotes of a JSON string.
+/// Decodes the content of a JSON string.
 pub(crate) fn unquoted(raw: &[u8]) -> Option<String> {
     serde_json::from_slice(&[b"\"", raw, b"\""].concat()).ok()
 }
 
-/// `before` and `after` with this text between, as JSON has it.
+/// Returns `before` and `after` with this text between them, as JSON.
 pub(crate) fn replaced(before: &[u8], text: &str, after: &[u8]) -> Vec<u8> {
     let quoted = Value::from(text).to_string();
     let inside = quoted.as_bytes().get(1..quoted.len() - 1).unwrap_or_default();
     [before, inside, after].concat()
 }
 
-/// The text's place: `Some(None)` where there is none, `None` where there is something else.
+/// The text's place: `Some(None)` if there is no text, `None` if there is other content.
 fn find(kind: Kind, body: &[u8]) -> Option<Option<&[u8]>> {
     match kind {
         Kind::OpenAiChat => {
@@ -106,7 +106,7 @@ fn find(kind: Kind, body: &[u8]) -> Option<Option<&[u8]>> {
     }
 }
 
-/// The only text of a list of parts of which those of these types do not count.
+/// The only text of a list of parts, ignoring parts of these types.
 fn parts<'a>(list: &'a [u8], others: &[&[u8]]) -> Option<Option<&'a [u8]>> {
     let mut found = None;
     for part in elements(list) {
@@ -144,8 +144,7 @@ fn member<'a>(object: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     members(object).find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
-/// The request with this body, once more, behind the answer that it got and what is wrong with that. `None` where its dialect has
-/// no place for it.
+/// Builds the request again, followed by its answer and the complaint. `None` if its dialect has no place for them.
 pub(crate) fn ask_again(kind: Kind, body: &[u8], answer: &str, complaint: &str) -> Option<Vec<u8>> {
     let said = !answer.trim().is_empty();
     let message = |role: &str, text: &str| json!({ "role": role, "content": text });
@@ -165,7 +164,7 @@ pub(crate) fn ask_again(kind: Kind, body: &[u8], answer: &str, complaint: &str) 
     let (list, after) = rest.split_at_checked(list.len())?;
     let turns = if said { format!("{},{}", turns.0, turns.1) } else { turns.1.to_string() };
     let list = match list {
-        // Responses takes a bare text.
+        // Responses accepts a bare text.
         [b'"', ..] => [b"[{\"role\":\"user\",\"content\":", list, b"},", turns.as_bytes(), b"]"].concat(),
         [b'[', .., b']'] => {
             let open = list.get(..list.len() - 1)?;

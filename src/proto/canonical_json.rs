@@ -1,24 +1,23 @@
-//! JSON in one spelling, so that the order of an object's members makes no difference.
+//! JSON in a canonical form, in which the order of an object's members does not matter.
 //!
 //! # Why not parse it and print it again?
 //!
-//! Parsers lose what they cannot hold: integers beyond 2^53 become equal, `1.0` becomes `1`, and of two members of one
-//! name the first is forgotten. Two requests that an upstream tells apart would be taken for one. So nothing is
-//! interpreted here: white space between tokens goes, members are sorted by name, and every token stays as it was
-//! spelled. Where names repeat, order *is* meaning, and there is no canonical form.
+//! Parsers lose what they cannot represent: integers beyond 2^53 become equal, `1.0` becomes `1`, and of two members of
+//! one name the first is dropped. Two requests that an upstream distinguishes would be equal. So nothing is interpreted
+//! here: white space between tokens is removed, members are sorted by name, and every token keeps its spelling. If names
+//! repeat, their order has a meaning, and there is no canonical form.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use serde::de::IgnoredAny;
 
-/// How deep it may nest. As `serde_json`: enough for anything that is meant, and it keeps our recursion off the end of
-/// the stack.
+/// The deepest nesting, as in `serde_json`: enough in practice, and it bounds the recursion.
 const MAX_DEPTH: usize = 128;
 
 /// The canonical form of `json`: the same for all orders of an object's members and for all white space.
 ///
-/// The order of arrays and the spelling of numbers and strings count. `None` where there is no such form: it is not
+/// The order of arrays and the spelling of numbers and strings count. `None` if there is no such form: the input is not
 /// JSON, an object names a member twice, or it nests deeper than 128 levels.
 ///
 /// ```
@@ -36,7 +35,7 @@ const MAX_DEPTH: usize = 128;
 /// ```
 #[must_use]
 pub fn canonical(json: &[u8]) -> Option<Vec<u8>> {
-    // What follows may then rely on the grammar, and need not know it.
+    // The code below may rely on valid JSON.
     serde_json::from_slice::<IgnoredAny>(json).ok()?;
     let json = std::str::from_utf8(json).ok()?;
     let mut writer = Writer { rest: json.trim_matches(is_space), out: Vec::with_capacity(json.len()) };
@@ -44,13 +43,13 @@ pub fn canonical(json: &[u8]) -> Option<Vec<u8>> {
     Some(writer.out)
 }
 
-/// Reads valid JSON and writes its canonical form. `None` stops it: there is no such form.
+/// Reads valid JSON and writes its canonical form. `None` means that there is no such form.
 struct Writer<'a> {
     rest: &'a str,
     out: Vec<u8>,
 }
 
-/// A member of an object: its name as it is meant, and where it was written, the comma behind it included.
+/// A member of an object: its decoded name, and its range in the output, including the comma after it.
 type Member<'a> = (Cow<'a, str>, Range<usize>);
 
 // === impl Writer ===
@@ -122,12 +121,12 @@ impl<'a> Writer<'a> {
             self.take(1)?;
         }
         self.sort(members)?;
-        // The comma behind the last member.
+        // Replaces the comma after the last member.
         *self.out.last_mut()? = b'}';
         Some(())
     }
 
-    /// Puts the members that were written last in order.
+    /// Sorts the members that were written last.
     fn sort(&mut self, mut members: Vec<Member<'a>>) -> Option<()> {
         let start = members.first()?.1.start;
         let in_order = members.is_sorted_by(|a, b| a.0 < b.0);
@@ -146,7 +145,7 @@ impl<'a> Writer<'a> {
         Some(())
     }
 
-    /// The string token that is next, its quotation marks included.
+    /// Takes the next string token, with its quotation marks.
     fn string(&mut self) -> Option<&'a str> {
         let mut escaped = false;
         let closing = self.rest.bytes().skip(1).position(|byte| {
@@ -157,7 +156,7 @@ impl<'a> Writer<'a> {
         self.take(closing + 2)
     }
 
-    /// Whether the next token is this one, which is then taken.
+    /// Takes the next token if it is this one.
     fn next_is(&mut self, token: char) -> Option<bool> {
         self.skip_space();
         let is = self.rest.starts_with(token);
@@ -183,7 +182,7 @@ const fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r')
 }
 
-/// What a string token says. Names that are spelled differently may be the same.
+/// Decodes a string token. Differently spelled names may be equal.
 fn meaning(token: &str) -> Option<Cow<'_, str>> {
     if token.contains('\\') {
         serde_json::from_str(token).ok().map(Cow::Owned)
@@ -276,7 +275,7 @@ mod tests {
         })
     }
 
-    /// Writes `value` with its members in an order, and white space, that `dice` decides.
+    /// Writes `value` with random member order and white space.
     fn scrambled(value: &Value, dice: &mut fastrand::Rng, out: &mut String) {
         let space = |dice: &mut fastrand::Rng| ["", "", " ", "\n\t"][dice.usize(..4)];
         match value {
@@ -318,7 +317,7 @@ mod tests {
             scrambled(&value, &mut dice, &mut spelled);
             let canonical = text(&spelled).unwrap();
             prop_assert_eq!(&text(&value.to_string()).unwrap(), &canonical);
-            // It means the same, and is its own canonical form.
+            // It has the same value, and is its own canonical form.
             prop_assert_eq!(serde_json::from_str::<Value>(&canonical).unwrap(), value);
             prop_assert_eq!(text(&canonical).unwrap(), canonical);
         }

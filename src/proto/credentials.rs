@@ -1,7 +1,8 @@
-//! The credentials of a request: the parts of its head that say on whose account it is made.
+//! The credentials of a request: the parts of its head that name the account.
 //!
-//! They stand in headers, in the user part of the URI, with some APIs (Gemini's documented form is `?key=`) in the query, and, of
-//! browsers at OpenAI, among the protocols of a WebSocket. A value that was marked [sensitive](HeaderValue::set_sensitive) is one too, whatever its header is called.
+//! They are in headers, in the user part of the URI, with some APIs (Gemini's documented form is `?key=`) in the query,
+//! and, from browsers to OpenAI, among the protocols of a WebSocket. A value marked
+//! [sensitive](HeaderValue::set_sensitive) is a credential too, whatever its header.
 
 use std::hash::{Hash, Hasher};
 
@@ -10,32 +11,31 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-/// Where APIs take the key of an account.
+/// The headers in which APIs take an account's key.
 pub(crate) static HEADERS: [HeaderName; 4] = [
     AUTHORIZATION,
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("api-key"),
     HeaderName::from_static("x-goog-api-key"),
 ];
-/// Credentials too, but of a browser's session or of a proxy on the way.
+/// Further credentials, of a browser's session or of a proxy.
 const SESSION: [HeaderName; 2] = [PROXY_AUTHORIZATION, COOKIE];
-/// With the key behind it, a member of the protocols of a WebSocket: a browser can set no other of its headers, and OpenAI takes it
-/// there.
+/// Prefix of a key among the protocols of a WebSocket: a browser can set no other header of it, and OpenAI accepts the
+/// key there.
 const PROTOCOL_KEY: &[u8] = b"openai-insecure-api-key.";
-/// Names in a query under which keys, tokens and signatures are sent.
+/// Query parameters for keys, tokens and signatures.
 const QUERY: [&str; 7] = ["key", "api_key", "api-key", "apikey", "access_token", "token", "sig"];
-/// The schemes before a credential, which are no credential alone.
+/// The schemes before a credential; alone they are not a credential.
 const SCHEMES: [&[u8]; 2] = [b"bearer", b"basic"];
 
-/// Whether this value of a credential header names an account. A scheme with nothing behind it is what becomes of a key
-/// that is not set.
+/// Whether this value of a credential header names an account. A bare scheme is the result of a key that is not set.
 pub(crate) fn names_account(value: &HeaderValue) -> bool {
     let value = value.as_bytes().trim_ascii();
     !value.is_empty() && !SCHEMES.iter().any(|scheme| value.eq_ignore_ascii_case(scheme))
 }
 
-/// Hashes the values of [`HEADERS`], in that order. Each field that is there is looked at once, which costs less than to look for
-/// all that may be there: most requests have one of them.
+/// Hashes the values of [`HEADERS`], in that order. One pass over the request's fields costs less than a look-up for each
+/// name: most requests have one of them.
 pub(crate) fn hash_account(headers: &HeaderMap, hasher: &mut impl Hasher) {
     let mut found = headers.iter().filter(|(name, _)| HEADERS.contains(name)).map(|(_, value)| value);
     match (found.next(), found.next()) {
@@ -50,13 +50,12 @@ pub(crate) fn has_any(headers: &HeaderMap, uri: &Uri) -> bool {
     header_values(headers).any(|(_, value)| names_account(value)) || in_uri(uri).next().is_some()
 }
 
-/// The credentials that stand in the URI: the user, and the parameters of the query, name and value. Those without a value
-/// are none.
+/// The credentials in the URI: the user, and query parameters with a value, name and value.
 pub(crate) fn in_uri(uri: &Uri) -> impl Iterator<Item = &str> + Clone {
     user(uri).into_iter().chain(query_values(uri).filter(|parameter| is_set(parameter)))
 }
 
-/// Whether the request names an account, in a header for that or in its URI.
+/// Whether the request names an account, in a header or in its URI.
 pub(crate) fn names_any(head: &Parts) -> bool {
     let in_header = |name: &HeaderName| head.headers.get_all(name).iter().any(names_account);
     HEADERS.iter().any(in_header) || in_uri(&head.uri).next().is_some()
@@ -74,7 +73,7 @@ pub(crate) fn are_equal(one: &Parts, other: &Parts) -> bool {
         && query_values(&one.uri).eq(query_values(&other.uri))
 }
 
-/// Takes all credentials off a request. Everything else stays byte for byte.
+/// Removes all credentials from a request. Everything else stays byte for byte.
 ///
 /// These are `Authorization`, `x-api-key`, `api-key`, `x-goog-api-key`, `Proxy-Authorization`, `Cookie`, every field whose
 /// value is marked [sensitive](HeaderValue::set_sensitive), the members of `Sec-WebSocket-Protocol` that begin with
@@ -114,7 +113,7 @@ fn is_credential(name: &HeaderName, value: &HeaderValue) -> bool {
     value.is_sensitive() || HEADERS.contains(name) || SESSION.contains(name)
 }
 
-/// Whether there is a key among these protocols.
+/// Whether these protocols contain a key.
 fn has_key(protocols: &HeaderValue) -> bool {
     members(protocols).any(is_key)
 }
@@ -127,7 +126,7 @@ fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     list.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
-/// Takes the keys off the protocols; the others stay, for the upstream chooses one of them.
+/// Removes the keys from the protocols; the others stay, since the upstream chooses one of them.
 fn withhold_protocols(headers: &mut HeaderMap) {
     let lines: Vec<HeaderValue> = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().cloned().collect();
     if !lines.iter().any(has_key) {
@@ -142,7 +141,7 @@ fn withhold_protocols(headers: &mut HeaderMap) {
     }
 }
 
-/// The user, and its password, before the host.
+/// The user and password before the host.
 fn user(uri: &Uri) -> Option<&str> {
     Some(uri.authority()?.as_str().rsplit_once('@')?.0)
 }
@@ -151,7 +150,7 @@ fn parameters(uri: &Uri) -> impl Iterator<Item = &str> + Clone {
     uri.query().into_iter().flat_map(|query| query.split('&'))
 }
 
-/// The parameters of the query that are credentials, name and value.
+/// The query parameters that are credentials, name and value.
 fn query_values(uri: &Uri) -> impl Iterator<Item = &str> + Clone {
     parameters(uri).filter(|parameter| is_secret(parameter))
 }
@@ -165,7 +164,7 @@ fn is_secret(parameter: &str) -> bool {
     QUERY.iter().any(|secret| decoded(name).eq(secret.bytes()))
 }
 
-/// A name in lower case and without percent-encoding: servers take `k%65y` and `KEY` for `key`.
+/// A name in lower case without percent-encoding: servers read `k%65y` and `KEY` as `key`.
 fn decoded(name: &str) -> impl Iterator<Item = u8> {
     let mut rest = name.as_bytes();
     std::iter::from_fn(move || {
@@ -195,7 +194,7 @@ fn bare(uri: &Uri) -> Uri {
         parts.authority = Authority::try_from(host).ok();
     }
     parts.path_and_query = parts.path_and_query.and_then(|_| PathAndQuery::try_from(target).ok());
-    // What was a URI is one without these parts, too; if it were not, no URI is better than one with a secret in it.
+    // A valid URI stays valid without these parts; if not, no URI is better than one with a secret.
     Uri::from_parts(parts).unwrap_or_default()
 }
 
@@ -284,7 +283,7 @@ mod tests {
         assert!(has("http://a/b?key=secret", &[]));
         assert!(has("http://me@a/b", &[]));
         assert!(has("http://a/b", &[("cookie", "session=1")]));
-        // A key that is not set is none.
+        // A key that is not set is no credential.
         assert!(!has("http://a/b?key=", &[("authorization", "Bearer "), ("x-api-key", "")]));
     }
 

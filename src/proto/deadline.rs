@@ -1,4 +1,4 @@
-//! How the time that is left travels from service to service.
+//! How the remaining time travels from service to service.
 //!
 //! All formats carry a *timeout* (how long), not a deadline (until when), since clocks differ.
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// A header that carries the time a call has left.
+/// A header that carries the remaining time of a call.
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,7 +27,7 @@ pub struct DeadlineHeader {
     format: Format,
 }
 
-/// A value that is not of the header's form, or longer than any clock can count.
+/// A value that is not in the header's format, or too long for a clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(());
 
@@ -37,7 +37,7 @@ enum Format {
     Grpc,
     /// Whole milliseconds.
     Millis,
-    /// Whole milliseconds, of which 0 means no limit.
+    /// Whole milliseconds; 0 means no limit.
     MillisOrInfinite,
     /// Seconds, read with a decimal fraction, written without.
     Seconds,
@@ -63,7 +63,7 @@ impl DeadlineHeader {
         Self { name: HeaderName::from_static("grpc-timeout"), format: Format::Grpc }
     }
 
-    /// `x-envoy-expected-rq-timeout-ms`, as Envoy's router sends it; an incoming 0 means that there is no limit.
+    /// `x-envoy-expected-rq-timeout-ms`, as Envoy's router sends it; an incoming 0 means no limit.
     #[must_use]
     pub const fn envoy() -> Self {
         Self { name: HeaderName::from_static("x-envoy-expected-rq-timeout-ms"), format: Format::MillisOrInfinite }
@@ -76,7 +76,7 @@ impl DeadlineHeader {
     }
 
     /// Any header in seconds. Read with a decimal fraction (`1.5`), written without, since not every server reads one:
-    /// a remainder below one second is not worth a call in this format.
+    /// with less than one second left, nothing is written.
     #[must_use]
     pub const fn seconds(name: HeaderName) -> Self {
         Self { name, format: Format::Seconds }
@@ -88,14 +88,14 @@ impl DeadlineHeader {
         &self.name
     }
 
-    /// The time that is left according to `headers`, `None` where they say nothing (or say: no limit).
+    /// Returns the remaining time in `headers`, `None` without a value (or with the value for no limit).
     ///
-    /// Where the header stands more than once, the shortest of its valid values counts: a caller may shorten, never
-    /// extend. Zero is a valid value, and says that the time is over.
+    /// If the header occurs more than once, the shortest valid value counts: a caller may shorten the time, never extend
+    /// it. Zero is valid, and means that the time is over.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] when it is there, and none of its values is of the format.
+    /// [`Malformed`] if the header is present without a valid value.
     pub fn read(&self, headers: &HeaderMap) -> Result<Option<Duration>, Malformed> {
         let mut found = Ok(None);
         let mut shortest: Option<Option<Duration>> = None;
@@ -117,8 +117,8 @@ impl DeadlineHeader {
         found
     }
 
-    /// Writes the time that is left, in place of whatever stood there. `false`, and nothing written, where it is less
-    /// than the format's smallest unit: 0 is never sent.
+    /// Writes the remaining time, and replaces the header. Returns `false`, and writes nothing, if it is less than the
+    /// format's smallest unit: 0 is never sent.
     pub fn write(&self, left: Duration, headers: &mut HeaderMap) -> bool {
         let value = self.to_value(left);
         let worth_sending = value.is_some();
@@ -128,7 +128,7 @@ impl DeadlineHeader {
         worth_sending
     }
 
-    /// The least that can be said.
+    /// The smallest time that the format can express.
     pub(crate) const fn least(&self) -> Duration {
         match self.format {
             Format::Grpc => Duration::from_nanos(1),
@@ -137,7 +137,7 @@ impl DeadlineHeader {
         }
     }
 
-    /// The value that says `left`, rounded down; `None` where that would be 0.
+    /// Returns the value for `left`, rounded down; `None` if that would be 0.
     #[must_use]
     pub fn to_value(&self, left: Duration) -> Option<HeaderValue> {
         match self.format {
@@ -152,7 +152,7 @@ fn whole(value: u64) -> Option<HeaderValue> {
     (value > 0).then(|| HeaderValue::from(value))
 }
 
-/// The finest unit in which `left` still fits eight digits.
+/// In the finest unit in which `left` fits eight digits.
 fn grpc_value(left: Duration) -> Option<HeaderValue> {
     let nanos = left.as_nanos();
     let fits = |&&(_, unit): &&(u8, u128)| nanos / unit <= GRPC_MAX_VALUE;
@@ -202,13 +202,13 @@ fn seconds(value: &[u8]) -> Option<Duration> {
     if !fraction.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    // Nanoseconds are what a `Duration` holds: further digits are cut off.
+    // A `Duration` holds nanoseconds: further digits are dropped.
     let digit = |at: usize| fraction.get(at).map_or(0, |byte| u32::from(byte - b'0'));
     let nanos = (0..9).fold(0, |nanos, at| nanos * 10 + digit(at));
     Some(Duration::new(digits(whole)?, nanos))
 }
 
-/// Digits only: Rust's own parser takes a sign.
+/// Only digits: Rust's own parser accepts a sign.
 fn digits(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;

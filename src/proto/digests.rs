@@ -1,16 +1,15 @@
-//! Fields that say something about the exact bytes of a body: RFC 9530, its predecessors, RFC 9421, and what providers have
-//! of their own.
+//! Fields that depend on the exact bytes of a body: RFC 9530, its predecessors, RFC 9421, and fields of providers.
 
 use http::{HeaderMap, HeaderName};
 
-/// Removes them, from the head or the trailers of a body that is another by now.
+/// Removes them, from the head or the trailers of a changed body.
 pub(crate) fn remove(headers: &mut HeaderMap) {
     take(headers);
 }
 
-/// Removes them, and returns what there was.
+/// Removes and returns them.
 pub(crate) fn take(headers: &mut HeaderMap) -> HeaderMap {
-    // There are none as a rule: then this is one pass, without a lookup for each.
+    // Usually there are none: one pass costs less than a look-up for each.
     if headers.keys().any(is_digest) { take_all(headers) } else { HeaderMap::new() }
 }
 
@@ -25,7 +24,7 @@ fn take_all(headers: &mut HeaderMap) -> HeaderMap {
     taken
 }
 
-/// Puts back what was taken, for a body that has not changed. A field that was set since stays as it is.
+/// Restores the taken fields, for an unchanged body. A field that was set since stays.
 pub(crate) fn restore(headers: &mut HeaderMap, mut taken: HeaderMap) {
     for name in headers.keys() {
         taken.remove(name);

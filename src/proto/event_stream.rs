@@ -1,4 +1,4 @@
-//! Which answers are event streams whose bytes can be read, and which requests ask for one.
+//! Which answers are readable event streams, and which requests ask for one.
 
 use http::header::ACCEPT;
 use http::{Extensions, HeaderMap, Request, Uri};
@@ -6,10 +6,10 @@ use http::{Extensions, HeaderMap, Request, Uri};
 use super::list;
 use super::media_type;
 
-/// What a response's head says of its body.
+/// The kind of a response's body, by its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EventStream {
-    /// `text/event-stream`, as it is.
+    /// `text/event-stream`, without an encoding.
     Plain,
     /// `text/event-stream`, under a content encoding.
     Encoded,
@@ -17,12 +17,12 @@ pub(crate) enum EventStream {
     No,
 }
 
-/// In a request's extensions: the answer will be a stream, though the request's `Accept` does not say so. The SDKs of model
-/// providers send `Accept: application/json` with `"stream": true`.
+/// Marks a request, in its extensions, whose answer will be a stream though its `Accept` does not say so. The SDKs of
+/// model providers send `Accept: application/json` with `"stream": true`.
 ///
-/// [`InspectRequestLayer::llm`](crate::InspectRequestLayer::llm), which the presets for models have, sets it by the body.
+/// [`InspectRequestLayer::llm`](crate::InspectRequestLayer::llm), a part of the presets for models, sets it by the body.
 /// [`FirstByteTimeoutLayer::answer`](crate::FirstByteTimeoutLayer::answer) and
-/// [`SseHeartbeatLayer::before_headers`](crate::SseHeartbeatLayer::before_headers) look for it.
+/// [`SseHeartbeatLayer::before_headers`](crate::SseHeartbeatLayer::before_headers) read it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExpectsEventStream;
 
@@ -37,7 +37,7 @@ impl EventStream {
     }
 }
 
-/// Whether the answer to this request is to be a stream.
+/// Whether this request asks for a stream.
 pub(crate) fn is_expected<B>(request: &Request<B>) -> bool {
     is_marked(request.extensions()) || is_accepted(request.headers()) || is_in_path(request.uri())
 }
@@ -56,7 +56,7 @@ pub(crate) fn is_accepted(headers: &HeaderMap) -> bool {
         .any(|member| list::names(member, "text/event-stream") && !list::parts(member).any(is_refused))
 }
 
-/// Google says it in the path: Gemini's and Vertex AI's methods.
+/// Google's APIs name it in the path: Gemini's and Vertex AI's methods.
 fn is_in_path(uri: &Uri) -> bool {
     let method = uri.path().rsplit(':').next();
     matches!(method, Some("streamGenerateContent" | "streamRawPredict"))

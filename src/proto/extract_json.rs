@@ -1,9 +1,9 @@
-//! The JSON in a text that a model wrote.
+//! Extracts the JSON from a model's text.
 //!
-//! Models that were asked for JSON write a sentence before it, put it into a fenced block, or leave a comma behind the last
-//! member. What was meant is then plain, and can be had without asking again. What is not plain is left alone: a text that was
-//! cut is never closed, since that invents data. The only value of the kind that is wanted is taken, which is the last one, too; of
-//! two neither is chosen, since either may be a quotation of what a user wrote: also where one of them stands in a fenced block.
+//! Models that were asked for JSON write a sentence before it, put it into a fenced block, or leave a comma after the
+//! last member. Such a value is unambiguous, and can be used without asking again. Anything ambiguous is left alone: a
+//! truncated text is never closed, since that invents data. Only a single value of the wanted kind is taken; of two
+//! neither is, since either may be a quotation of the user's text, even if one is in a fenced block.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 #[cfg(test)]
 use self::tests::looked_at;
 
-/// Which value is looked for where a text has more in it than that value.
+/// The wanted kind of value, if a text has more in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wanted {
@@ -25,29 +25,29 @@ pub enum Wanted {
     Array,
 }
 
-/// A value that was found.
+/// An extracted value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Extracted<'a> {
-    /// The value, which parses.
+    /// The value; it parses.
     pub json: Cow<'a, str>,
-    /// Whether it is the text itself, but for the space around it.
+    /// Whether it is the whole text, except for the space around it.
     pub is_whole: bool,
 }
 
 /// Longer texts are not searched.
 pub const MAX_TEXT: usize = 1024 * 1024;
-/// How often a search begins anew behind a bracket that nothing closes. Each costs one pass at most.
+/// How often a search restarts after a bracket that nothing closes. Each restart costs at most one pass.
 const MAX_STARTS: usize = 16;
-/// What `serde_json` reads into a tree: enough for anything that is meant.
+/// The deepest nesting that `serde_json` parses into a tree.
 const MAX_DEPTH: usize = 127;
 
-/// Finds the value that `text` is, or has in it: the whole text, else what stands in its only block that is fenced as JSON, with no
-/// value of the wanted kind outside of it, else the only value of the wanted kind. A comma before a closing bracket goes, and raw control characters in strings are
-/// escaped. `None` where there is no such value, or more than one (the last of two may be a quotation, as the first may), and for
-/// texts above 1 MiB.
+/// Finds the value that `text` is or contains: the whole text, else the content of its only block fenced as JSON, with no
+/// value of the wanted kind outside it, else the only value of the wanted kind. Removes commas before closing brackets,
+/// and escapes raw control characters in strings. `None` if there is no such value, or more than one (either may be a
+/// quotation), and for texts above 1 MiB.
 ///
-/// Takes time in proportion to the text. A value nests at most 127 levels deep.
+/// Takes time proportional to the text. A value nests at most 127 levels deep.
 ///
 /// ```
 /// use tower_buttress::proto::extract_json::{Wanted, extract};
@@ -74,7 +74,7 @@ pub fn extract(text: &str, wanted: Wanted) -> Option<Extracted<'_>> {
         });
     }
     let found = |json| Extracted { json, is_whole: false };
-    // A text that is one value but for a mistake.
+    // A text that is one value with a mistake.
     if let Some(json) = (end_of_value(trimmed) == Some(trimmed.len())).then(|| repair(trimmed)).flatten() {
         return Some(found(json));
     }
@@ -91,7 +91,7 @@ pub fn extract(text: &str, wanted: Wanted) -> Option<Extracted<'_>> {
     }
 }
 
-/// Tests count the bytes that are looked at.
+/// Tests count the scanned bytes.
 #[cfg(not(test))]
 const fn looked_at(_bytes: usize) {}
 
@@ -131,11 +131,11 @@ fn fenced(text: &str) -> Fenced<'_> {
 enum Values<'a> {
     None,
     One(Cow<'a, str>),
-    /// There are several, or there may be: something is left open, or does not parse.
+    /// There are several, or may be: something is left open, or does not parse.
     Unclear,
 }
 
-/// Those that stand in the text.
+/// The values in the text.
 fn values(text: &str, wanted: Wanted) -> Values<'_> {
     let opens: &[char] = match wanted {
         Wanted::Either => &['{', '['],
@@ -148,7 +148,7 @@ fn values(text: &str, wanted: Wanted) -> Values<'_> {
         looked_at(start + 1);
         let rest = text.get(at + start..).unwrap_or_default();
         let Some(length) = end_of_value(rest) else {
-            // Nothing closes it: it was no value, or the text was cut.
+            // Nothing closes it: it was not a value, or the text was truncated.
             starts += 1;
             is_open |= rest.starts_with(opens);
             if starts > MAX_STARTS {
@@ -162,7 +162,7 @@ fn values(text: &str, wanted: Wanted) -> Values<'_> {
             match parsed(value) {
                 Some(json) if found.is_none() => found = Some(json),
                 Some(_) => return Values::Unclear,
-                // It was to be one, in another language's grammar. `{name}` was not.
+                // It was meant as a value, in another language's grammar. `{name}` was not.
                 None if value.contains([':', ',']) => return Values::Unclear,
                 None => {}
             }
@@ -170,14 +170,14 @@ fn values(text: &str, wanted: Wanted) -> Values<'_> {
         at += start + length;
     }
     match found {
-        // Where something was left open, the last value may be a part of one that was cut.
+        // If something was left open, the last value may be a part of a truncated one.
         Some(json) if starts == 0 => Values::One(json),
         None if !is_open => Values::None,
         _ => Values::Unclear,
     }
 }
 
-/// The length of the value that `text` begins with, by its brackets. `None` where they do not match, or nothing closes them.
+/// The length of the value at the start of `text`, by its brackets. `None` if they do not match, or nothing closes them.
 fn end_of_value(text: &str) -> Option<usize> {
     let mut open = Vec::new();
     let (mut in_string, mut escaped) = (false, false);
@@ -218,12 +218,11 @@ fn parsed(value: &str) -> Option<Cow<'_, str>> {
     if is_json(value) { Some(Cow::Borrowed(value)) } else { repair(value) }
 }
 
-/// Without commas before closing brackets, and with the control characters in strings escaped; `None` where that is not all
-/// that is wrong.
+/// Removes commas before closing brackets, and escapes control characters in strings; `None` if other mistakes remain.
 fn repair(value: &str) -> Option<Cow<'_, str>> {
     let mut mended = String::with_capacity(value.len() + 16);
     let (mut in_string, mut escaped) = (false, false);
-    // Where in what was written a comma stands that has a value before it, and nothing but space behind it.
+    // The place of a comma after a value, with only space after it so far.
     let mut comma = None;
     let mut last = '{';
     for c in value.chars() {
@@ -265,8 +264,8 @@ fn repair(value: &str) -> Option<Cow<'_, str>> {
     is_json(&mended).then_some(Cow::Owned(mended))
 }
 
-/// Whether `serde_json` makes a tree of it. Its parser that builds nothing has no limit of depth, and takes numbers that no
-/// float holds and halves of surrogate pairs.
+/// Whether `serde_json` parses it into a tree. Its parser without a tree has no depth limit, and accepts numbers beyond
+/// any float and halves of surrogate pairs.
 fn is_json(text: &str) -> bool {
     looked_at(text.len());
     serde_json::from_str::<Value>(text).is_ok()
@@ -292,14 +291,14 @@ mod tests {
         LOOKED_AT.set(LOOKED_AT.get() + bytes);
     }
 
-    /// How often each byte of a text is looked at, on average.
+    /// How often each byte of a text is scanned, on average.
     fn looks(text: &str, wanted: Wanted) -> usize {
         LOOKED_AT.set(0);
         let _ = extract(text, wanted);
         LOOKED_AT.get().div_ceil(text.len().max(1))
     }
 
-    /// One pass for each search that begins anew, and a few for what is parsed and repaired.
+    /// One pass per restart, and a few for parsing and repair.
     const MAX_LOOKS: usize = 30;
 
     fn of(text: &str) -> Option<String> {

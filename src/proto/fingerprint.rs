@@ -1,10 +1,10 @@
-//! Digests that name requests: equal for the same request, and for no other that a caller could build.
+//! Digests that identify requests: equal for the same request, and for no other that a caller could construct.
 //!
 //! # Why length prefixes?
 //!
-//! Fields that are joined with a separator can be shifted into one another: a tenant `a` asking for `b/c` and a tenant
-//! `a/b` asking for `c` would share a name, and with it an answer. Here each field is preceded by its length, each list
-//! by its count, and each kind of digest by its own tag, so that what was hashed can be read back in one way only.
+//! Fields joined with a separator can be shifted: a tenant `a` asking for `b/c` and a tenant `a/b` asking for `c` would
+//! share a digest, and so an answer. Here each field is preceded by its length, each list by its count, and each kind of
+//! digest by its own tag, so that the hashed input is unambiguous.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -15,24 +15,24 @@ use sha2::{Digest, Sha256};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fingerprint([u8; 32]);
 
-/// Builds a [`Fingerprint`], field by field, and at last a payload that may come in pieces.
+/// Builds a [`Fingerprint`], field by field, and finally a payload that may come in pieces.
 #[derive(Clone, Debug)]
 pub(crate) struct Fingerprinter {
     hash: Sha256,
-    /// Of the payload so far.
+    /// The length of the payload so far.
     payload: u64,
 }
 
 // === impl Fingerprint ===
 
 impl Fingerprint {
-    /// The fingerprint that these bytes are: for stores that keep them elsewhere.
+    /// Restores a fingerprint from its bytes, for stores outside the process.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes themselves: for stores that keep them elsewhere.
+    /// The bytes, for stores outside the process.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -40,7 +40,7 @@ impl Fingerprint {
 }
 
 impl Hash for Fingerprint {
-    /// Eight of its bytes are as good as all: they are a hash. (Equality compares all.)
+    /// Eight bytes of a hash suffice. (Equality compares all.)
     fn hash<H: Hasher>(&self, state: &mut H) {
         if let Some(first) = self.0.first_chunk::<8>() {
             state.write_u64(u64::from_le_bytes(*first));
@@ -63,40 +63,40 @@ impl fmt::Debug for Fingerprint {
 // === impl Fingerprinter ===
 
 impl Fingerprinter {
-    /// Digests of one `purpose` are never equal to those of another.
+    /// Digests of different purposes are never equal.
     pub(crate) fn new(purpose: &'static str) -> Self {
         let mut this = Self { hash: Sha256::new(), payload: 0 };
         this.field(purpose.as_bytes());
         this
     }
 
-    /// One field.
+    /// Adds one field.
     pub(crate) fn field(&mut self, field: &[u8]) {
         self.hash.update((field.len() as u64).to_le_bytes());
         self.hash.update(field);
     }
 
-    /// The number of fields that follow.
+    /// Adds the number of fields that follow.
     pub(crate) fn count(&mut self, fields: usize) {
         self.hash.update((fields as u64).to_le_bytes());
     }
 
-    /// Any number of fields.
+    /// Adds any number of fields.
     pub(crate) fn list<'a>(&mut self, fields: impl Iterator<Item = &'a [u8]> + Clone) {
         self.count(fields.clone().count());
         fields.for_each(|field| self.field(field));
     }
 
-    /// The next piece of the payload. There is one payload, fields may come before it and after it, and where it is cut
-    /// makes no difference.
+    /// Adds the next piece of the payload. There is one payload; fields may come before it and after it, and its pieces
+    /// may have any size.
     pub(crate) fn payload(&mut self, piece: &[u8]) {
         self.payload = self.payload.wrapping_add(piece.len() as u64);
         self.hash.update(piece);
     }
 
-    /// `form` tells apart payloads that were read in different ways.
+    /// `form` distinguishes payloads that were read in different ways.
     pub(crate) fn finish(mut self, form: u8) -> Fingerprint {
-        // Known only now. The fields before it and this length, read from the end, say where the payload is.
+        // Known only now. The fields before it and this length, read from the end, determine the payload's place.
         self.hash.update(self.payload.to_le_bytes());
         self.hash.update([form]);
         Fingerprint(self.hash.finalize().into())
@@ -173,7 +173,7 @@ mod tests {
             prop_assert_eq!(print.finish(0), of("p", &[], &[], &payload));
         }
 
-        /// Two different requests of any shape differ. The alphabet is small, so that they are often nearly the same.
+        /// Two different requests of any shape differ. The alphabet is small, so that requests are often nearly equal.
         #[test]
         fn different_requests_differ(
             a in (prop::collection::vec("[ab]{0,3}", 0..4), "[ab]{0,4}"),

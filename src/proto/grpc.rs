@@ -1,4 +1,4 @@
-//! What a gRPC answer says of itself: its status, and when to try again.
+//! The status and the retry hints of a gRPC answer.
 
 use std::time::Duration;
 
@@ -13,33 +13,33 @@ use super::media_type;
 #[cfg(feature = "tonic")]
 mod details;
 
-/// The status of the call: in the trailers, or in the head of an answer that consists of nothing else.
+/// The status of the call: in the trailers, or in the head of an answer without a body.
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-/// For people.
+/// The message for people.
 pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-/// gRFC A6: how a server tells a client when to try again, or not to.
+/// gRFC A6: when a client should retry, or that it must not.
 pub const GRPC_RETRY_PUSHBACK_MS: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
-/// gRFC A6: how a client tells a server that it has been here before.
+/// gRFC A6: the number of a client's earlier attempts.
 pub const GRPC_PREVIOUS_RPC_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
-/// A `google.rpc.Status` in base64: the code, the message, and what else there is to say.
+/// A `google.rpc.Status` in base64: the code, the message, and details.
 pub const GRPC_STATUS_DETAILS_BIN: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
-/// A server's word on retries (gRFC A6, "Pushback").
+/// A server's instruction for retries (gRFC A6, "Pushback").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pushback {
-    /// Try again after this long.
+    /// Retry after this long.
     After(Duration),
-    /// Do not try again.
+    /// Do not retry.
     Never,
 }
 
 /// Where a gRPC message has its trailers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// Where HTTP has them.
+    /// As HTTP trailers.
     Trailers,
-    /// At the end of its body, as a frame of its own.
+    /// In a frame at the end of its body.
     Web,
 }
 
@@ -48,7 +48,7 @@ const UNKNOWN: u8 = 2;
 /// `UNAUTHENTICATED`, the last one.
 const LAST: u8 = 16;
 
-/// The [status code](https://grpc.github.io/grpc/core/md_doc_statuscodes.html), 0 to 16; `None` where there is none.
+/// Returns the [status code](https://grpc.github.io/grpc/core/md_doc_statuscodes.html), 0 to 16; `None` without a status.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue};
@@ -69,10 +69,10 @@ pub fn status(headers: &HeaderMap) -> Option<u8> {
     })
 }
 
-/// When the server asked to be tried again; `None` where it did not say.
+/// Returns when the server wants to be tried again; `None` without a pushback.
 ///
-/// A negative value, or one that is no number, asks for no retry: so says the specification. So do two values, as gRPC's own
-/// clients read them.
+/// By the specification a negative value, or a value that is not a number, forbids retries. So do two values, as gRPC's
+/// own clients read them.
 #[must_use]
 pub fn pushback(headers: &HeaderMap) -> Option<Pushback> {
     let mut lines = headers.get_all(GRPC_RETRY_PUSHBACK_MS).iter();
@@ -85,11 +85,11 @@ pub fn pushback(headers: &HeaderMap) -> Option<Pushback> {
     })
 }
 
-/// Which gRPC these are the headers of, if of any: `application/grpc` and `application/grpc-web`, with or without the
+/// Returns the kind of gRPC of these headers, if any: `application/grpc` or `application/grpc-web`, with or without the
 /// name of an encoding.
 pub(crate) fn framing(headers: &HeaderMap) -> Option<Framing> {
     const PREFIX: &[u8] = b"application/grpc";
-    // Most answers are something else, and known by that before the type is taken apart.
+    // Most answers are something else, which the prefix shows without parsing the type.
     let start = headers.get(CONTENT_TYPE)?.as_bytes().trim_ascii_start().get(..PREFIX.len())?;
     if !start.eq_ignore_ascii_case(PREFIX) {
         return None;
@@ -106,7 +106,7 @@ pub(crate) fn has_trailers(headers: &HeaderMap) -> bool {
     framing(headers) == Some(Framing::Trailers)
 }
 
-/// Whether an answer with this head is over only when its trailers have said its status, and not before.
+/// Whether an answer with this head ends only with a status in its trailers.
 pub(crate) fn owes_status(head: &HeaderMap) -> bool {
     has_trailers(head) && status(head).is_none()
 }

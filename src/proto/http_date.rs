@@ -1,11 +1,10 @@
 //! Dates in headers (RFC 9110 5.6.7), in any of their three forms.
 //!
-//! What real servers get wrong without harm is read: the weekday, which says nothing that the date does not, and a leap
-//! second where there is none.
+//! Harmless mistakes of real servers are accepted: a wrong weekday, and a leap second that does not exist.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A date as it was sent. RFC 850's years have two digits: which instant is meant depends on the reader's own time.
+/// A date as sent. RFC 850's years have two digits: the instant depends on the reader's own time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HttpDate {
     at: Civil,
@@ -54,8 +53,8 @@ impl HttpDate {
         Some(Self { at: Civil::new(number(year, 4)?, month, day, time)?, two_digit_year: false })
     }
 
-    /// The instant that is meant, read at `now`: of the years that end in the two digits, the latest that is not more than
-    /// 50 years ahead.
+    /// Returns the instant, read at `now`: of the years that end in the two digits, the latest that is not more than 50
+    /// years ahead.
     pub(crate) fn instant(self, now: SystemTime) -> Option<SystemTime> {
         if !self.two_digit_year {
             return self.at.instant();
@@ -68,7 +67,7 @@ impl HttpDate {
         candidates.into_iter().find(|at| *at <= latest)?.instant()
     }
 
-    /// How long after `sent` it is; nothing if that is later.
+    /// How long it is after `sent`; zero if `sent` is later.
     pub(crate) fn since(self, sent: Self) -> Duration {
         let Some(sent) = sent.near(self) else { return Duration::ZERO };
         self.instant(sent).and_then(|at| at.duration_since(sent).ok()).unwrap_or_default()
@@ -79,8 +78,8 @@ impl HttpDate {
         if self.since(other) > Duration::ZERO { self } else { other }
     }
 
-    /// The instant that is meant beside another date of the same peer. Of two that both lack their century, any century
-    /// gives the same difference.
+    /// Returns the instant, relative to another date of the same peer. If both lack their century, any century gives the
+    /// same difference.
     fn near(self, other: Self) -> Option<SystemTime> {
         let year = other.at.year + if other.two_digit_year { 2_000 } else { 0 };
         self.instant(Civil { year, ..other.at }.instant()?)
@@ -103,7 +102,7 @@ impl Civil {
     fn new(year: i64, month: &str, day: i64, time: &str) -> Option<Self> {
         let month = MONTHS.iter().position(|name| *name == month)? + 1;
         let month = u8::try_from(month).ok()?;
-        // The century of two digits is not known yet; a leap year is one in most of them.
+        // The century of two digits is not known yet; in most of them such a year is a leap year.
         let day = u8::try_from(day).ok().filter(|day| (1..=days_in(year, month)).contains(day))?;
         let mut parts = time.splitn(3, ':').map(|part| number(part, 2));
         let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
@@ -112,8 +111,8 @@ impl Civil {
         Some(Self { year, month, day, second })
     }
 
-    /// By Howard Hinnant's `civil_from_days`: <https://howardhinnant.github.io/date_algorithms.html>. What lies before
-    /// 1970 is 1970.
+    /// By Howard Hinnant's `civil_from_days`: <https://howardhinnant.github.io/date_algorithms.html>. Instants before
+    /// 1970 become 1970.
     fn of(instant: SystemTime) -> Self {
         let seconds = instant.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         // Years beyond i64 do not come from a clock.

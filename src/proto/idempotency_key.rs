@@ -1,14 +1,14 @@
-//! `Idempotency-Key`: the caller's own name for what it asks, so that asking twice does it once.
+//! `Idempotency-Key`: the caller's name for a request, so that a repetition is executed once.
 //!
-//! draft-ietf-httpapi-idempotency-key-header makes it a structured-field string (`"8e03978e"`), while the APIs that
-//! made it popular, Stripe's first, take it bare (`8e03978e`). Both are read, and name the same key.
+//! draft-ietf-httpapi-idempotency-key-header makes it a structured-field string (`"8e03978e"`); the APIs that introduced
+//! it, Stripe's first, take it bare (`8e03978e`). Both forms are read, and name the same key.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use http::{HeaderMap, HeaderName};
 
-/// The key of one request, as its caller meant it: without quotes and escapes.
+/// The key of one request, without quotes and escapes.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue};
@@ -33,7 +33,7 @@ pub struct IdempotencyKey<'a>(Cow<'a, str>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidKey {
-    /// There is more than one header line, and no way to tell which is meant.
+    /// There is more than one header line, so the key is ambiguous.
     Repeated,
     /// It has no characters.
     Empty,
@@ -49,14 +49,14 @@ impl<'a> IdempotencyKey<'a> {
     /// The header's name.
     pub const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 
-    /// The longest key, in characters: what Stripe takes, and most APIs that followed it.
+    /// The longest key, in characters: the limit of Stripe, and of most APIs after it.
     pub const MAX_LEN: usize = 255;
 
-    /// The key among `headers`, if there is one. An empty one, quoted or bare, is none: it names nothing.
+    /// Returns the key in `headers`, if there is one. An empty key, quoted or bare, counts as absent.
     ///
     /// # Errors
     ///
-    /// When there is a header that is not empty, and it is not one key.
+    /// If there is a header that is not empty, and is not exactly one key.
     pub fn of(headers: &'a HeaderMap) -> Result<Option<Self>, InvalidKey> {
         let mut lines = headers.get_all(Self::HEADER).into_iter();
         let Some(line) = lines.next() else { return Ok(None) };
@@ -73,7 +73,7 @@ impl<'a> IdempotencyKey<'a> {
     ///
     /// # Errors
     ///
-    /// When it is not a key.
+    /// If it is not a key.
     pub fn parse(line: &'a [u8]) -> Result<Self, InvalidKey> {
         let key = match trim(line) {
             [b'"', quoted @ ..] => unquote(quoted)?,
@@ -100,7 +100,7 @@ const fn is_bare(byte: u8) -> bool {
     matches!(byte, 0x21..=0x7e) && !matches!(byte, b',' | b';' | b'"')
 }
 
-/// What follows the opening quotation mark: RFC 9651, 4.2.5. No parameters: the draft defines none.
+/// Reads the part after the opening quotation mark: RFC 9651, 4.2.5. No parameters: the draft defines none.
 fn unquote(rest: &[u8]) -> Result<Cow<'_, [u8]>, InvalidKey> {
     let Some((b'"', inside)) = rest.split_last() else { return Err(InvalidKey::Malformed) };
     if inside.iter().all(|byte| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\')) {
@@ -118,7 +118,7 @@ fn unquote(rest: &[u8]) -> Result<Cow<'_, [u8]>, InvalidKey> {
             0x20..=0x7e => key.push(byte),
             _ => return Err(InvalidKey::Malformed),
         }
-        // A line that is far too long is not copied whole.
+        // Avoids copying a line that is far too long.
         if key.len() > IdempotencyKey::MAX_LEN {
             return Err(InvalidKey::TooLong);
         }
@@ -134,7 +134,7 @@ fn trim(mut line: &[u8]) -> &[u8] {
     line
 }
 
-/// Only ASCII comes here, which is UTF-8.
+/// The input is ASCII, and so UTF-8.
 fn into_str(key: Cow<'_, [u8]>) -> Result<Cow<'_, str>, InvalidKey> {
     match key {
         Cow::Borrowed(key) => std::str::from_utf8(key).map(Cow::Borrowed).map_err(|_| InvalidKey::Malformed),

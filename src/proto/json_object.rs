@@ -1,11 +1,11 @@
-//! The members of a JSON object and the elements of an array, without a tree of all that is in them.
+//! Iterates over JSON objects and arrays, without building a tree.
 
 use memchr::memchr2;
 
-/// The members of the object that `json` is, in their order: the key as it is written between its quotes, and the value as it
-/// is written. Ends where the text is no object, or is malformed. A value is skipped, not checked.
+/// The members of the object `json`, in their order: the key as written between its quotes, and the value as written.
+/// Stops if the text is not an object, or is malformed. Values are skipped, not checked.
 ///
-/// Strings, of which a prompt is made, are skipped many bytes at a time.
+/// Strings, the bulk of a prompt, are skipped many bytes at a time.
 pub(crate) fn members(json: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut rest = json.trim_ascii_start().strip_prefix(b"{");
     std::iter::from_fn(move || {
@@ -17,7 +17,7 @@ pub(crate) fn members(json: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// The elements of the array that `json` is, as they are written. Ends where the text is no array, or is malformed.
+/// The elements of the array `json`, as written. Stops if the text is not an array, or is malformed.
 #[cfg(feature = "llm")]
 pub(crate) fn elements(json: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = json.trim_ascii_start().strip_prefix(b"[");
@@ -30,7 +30,7 @@ pub(crate) fn elements(json: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// What stands between the quotes that `text` begins with, and what follows them.
+/// The string at the start of `text`, without its quotes, and the rest.
 fn string(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let text = text.strip_prefix(b"\"")?;
     let mut at = 0;
@@ -39,12 +39,12 @@ fn string(text: &[u8]) -> Option<(&[u8], &[u8])> {
         if text.get(at) == Some(&b'"') {
             return Some((text.get(..at)?, text.get(at + 1..)?));
         }
-        // Whatever is escaped is no end.
+        // An escaped character does not end the string.
         at += 2;
     }
 }
 
-/// The length of the value that `text` begins with: up to the comma or bracket that ends it.
+/// The length of the value at the start of `text`: up to the comma or bracket that ends it.
 fn length(text: &[u8]) -> Option<usize> {
     let (mut depth, mut at) = (0_usize, 0);
     loop {

@@ -2,19 +2,19 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The members of all lines of `name`, without the space around them. Empty ones are left out, as the RFC says. For headers
-/// whose members hold no quoted commas.
+/// The members of all lines of `name`, without the space around them. Empty members are skipped, as the RFC says. For
+/// headers without quoted commas.
 pub(crate) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
     lines.flat_map(|line| line.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
-/// The parts of a member: what it names, then its parameters.
+/// The parts of a member: its name, then its parameters.
 pub(crate) fn parts(member: &[u8]) -> impl Iterator<Item = &[u8]> {
     member.split(|&byte| byte == b';').map(<[u8]>::trim_ascii)
 }
 
-/// Whether a member names `token`, in any case, whatever its parameters.
+/// Whether a member's name is `token`, in any case, with any parameters.
 pub(crate) fn names(member: &[u8], token: &str) -> bool {
     parts(member).next().is_some_and(|name| name.eq_ignore_ascii_case(token.as_bytes()))
 }

@@ -1,9 +1,9 @@
-//! What a message says that it is.
+//! The content type of a message.
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 
-/// The type and subtype of the content, without parameters, as they were written. Empty where there is none.
+/// The type and subtype of the content, without parameters, as written. Empty if absent.
 pub(crate) fn essence(headers: &HeaderMap) -> &[u8] {
     let value = headers.get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
     value.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii()

@@ -1,4 +1,4 @@
-//! WIRE: bytes and headers to values and back. Knows no time but what it is given.
+//! Wire formats: bytes and headers to values and back. No clock.
 
 #[cfg(feature = "schema")]
 pub(crate) mod answer_text;

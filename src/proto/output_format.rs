@@ -1,26 +1,26 @@
-//! In which form a request wants its answer.
+//! The form of the answer that a request asks for.
 
 use serde_json::Value;
 
 use super::dialect::Kind;
 
-/// The form that a request asks for.
+/// The requested form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OutputFormat {
     /// Any text.
     Text,
     /// Any JSON.
     Json,
-    /// JSON that this schema describes.
+    /// JSON by this schema.
     Schema(Value),
-    /// One that only the server knows to check: a grammar, a regular expression.
+    /// A form that only the server can check: a grammar, a regular expression.
     Other,
 }
 
 // === impl OutputFormat ===
 
 impl OutputFormat {
-    /// What the request with this body asks for.
+    /// Reads the form from a request's body.
     pub(crate) fn of(kind: Kind, body: &Value) -> Self {
         let at = |path: &str| body.pointer(path).filter(|value| !value.is_null());
         match kind {
@@ -32,7 +32,7 @@ impl OutputFormat {
                 other => other,
             },
             Kind::Ollama => match at("/format") {
-                // Clients send an empty one where none was set.
+                // Clients send an empty string when none was set.
                 Some(Value::String(format)) if format.is_empty() => Self::Text,
                 Some(Value::String(_)) => Self::Json,
                 Some(schema) => Self::Schema(schema.clone()),
@@ -73,13 +73,13 @@ impl OutputFormat {
     }
 }
 
-/// Whether the answer is to be a text, and no JSON and no call of a tool.
+/// Whether the answer should be text, and not JSON or a tool call.
 pub(crate) fn wants_text(kind: Kind, body: &[u8]) -> bool {
     let body: Option<Value> = serde_json::from_slice(body).ok();
     body.is_some_and(|body| OutputFormat::of(kind, &body) == OutputFormat::Text && !forces_tool(kind, &body))
 }
 
-/// Whether the answer goes on behind words that the caller has put into the model's mouth: it is not whole by itself.
+/// Whether the answer continues words that the caller has written as the model's: it is not complete by itself.
 #[cfg(any(feature = "schema", test))]
 pub(crate) fn continues_answer(kind: Kind, body: &Value) -> bool {
     let (turns, role) = match kind {
@@ -91,7 +91,7 @@ pub(crate) fn continues_answer(kind: Kind, body: &Value) -> bool {
     last.and_then(|turn| turn.get("role")).is_some_and(|found| found == role)
 }
 
-/// Whether the answer has to be a call of a tool.
+/// Whether the answer must be a tool call.
 pub(crate) fn forces_tool(kind: Kind, body: &Value) -> bool {
     let choice = match kind {
         Kind::Gemini => {

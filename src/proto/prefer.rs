@@ -1,4 +1,4 @@
-//! `Prefer: respond-async, wait=N` (RFC 7240): the caller would rather be told where the answer will be than wait for it.
+//! `Prefer: respond-async, wait=N` (RFC 7240): the caller prefers a URL for the answer over waiting for it.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::list;
 
-/// What a caller prefers.
+/// A caller's preferences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Preferences {
-    /// To be answered later, rather than to wait.
+    /// To be answered later instead of waiting.
     pub(crate) respond_async: bool,
-    /// And how long it would wait.
+    /// How long it would wait.
     pub(crate) wait: Option<Duration>,
 }
 
@@ -22,7 +22,7 @@ const WAIT: &str = "wait";
 // === impl Preferences ===
 
 impl Preferences {
-    /// What a request says. Of several preferences with one name, the first counts; one that is malformed is none.
+    /// Reads a request's preferences. Of several preferences with one name, the first counts; a malformed one is ignored.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         let mut has_wait = false;
@@ -39,7 +39,7 @@ impl Preferences {
         found
     }
 
-    /// Takes both off a request that is sent on, where another server would prefer to honour them too. Others stay.
+    /// Removes both from a forwarded request, since another server might honour them too. Others stay.
     pub(crate) fn remove(headers: &mut HeaderMap) {
         let is_ours = |member: &&[u8]| {
             let (name, _) = named(member);

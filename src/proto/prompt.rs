@@ -1,20 +1,20 @@
-//! What a request for a generation says, for the layers that keep or continue its answer.
+//! Reads generation requests, for the layers that store or continue their answers.
 
 use serde_json::value::RawValue;
 
 use super::dialect::Kind;
 use super::json_object::{elements, members};
 
-/// A request's body around the text of its last message.
+/// A request's body, split around the text of its last message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LastMessage<'a> {
     pub(crate) before: &'a [u8],
-    /// As it is written between its quotes.
+    /// As written between its quotes.
     raw: &'a [u8],
     pub(crate) after: &'a [u8],
 }
 
-/// Members by which a request goes on with something that a server keeps, or leaves something there.
+/// Members with which a request uses or leaves state at the server.
 const STATE: [&[u8]; 9] = [
     b"previous_response_id",
     b"previous_interaction_id",
@@ -27,10 +27,9 @@ const STATE: [&[u8]; 9] = [
     b"store",
 ];
 
-/// Whether the request goes on with something that the server keeps, or leaves something there that a later request can go
-/// on with. Where that cannot be told, it does.
+/// Whether the request uses state at the server, or leaves state for a later request. If unclear, it does.
 pub(crate) fn has_server_state(kind: Kind, body: &[u8]) -> bool {
-    // What is no object to its end may be one to its server: behind a byte order mark, or with a comma too many.
+    // A server may still read a malformed object: after a byte order mark, or with an extra comma.
     let is_object = body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<&RawValue>(body).is_ok();
     if !is_object {
         return true;
@@ -41,14 +40,14 @@ pub(crate) fn has_server_state(kind: Kind, body: &[u8]) -> bool {
             return true;
         }
         match (key, value) {
-            // Of two the server may heed either.
+            // The server may use either of two.
             (b"store", _) if store.is_some_and(|before| before != value) => return true,
             (b"store", b"false" | b"null") => store = Some(value),
             (key, value) if STATE.contains(&key) && !matches!(value, b"null" | b"false") => return true,
             _ => {}
         }
     }
-    // Responses are stored unless the request says that they are not.
+    // Responses are stored unless the request forbids it.
     kind == Kind::OpenAiResponses && store != Some(b"false")
 }
 
@@ -74,13 +73,13 @@ pub(crate) fn asks_for_several(body: &[u8]) -> bool {
     })
 }
 
-/// The most tokens that the request lets its answer have, where it says so in one way that all servers read alike.
+/// The token limit of the answer, if the request sets it in a way that all servers read alike.
 pub(crate) fn output_limit(body: &[u8]) -> Option<u64> {
     const NAMES: [&[u8]; 3] = [b"max_tokens", b"max_completion_tokens", b"max_output_tokens"];
     let limits = |object, names: &'static [&[u8]]| {
         members(object).filter(move |(key, _)| names.contains(key)).map(|(_, value)| value)
     };
-    // A name in another spelling may be one of them, and of several answers each has as many.
+    // An escaped name may be one of the limits, and each of several answers has the full limit.
     if members(body).any(|(key, _)| has_escapes(key)) || asks_for_several(body) {
         return None;
     }
@@ -90,7 +89,7 @@ pub(crate) fn output_limit(body: &[u8]) -> Option<u64> {
         _ => None,
     });
     let all = limits(body, &NAMES).chain(within.flatten()).filter(|value| *value != b"null");
-    // Of two the server may heed either.
+    // The server may use either of two.
     all.map(|value| serde_json::from_slice(value).unwrap_or(u64::MAX)).max().filter(|limit| *limit < u64::MAX)
 }
 
@@ -106,7 +105,7 @@ pub(crate) fn model(kind: Kind, path: &str, body: &[u8]) -> Option<String> {
 // === impl LastMessage ===
 
 impl<'a> LastMessage<'a> {
-    /// The last message of the request with this body, where it is the user's, and one text alone.
+    /// Returns the last message of this body, if it is the user's, and a single text.
     pub(crate) fn of(kind: Kind, body: &'a [u8]) -> Option<Self> {
         let value = match kind {
             Kind::OpenAiChat | Kind::Anthropic | Kind::Cohere | Kind::Ollama => {
@@ -135,7 +134,7 @@ impl<'a> LastMessage<'a> {
     }
 }
 
-/// The text of a message of the user's: under `key`, or in its only part.
+/// The text of a user's message: under `key`, or in its only part.
 fn message<'a>(message: &'a [u8], key: &[u8], part_type: &str) -> Option<&'a [u8]> {
     if member(message, b"role")? != b"\"user\"" {
         return None;
@@ -153,7 +152,7 @@ fn message<'a>(message: &'a [u8], key: &[u8], part_type: &str) -> Option<&'a [u8
     is_text.then(|| member(part, b"text"))?
 }
 
-/// The value of the only member of this name. `None` also where another member's name may be this one in another spelling.
+/// The value of the only member of this name. `None` also if an escaped name may be the same.
 fn member<'a>(object: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let mut found = None;
     for (key, value) in members(object) {

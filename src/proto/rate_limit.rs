@@ -1,4 +1,4 @@
-//! What an answer says about the limits that its sender enforces.
+//! Reads the rate limits that an answer reports.
 //!
 //! | Fields | Sent by |
 //! |---|---|
@@ -7,9 +7,9 @@
 //! | `X-RateLimit-{Limit,Remaining,Reset}`, `RateLimit-{Limit,Remaining,Reset}` | `OpenRouter`, GitHub, older IETF drafts |
 //! | `RateLimit`, `RateLimit-Policy` | the IETF draft, here by its revision 11 |
 //!
-//! A reset is read by its form: with letters it is a duration as Go writes it (`1h2m3.5s`, `120ms`), with `T` and an
-//! offset a date of RFC 3339, as a number above 10^12 Unix time in milliseconds, above 10^9 Unix time in seconds, and
-//! else seconds. Whatever has no valid form (a sign, `inf`, `1e3`) counts as absent.
+//! The form of a reset decides how it is read: with letters as a duration in Go's format (`1h2m3.5s`, `120ms`), with `T`
+//! and an offset as a date of RFC 3339, as a number above 10^12 as Unix time in milliseconds, above 10^9 as Unix time in
+//! seconds, else as seconds. A value in no valid form (a sign, `inf`, `1e3`) counts as absent.
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
@@ -37,7 +37,7 @@ pub(crate) use self::write::{Policy, write};
 
 mod write;
 
-/// What a limit counts.
+/// The unit of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unit {
@@ -51,33 +51,33 @@ pub enum Unit {
     OutputTokens,
 }
 
-/// One limit, as an answer describes it.
+/// One limit, as an answer reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Quota {
-    /// What it counts.
+    /// The unit.
     pub unit: Unit,
-    /// The time over which it counts, where the answer names one.
+    /// The window of the limit, if the answer names one.
     pub window: Option<Duration>,
-    /// How many it allows.
+    /// The number of units allowed.
     pub limit: Option<u64>,
-    /// How many of them are left.
+    /// The number of units left.
     pub remaining: Option<u64>,
-    /// When all of them will be there again.
+    /// When all units are available again.
     pub reset: Option<Reset>,
 }
 
-/// When a limit starts afresh.
+/// When a limit resets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reset {
     /// The time until then.
     pub after: Duration,
-    /// The smallest difference that its sender can express: an answer that counts in seconds says `1` for 20 ms too.
+    /// The smallest step of its sender: a sender that counts in seconds reports 20 ms as `1`.
     pub resolution: Duration,
 }
 
-/// What one field says of a quota.
+/// One field's part of a quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum QuotaPart {
     Limit,
@@ -91,12 +91,12 @@ const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
-/// More than any sender has, so that a stranger's headers cost a bounded time.
+/// More than any real sender uses: it bounds the cost of foreign headers.
 const MOST: usize = 16;
 
-/// The limits that `headers` speak of, at most sixteen. Without any, nothing is allocated.
+/// Reads the limits in `headers`, at most 16. Without any, it allocates nothing.
 ///
-/// `now` is the time of day, for resets that are dates; where the answer has a `Date`, its sender's clock counts.
+/// `now` is the time of day, for resets that are dates; if the answer has a `Date`, the sender's clock counts.
 #[must_use]
 pub fn quotas(headers: &HeaderMap, now: SystemTime) -> Vec<Quota> {
     let mut quotas = Vec::new();
@@ -110,14 +110,14 @@ pub fn quotas(headers: &HeaderMap, now: SystemTime) -> Vec<Quota> {
     quotas
 }
 
-/// How long to stay away, by the resets of those limits of which nothing is left: the longest of them.
+/// Returns how long to wait: the longest reset of the exhausted limits.
 #[must_use]
 pub fn exhausted(quotas: &[Quota]) -> Option<Duration> {
     let spent = quotas.iter().filter(|quota| quota.remaining == Some(0));
     spent.filter_map(|quota| quota.reset).map(|reset| reset.after).max()
 }
 
-/// The quota of this kind, which is added if it is not there. Beyond the most that are kept, one that will be dropped.
+/// Returns the quota of this kind, and adds it if absent. Beyond the limit, returns one that will be dropped.
 fn quota(quotas: &mut Vec<Quota>, unit: Unit, window: Option<Duration>) -> Option<&mut Quota> {
     let found = quotas.iter().position(|quota| quota.unit == unit && quota.window == window);
     let index = found.or_else(|| {
@@ -129,7 +129,7 @@ fn quota(quotas: &mut Vec<Quota>, unit: Unit, window: Option<Duration>) -> Optio
     quotas.get_mut(index)
 }
 
-/// Which part of which limit a field speaks of. Names are in lower case here.
+/// The part and the limit that a field reports. Names are in lower case here.
 fn field(name: &str) -> Option<(QuotaPart, Unit, Option<Duration>)> {
     if let Some(rest) = name.strip_prefix("anthropic-ratelimit-") {
         let (rest, part) = rest.rsplit_once('-')?;
@@ -183,14 +183,14 @@ fn reset(text: &str, headers: &HeaderMap, now: SystemTime) -> Option<Reset> {
     Some(Reset { after, resolution })
 }
 
-/// `digits [ "." digits ]`, in units, and what its last digit is worth.
+/// Reads `digits [ "." digits ]`, in units, and the worth of its last digit.
 fn decimal(text: &str, unit: Duration) -> Option<(Duration, Duration)> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let whole = integer(whole)?;
     if text.contains('.') {
         integer(fraction)?;
     }
-    // Nanoseconds are as fine as a duration gets.
+    // A `Duration` is no finer than nanoseconds.
     let digits = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
     let billionths = digits.fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
     let nanos = unit.as_nanos().saturating_mul(u128::from(whole))
@@ -221,13 +221,14 @@ fn go_duration(text: &str) -> Option<(Duration, Duration)> {
             _ => return None,
         };
         let (value, resolution) = decimal(digits, unit)?;
-        // A duration of whole minutes is one of seconds that happened to be none.
+        // Whole minutes may be a duration in seconds that happen to be zero.
         (sum, finest, rest) = (sum.saturating_add(value), finest.min(resolution).min(SECOND), behind);
     }
     (finest != Duration::MAX).then_some((sum, finest))
 }
 
-/// A date of RFC 3339 as the time since 1970, and the worth of its last digit. Leap seconds are those after them.
+/// Reads a date of RFC 3339 as the time since 1970, and the worth of its last digit. A leap second counts as the next
+/// second.
 fn rfc3339(text: &str) -> Option<(Duration, Duration)> {
     let (date, time) = text.split_once(['T', 't'])?;
     let zone = time.find(['Z', 'z', '+', '-'])?;
@@ -263,7 +264,7 @@ fn numbers(text: &str, separator: char) -> Option<[u64; 3]> {
     parts.next().is_none().then_some(numbers)
 }
 
-/// By the era of 400 years that begins in March, so that the leap day is the last of its year.
+/// By eras of 400 years that begin in March, so that the leap day is the last of its year.
 fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
     let shifted = if month <= 2 { year - 1 } else { year };
     let (era, of_era) = (shifted / 400, shifted % 400);
@@ -280,7 +281,7 @@ fn read_draft(headers: &HeaderMap, quotas: &mut Vec<Quota>) {
         let of_policy = |key| policy.and_then(|(_, parameters)| parameter(parameters, key));
         let unit = match of_policy("qu").unwrap_or("requests") {
             "requests" => Unit::Requests,
-            // No registered name; those that services use.
+            // Not a registered name, but in use.
             "tokens" => Unit::Tokens,
             _ => continue,
         };
@@ -295,7 +296,7 @@ fn read_draft(headers: &HeaderMap, quotas: &mut Vec<Quota>) {
     }
 }
 
-/// The members of a list of structured fields, each a name and its parameters.
+/// The members of a structured-field list, each a name and its parameters.
 fn members(line: &str) -> impl Iterator<Item = (&str, &str)> {
     pieces(line, ',').map(|member| {
         let end = pieces(member, ';').next().map_or(0, str::len);
@@ -311,7 +312,7 @@ fn parameter<'a>(parameters: &'a str, key: &str) -> Option<&'a str> {
     })
 }
 
-/// The pieces of `text` between separators that stand outside of quotes.
+/// Splits `text` at separators outside quotes.
 fn pieces(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     text.split(move |c| {

@@ -1,4 +1,4 @@
-//! When a server asks to be tried again, and whether it does.
+//! Reads when a server wants to be tried again, and whether.
 //!
 //! | Field | Value | Sent by |
 //! |---|---|---|
@@ -7,9 +7,9 @@
 //! | `Retry-After` | seconds, or an HTTP-date in any of its three forms (RFC 9110 10.2.3, 5.6.7) | most servers |
 //! | `x-should-retry` | `true`, `false` | OpenAI, Anthropic |
 //!
-//! The first field with a valid value wins, in this order; of several lines of one field the longest wait counts. A
-//! number may have a fraction, as some servers send and the SDKs accept. Everything else (a sign, `inf`, `1e3`, an empty
-//! or broken value) is as good as absent, and what is too large to count is the longest wait there is.
+//! The first field with a valid value counts, in this order; of several lines of one field the longest wait. A number may
+//! have a fraction, which some servers send and the SDKs accept. Any other value (a sign, `inf`, `1e3`, an empty or
+//! broken value) counts as absent; a value that is too large becomes the longest wait.
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
@@ -32,15 +32,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::http_date::HttpDate;
 
-/// How long a server asked to be left alone: no sooner than after a delay, and no sooner than an instant on the wall clock.
+/// How long a server asked to be left alone: at least a delay, and at least until an instant on the wall clock.
 ///
-/// A date that came with a valid `Date` is a delay already; without one it becomes a delay when the [`wait`](Self::wait) is
-/// asked for.
+/// A date that came with a valid `Date` is already a delay; without one, [`wait`](Self::wait) converts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RetryAfter {
     delay: Duration,
     until: Option<HttpDate>,
-    /// It was found in a text for people.
+    /// Found in a text for people.
     advice: bool,
 }
 
@@ -50,7 +49,7 @@ const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-/// When the server asked to be tried again; `None` where it did not, or in no valid way.
+/// Returns when the server wants to be tried again; `None` without a valid value.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> Option<RetryAfter> {
     longest(headers, &RETRY_AFTER_MS, |value| number(value, MILLISECOND).map(RetryAfter::from))
@@ -58,7 +57,7 @@ pub fn retry_after(headers: &HeaderMap) -> Option<RetryAfter> {
         .or_else(|| longest(headers, &RETRY_AFTER, |value| seconds_or_date(value, headers)))
 }
 
-/// Whether the server asked for a retry, or for none. Where it says both, none.
+/// Returns whether the server asks for a retry or forbids it. If it says both, it forbids it.
 #[must_use]
 pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
     let mut asked = None;
@@ -72,7 +71,7 @@ pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
     asked
 }
 
-/// Tells the caller not to try again.
+/// Forbids the caller to retry.
 pub(crate) fn forbid_retry(headers: &mut HeaderMap) {
     headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
 }
@@ -100,8 +99,8 @@ fn number(value: &HeaderValue, unit: Duration) -> Option<Duration> {
     decimal(trim(value), unit)
 }
 
-/// `digits [ "." digits ]`, in units. Checked before it is parsed: Rust reads `+5` as a `u64`, and `inf`, `NaN` and
-/// `1e3` as an `f64`. What is too large to count is the longest duration there is.
+/// Reads `digits [ "." digits ]`, in units. Checked before parsing: Rust reads `+5` as a `u64`, and `inf`, `NaN` and
+/// `1e3` as an `f64`. A value that is too large becomes the longest duration.
 pub(crate) fn decimal(text: &[u8], unit: Duration) -> Option<Duration> {
     let dot = text.iter().position(|byte| *byte == b'.');
     let (whole, fraction) = match dot {
@@ -113,7 +112,7 @@ pub(crate) fn decimal(text: &[u8], unit: Duration) -> Option<Duration> {
         return None;
     }
     let whole = whole.iter().fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
-    // Nanoseconds are as fine as a duration gets.
+    // A `Duration` is no finer than nanoseconds.
     let nine = fraction.iter().chain(std::iter::repeat(&b'0')).take(9);
     let billionths = nine.fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
 
@@ -128,7 +127,7 @@ fn date(value: &HeaderValue) -> Option<HttpDate> {
     HttpDate::parse(value.to_str().ok()?)
 }
 
-/// Without the optional white space of RFC 9110 5.6.3, which an HTTP parser removes, but a map filled by hand may hold.
+/// Trims the optional white space of RFC 9110 5.6.3, which an HTTP parser removes, but a map filled by hand may contain.
 fn trim(value: &HeaderValue) -> &[u8] {
     value.as_bytes().trim_ascii()
 }
@@ -136,14 +135,14 @@ fn trim(value: &HeaderValue) -> &[u8] {
 // === impl RetryAfter ===
 
 impl RetryAfter {
-    /// How long that is from `now` on the wall clock. An instant that has passed is no wait.
+    /// Returns the wait from `now` on the wall clock. A past instant means no wait.
     #[must_use]
     pub fn wait(self, now: SystemTime) -> Duration {
         let until = self.until.and_then(|until| until.instant(now)?.duration_since(now).ok());
         until.map_or(self.delay, |left| left.max(self.delay))
     }
 
-    /// A wait that a message for people names. It may lengthen a wait, and shortens none.
+    /// A wait from a message for people. It may lengthen a wait, and never shortens one.
     #[must_use]
     pub const fn advice(delay: Duration) -> Self {
         Self { delay, until: None, advice: true }
@@ -155,7 +154,7 @@ impl RetryAfter {
         self.advice
     }
 
-    /// Both of them: the longer wait.
+    /// The longer wait of both.
     fn and(self, other: Self) -> Self {
         let until = match (self.until, other.until) {
             (Some(one), Some(other)) => Some(one.max(other)),
@@ -212,7 +211,7 @@ mod tests {
         assert_eq!(wait(&all[..2]), ms(200));
         assert_eq!(wait(&all[..1]), ms(9_000));
         assert_eq!(wait(&[]), None);
-        // One that is malformed hides none that is not.
+        // A malformed line does not hide a valid one.
         assert_eq!(wait(&[("retry-after-ms", "soon"), ("retry-after", "9")]), ms(9_000));
     }
 

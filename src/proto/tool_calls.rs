@@ -8,7 +8,7 @@ use super::dialect::Kind;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Tool {
     pub(crate) name: String,
-    /// What its arguments have to be, where the request says so in JSON Schema.
+    /// The JSON Schema of its arguments, if the request has one.
     pub(crate) schema: Option<Value>,
 }
 
@@ -16,13 +16,13 @@ pub(crate) struct Tool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ToolCall {
     pub(crate) name: String,
-    /// JSON, if the model wrote some.
+    /// JSON, if the model wrote any.
     pub(crate) arguments: String,
 }
 
-/// The tools of a request that the caller runs. Those that the provider runs are not among them where they have no name.
+/// Returns the tools of a request that the caller runs. The provider's own tools are not included if they have no name.
 pub(crate) fn offered(kind: Kind, request: &Value) -> Vec<Tool> {
-    // Gemini's `parameters` are of OpenAPI, and no JSON Schema.
+    // Gemini's `parameters` are OpenAPI, not JSON Schema.
     let schema = match kind {
         Kind::OpenAiChat | Kind::OpenAiResponses | Kind::Cohere | Kind::Ollama => "parameters",
         Kind::Anthropic => "input_schema",
@@ -44,7 +44,7 @@ pub(crate) fn offered(kind: Kind, request: &Value) -> Vec<Tool> {
     functions.filter_map(tool).collect()
 }
 
-/// The calls of tools in a JSON answer.
+/// Returns the tool calls in a JSON answer.
 pub(crate) fn called(kind: Kind, answer: &[u8]) -> Vec<ToolCall> {
     let Ok(answer) = serde_json::from_slice::<Value>(answer) else { return Vec::new() };
     let list = match kind {

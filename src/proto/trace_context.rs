@@ -1,4 +1,4 @@
-//! Which trace a call belongs to: `traceparent`, as <https://www.w3.org/TR/trace-context/> has it.
+//! The trace of a call: `traceparent`, by <https://www.w3.org/TR/trace-context/>.
 
 use std::fmt;
 
@@ -25,16 +25,16 @@ pub struct TraceContext {
     flags: u8,
 }
 
-/// Where it stands.
+/// The header's name.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The bytes of one in the version that is known, 00.
+/// The length of a header in the known version, 00, in bytes.
 const LENGTH: usize = 55;
 
 // === impl TraceContext ===
 
 impl TraceContext {
-    /// Where the caller of a request is; `None` where it does not say so, or says it in more than one line.
+    /// Reads the trace of a request's caller; `None` without a header, or with more than one.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut lines = headers.get_all(&TRACEPARENT).iter();
@@ -45,7 +45,7 @@ impl TraceContext {
     fn parse(line: &[u8]) -> Option<Self> {
         let (known, rest) = line.split_at_checked(LENGTH)?;
         let [version @ .., b'-'] = known.get(..3)? else { return None };
-        // A later version may go on behind another dash.
+        // A later version may continue after another dash.
         let fits = match hex(version)? {
             0 => rest.is_empty(),
             0xff => false,
@@ -57,10 +57,10 @@ impl TraceContext {
         (fits && dashes && trace != 0 && span != 0).then_some(Self { trace, span, flags })
     }
 
-    /// The same trace, at a span inside of this one. No span has the number 0; it becomes 1.
+    /// Returns the same trace, at a span inside this one. Span number 0 is invalid and becomes 1.
     #[must_use]
     pub fn child(self, span: u64) -> Self {
-        // Of the flags, those of later versions are not handed on.
+        // Flags of later versions are not forwarded.
         Self { span: span.max(1), flags: self.flags & 0b11, ..self }
     }
 
@@ -76,7 +76,7 @@ impl TraceContext {
         format!("{:016x}", self.span)
     }
 
-    /// Says in a request that it comes from here.
+    /// Writes this place into a request.
     pub fn mark(self, headers: &mut HeaderMap) {
         if let Ok(line) = HeaderValue::from_str(&self.to_string()) {
             headers.insert(TRACEPARENT, line);
@@ -91,7 +91,7 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// Digits in lower case: others are none here.
+/// Only lower-case digits are valid.
 fn hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0_u128, |number, byte| {
         let digit = match byte {

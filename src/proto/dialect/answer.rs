@@ -1,4 +1,4 @@
-//! Reads the body of an answer that is no stream.
+//! Reads the body of an answer that does not stream.
 
 use super::end::End;
 use super::event::Event;
@@ -8,9 +8,9 @@ use super::framer::PartialEvent;
 use super::json::JsonPosition;
 use super::reader::Dialect;
 
-/// Follows the body of a JSON answer as it comes, and says at its end whether it is whole and what it says.
+/// Follows the body of a JSON answer as it arrives, and returns at its end whether it is complete, and its content.
 ///
-/// It holds at most 64 KiB of the body as it came, and of a larger one, up to 1 MiB, what is left with its long strings cut.
+/// It holds at most 64 KiB of the unchanged body; of a larger body, at most 1 MiB with its long strings cut.
 ///
 /// ```
 /// use tower_buttress::proto::dialect::{AnswerReader, Kind};
@@ -26,21 +26,21 @@ use super::reader::Dialect;
 /// ```
 #[derive(Debug, Default)]
 pub struct AnswerReader {
-    /// The first byte that is no white space.
+    /// The first byte that is not white space.
     first: Option<u8>,
     position: JsonPosition,
     body: PartialEvent,
 }
 
-/// What an answer says.
+/// The content of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Answer {
-    /// How it ended, if it says so.
+    /// How it ended, if reported.
     pub end: Option<End>,
-    /// The error that it tells of in place of an answer.
+    /// The error that it contains in place of an answer.
     pub fault: Option<Fault>,
-    /// What it has cost.
+    /// Its token usage.
     pub usage: Option<Usage>,
 }
 
@@ -57,31 +57,31 @@ impl AnswerReader {
     pub fn read(&mut self, bytes: &[u8]) {
         self.first = self.first.or_else(|| bytes.trim_ascii_start().first().copied());
         if self.is_json() {
-            // Never closes: that depth is not reached.
+            // No value closes at that depth.
             let _ = self.position.close(bytes, usize::MAX);
             self.body.push(bytes);
         }
     }
 
-    /// The first byte of the body that is no white space: `[` is that of a stream of Gemini's, `{` that of an answer.
+    /// The first byte that is not white space: `[` for a stream of Gemini's, `{` for an answer.
     #[must_use]
     pub const fn first(&self) -> Option<u8> {
         self.first
     }
 
-    /// Whether it begins as a JSON object or array.
+    /// Whether it begins like a JSON object or array.
     #[must_use]
     pub const fn is_json(&self) -> bool {
         matches!(self.first, Some(b'{' | b'['))
     }
 
-    /// Whether the body, if it ends here, was cut: it has begun as JSON, and a bracket or a string is open.
+    /// Whether the body, if it ends here, is truncated: it began as JSON, and a bracket or a string is open.
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.is_json() && self.position.is_open()
     }
 
-    /// What the body says, now that it has come to its end.
+    /// Returns the content of the complete body.
     #[must_use]
     pub fn end(mut self, dialect: &mut dyn Dialect) -> Answer {
         let mut answer = Answer::default();

@@ -1,20 +1,20 @@
-//! A text as an answer of a dialect: for what the operator says in a model's place.
+//! Writes a text as an answer of a dialect, for an operator's text in place of a model's.
 
 use serde_json::{Value, json};
 
 use super::kind::Kind;
 
-/// An answer that is one text.
+/// An answer with one text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Composed<'a> {
     pub(crate) kind: Kind,
     /// The path of the request: some dialects have two forms of an answer.
     pub(crate) path: &'a str,
-    /// Whether `alt=sse` stands in its query.
+    /// Whether its query has `alt=sse`.
     pub(crate) sse: bool,
     pub(crate) model: &'a str,
     pub(crate) text: &'a str,
-    /// Random, so that no two answers are one.
+    /// Random, so that answers are distinct.
     pub(crate) id: u64,
     /// Seconds since 1970.
     pub(crate) created: u64,
@@ -27,12 +27,12 @@ const LINES: &str = "application/x-ndjson";
 // === impl Composed ===
 
 impl Composed<'_> {
-    /// The answer, and its content type.
+    /// Returns the content type and the answer.
     pub(crate) fn answer(&self) -> (&'static str, String) {
         (JSON, self.whole().to_string())
     }
 
-    /// The same as a stream, as the dialect has it.
+    /// The same as a stream, in the dialect's format.
     pub(crate) fn stream(&self) -> (&'static str, String) {
         match self.kind {
             Kind::OpenAiChat => (EVENTS, self.chat_stream()),

@@ -1,23 +1,23 @@
-//! How an answer ended, by its own word.
+//! How an answer ended, as the model reports it.
 
-/// How the model says that its answer ended. An answer that does not say it has not ended: it was cut.
+/// How the model reports that its answer ended. An answer without such a report was truncated.
 ///
-/// The order is from the best to the worst; an answer of several choices ended as its worst one did.
+/// Ordered from the best to the worst; an answer of several choices ended as its worst one did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum End {
     /// The model had finished.
     Whole,
-    /// The caller is to go on: to run a tool, or to ask for the rest.
+    /// The caller must continue: run a tool, or ask for the rest.
     Paused,
-    /// At a limit of tokens.
+    /// At a token limit.
     Limit,
     /// The model refused.
     Refused,
-    /// A filter of the provider held the rest back.
+    /// A filter of the provider blocked the rest.
     Filtered,
-    /// For a reason that this crate does not know, or without one where the dialect has to give one. The answer has ended;
-    /// whether it is whole cannot be told.
+    /// For a reason that this crate does not know, or without one where the dialect requires one. The answer has ended;
+    /// whether it is complete is unknown.
     Unknown,
 }
 

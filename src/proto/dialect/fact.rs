@@ -1,4 +1,4 @@
-//! What events say, in one vocabulary for all dialects.
+//! The content of events, in one vocabulary for all dialects.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,28 +7,28 @@ use super::end::End;
 use super::fault::Fault;
 use super::json;
 
-/// One thing that an event of a stream says.
+/// One fact in an event of a stream.
 ///
-/// An event may say several, and several events the same.
+/// An event may have several facts, and several events the same fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fact<'a> {
-    /// The answer has begun: the model, or what stands before it, accepted the request.
+    /// The answer has begun: the model, or a gateway before it, accepted the request.
     #[non_exhaustive]
     Started {
         /// The answer's id.
         id: Option<&'a str>,
-        /// The model that answers.
+        /// The answering model.
         model: Option<&'a str>,
     },
     /// A piece of the answer.
     #[non_exhaustive]
     Delta {
-        /// Of which of several answers; 0 where the dialect has one only.
+        /// Which of several answers; 0 in a dialect with only one.
         choice: u32,
-        /// What it is.
+        /// Its kind.
         channel: Channel,
-        /// The piece, where it is text.
+        /// The piece, if it is text.
         text: Text<'a>,
     },
     /// One of several answers has ended. The stream goes on.
@@ -39,40 +39,40 @@ pub enum Fact<'a> {
         /// How.
         end: End,
     },
-    /// What it has cost so far, or in all.
+    /// Its token usage so far, or in total.
     Usage(Usage),
-    /// The whole answer has ended, and the model said how. What follows is not part of it.
+    /// The complete answer has ended, and the model reported how. What follows does not belong to it.
     Ended(End),
-    /// The stream is closed in the way of the dialect (`[DONE]`, `message_stop`), though the model did not say how its answer
-    /// ended.
+    /// The stream is closed by the dialect's marker (`[DONE]`, `message_stop`), but the model did not report how its
+    /// answer ended.
     Marker,
-    /// The upstream tells of an error.
+    /// The upstream reports an error.
     Failed(Fault),
-    /// Nothing, but that the upstream is alive.
+    /// A keep-alive.
     KeepAlive,
     /// Anything else.
     Other,
-    /// An event that is not in the dialect's syntax.
+    /// An event that violates the dialect's syntax.
     Unreadable,
 }
 
-/// What a piece of an answer is.
+/// The kind of a piece of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Channel {
     /// The answer's text.
     Text,
-    /// What the model thinks.
+    /// The model's thoughts.
     Reasoning,
-    /// Why the model refuses.
+    /// The model's reason to refuse.
     Refusal,
-    /// A call of a tool: its name, then its arguments.
+    /// A tool call: its name, then its arguments.
     #[non_exhaustive]
     ToolCall {
-        /// Which of several.
+        /// The index of the call.
         index: u32,
     },
-    /// What is no text: sound, an image, a signature, what is encrypted, and text of an event above 64 KiB.
+    /// Content other than text: sound, an image, a signature, encrypted data, and text of an event above 64 KiB.
     Opaque,
 }
 
@@ -83,17 +83,17 @@ pub struct Text<'a>(Repr<'a>);
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Repr<'a> {
     Plain(&'a str),
-    /// As it stands between the quotes of a JSON string.
+    /// As written between the quotes of a JSON string.
     Escaped(&'a [u8]),
 }
 
-/// Tokens, where they were told.
+/// Token counts, if reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Of the request.
+    /// Tokens of the request.
     pub input: Option<u64>,
-    /// Of the answer so far, reasoning included.
+    /// Tokens of the answer so far, reasoning included.
     pub output: Option<u64>,
 }
 
@@ -106,13 +106,13 @@ impl<'a> Fact<'a> {
         Self::Started { id, model }
     }
 
-    /// A piece of text of a choice.
+    /// A piece of a choice's text.
     #[must_use]
     pub const fn delta(choice: u32, channel: Channel, text: &'a str) -> Self {
         Self::Delta { choice, channel, text: Text(Repr::Plain(text)) }
     }
 
-    /// A piece of a choice that is no text.
+    /// A piece of a choice other than text.
     #[must_use]
     pub const fn opaque(choice: u32) -> Self {
         Self::delta(choice, Channel::Opaque, "")
@@ -124,7 +124,7 @@ impl<'a> Fact<'a> {
         Self::ChoiceEnded { choice, end }
     }
 
-    /// Whether it is something that a person could be shown: a delta.
+    /// Whether it is content that a person could be shown: a delta.
     #[must_use]
     pub const fn is_content(&self) -> bool {
         matches!(self, Self::Delta { .. })
@@ -134,7 +134,7 @@ impl<'a> Fact<'a> {
 // === impl Channel ===
 
 impl Channel {
-    /// The call of a tool with this number.
+    /// The tool call with this index.
     #[must_use]
     pub const fn tool_call(index: u32) -> Self {
         Self::ToolCall { index }
@@ -144,12 +144,12 @@ impl Channel {
 // === impl Text ===
 
 impl<'a> Text<'a> {
-    /// What stands between the quotes of a valid JSON string.
+    /// The content of a valid JSON string.
     pub(super) const fn escaped(raw: &'a [u8]) -> Self {
         Self(Repr::Escaped(raw))
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         match self.0 {
@@ -158,7 +158,7 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// How many bytes it has as it was sent: with what is escaped, at least as many as it has as text.
+    /// The number of bytes as sent: with escapes, at least as many as the decoded text.
     #[cfg(feature = "llm")]
     pub(crate) const fn byte_len(&self) -> u64 {
         match self.0 {
@@ -167,7 +167,7 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// The text. It is unescaped here, so that it costs nothing where it is not asked for.
+    /// Decodes the text. Decoding happens only here, so unused text costs nothing.
     #[must_use]
     pub fn decode(&self) -> Cow<'a, str> {
         match self.0 {
@@ -193,7 +193,7 @@ impl Usage {
         Self { input, output }
     }
 
-    /// These tokens and those of another call.
+    /// Adds the tokens of another call.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         let sum = |one: Option<u64>, other: Option<u64>| match (one, other) {
@@ -203,12 +203,12 @@ impl Usage {
         Self::new(sum(self.input, other.input), sum(self.output, other.output))
     }
 
-    /// What was told later of the same call holds.
+    /// Replaces the counts by later ones of the same call.
     pub(crate) fn updated(self, later: Self) -> Self {
         Self::new(later.input.or(self.input), later.output.or(self.output))
     }
 
-    /// The same, where nothing may have been told yet.
+    /// The same for an optional earlier count.
     pub(crate) fn note(told: &mut Option<Self>, later: Self) {
         *told = Some(told.unwrap_or_default().updated(later));
     }

@@ -1,4 +1,4 @@
-//! Errors as providers write them.
+//! Errors in the formats of providers.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use crate::proto::retry_after::decimal;
 
-/// An error that an upstream told of: in the body of a 4xx or 5xx, in that of a 200, or inside a stream.
+/// An error that an upstream reported: in the body of a 4xx or 5xx, of a 200, or inside a stream.
 ///
-/// It holds what the many forms have in common, and judges nothing.
+/// It holds the common parts of the formats, without judging them.
 ///
 /// ```
 /// use tower_buttress::proto::dialect::Fault;
@@ -29,28 +29,28 @@ pub struct Fault {
     retry_delay: Option<Duration>,
 }
 
-/// Names are words; what is longer is none.
+/// Longer texts are not names.
 const MAX_NAME: usize = 128;
 const MAX_REASONS: usize = 8;
-/// Enough for what a message says first.
+/// Enough for the beginning of a message.
 const MAX_MESSAGE: usize = 1024;
 
 // === impl Fault ===
 
 impl Fault {
-    /// An error with this code, for what a dialect says by other means than an error object.
+    /// Returns an error with this code, for a dialect that reports it without an error object.
     #[must_use]
     pub fn of_code(code: &str) -> Self {
         Self { code: Some(code.to_owned()), ..Self::default() }
     }
 
-    /// An error with a message only.
+    /// Returns an error with only a message.
     #[must_use]
     pub fn of_message(message: &str) -> Self {
         Self { message: cut(message, MAX_MESSAGE).to_owned(), ..Self::default() }
     }
 
-    /// Adds a message, where there is none.
+    /// Adds a message, unless there is one.
     #[must_use]
     pub fn or_message(mut self, message: &str) -> Self {
         if self.message.is_empty() {
@@ -59,13 +59,13 @@ impl Fault {
         self
     }
 
-    /// The error that the body of a 4xx or 5xx tells of: `None` if it is no JSON, or says nothing.
+    /// Reads the error in the body of a 4xx or 5xx: `None` if the body is not JSON, or contains no error.
     #[must_use]
     pub fn of_body(body: &[u8]) -> Option<Self> {
         Self::of(&super::json::parse(body)?)
     }
 
-    /// The same for a body that was read.
+    /// The same for a parsed body.
     #[must_use]
     pub fn of(body: &Value) -> Option<Self> {
         match body {
@@ -76,8 +76,8 @@ impl Fault {
         }
     }
 
-    /// The error inside of an object that need not be one: what its `error` (or the first of its `errors`) says, if that says
-    /// anything. `"error": null` and `"error": {}` do not, nor does an object without a message, code or type.
+    /// The error inside an object, if any: in its `error` (or the first of its `errors`). `"error": null` and `"error":
+    /// {}` are no errors, nor is an object without a message, code or type.
     pub(super) fn inside(object: &Map<String, Value>) -> Option<Self> {
         let nested = match object.get("error") {
             Some(Value::Object(error)) => Self::of_object(error),
@@ -88,13 +88,13 @@ impl Fault {
         nested.or_else(|| failed.then(|| object.get("errors").and_then(Self::of)).flatten())
     }
 
-    /// A bare text: a code, if it is one word.
+    /// A bare text: a code, if it is a single word.
     fn of_text(text: &str) -> Option<Self> {
         let code = name(Some(text)).filter(|text| !text.contains(char::is_whitespace));
         (!text.is_empty()).then(|| Self { code, ..Self::of_message(text) })
     }
 
-    /// What the members of an error object say.
+    /// Reads the members of an error object.
     pub(super) fn of_object(error: &Map<String, Value>) -> Option<Self> {
         let text = |key: &str| error.get(key).and_then(Value::as_str);
         let mut fault = Self {
@@ -111,7 +111,7 @@ impl Fault {
             fault.reason(inner.get("code"));
         }
         if error.get("metadata").and_then(|metadata| metadata.get("reasons")).is_some_and(Value::is_array) {
-            // OpenRouter's moderation says what was flagged.
+            // OpenRouter's moderation lists what was flagged.
             fault.reason(Some(&Value::from("content_policy_violation")));
         }
         let says = fault.code.is_some()
@@ -122,7 +122,7 @@ impl Fault {
         says.then_some(fault)
     }
 
-    /// A number is a status, as a string too; anything else a name.
+    /// A number is a status, even as a string; anything else a name.
     fn read_code(&mut self, code: Option<&Value>) {
         let status = match code {
             Some(Value::Number(number)) => number.as_u64(),
@@ -137,7 +137,7 @@ impl Fault {
         }
     }
 
-    /// Google's `details`, a list of objects that name their type, and Anthropic's, one object.
+    /// Google's `details`, a list of typed objects, or Anthropic's, a single object.
     fn read_details(&mut self, details: Option<&Value>) {
         let list = match details {
             Some(Value::Array(list)) => list.as_slice(),
@@ -163,7 +163,7 @@ impl Fault {
         }
     }
 
-    /// The status that the error itself names, from 400 to 599.
+    /// The status in the error itself, from 400 to 599.
     #[must_use]
     pub const fn status(&self) -> Option<u16> {
         self.status
@@ -181,12 +181,12 @@ impl Fault {
         self.type_name.as_deref()
     }
 
-    /// All names it has, the most precise first: reasons from its details, its code, its type.
+    /// All its names, the most precise first: reasons from its details, its code, its type.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.reasons.iter().map(String::as_str).chain(self.code()).chain(self.type_name())
     }
 
-    /// What it says to people: at most 1 KiB. It may echo parts of the request.
+    /// The message for people: at most 1 KiB. It may echo parts of the request.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
@@ -216,7 +216,7 @@ fn name(text: Option<&str>) -> Option<String> {
     text.filter(|text| !text.is_empty() && text.len() <= MAX_NAME).map(str::to_owned)
 }
 
-/// The beginning of a text, cut between two characters.
+/// The beginning of a text, cut at a character boundary.
 fn cut(text: &str, at_most: usize) -> &str {
     let end = (0..=at_most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text.get(..end.unwrap_or(0)).unwrap_or_default()
@@ -283,7 +283,7 @@ mod tests {
                 &["ResponsibleAIPolicyViolation", "content_filter"],
                 "m",
             ),
-            // Two names, of which the code is the code
+            // Two names, of which one is the code
             (
                 r#"{"error":{"code":"quota","message":"m","status":"RESOURCE_EXHAUSTED"}}"#,
                 None,

@@ -1,4 +1,4 @@
-//! JSON that comes in pieces, and may be too large to hold.
+//! JSON that arrives in pieces, and may be too large to hold.
 
 use std::borrow::Cow;
 
@@ -7,10 +7,10 @@ use serde_json::Value;
 
 /// Longer strings of a large text are cut to this length. Names, reasons and messages are shorter, generated images longer.
 const MAX_STRING: usize = 256;
-/// What is kept of a text whose strings are cut. Beyond that its structure alone is too large to be looked at.
+/// The limit of a text with its strings cut. Beyond it the structure alone is too large to read.
 const MAX_KEPT: usize = 1024 * 1024;
 
-/// Where in a JSON text the reading is: how deep, and whether in a string. Knows no grammar beyond that.
+/// The position in a JSON text: the depth, and whether it is in a string. It knows no further grammar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct JsonPosition {
     depth: usize,
@@ -18,29 +18,29 @@ pub(super) struct JsonPosition {
     escaped: bool,
 }
 
-/// Copies a JSON text without the inside of its long strings, so that an event with an image in it takes a few hundred bytes.
+/// Copies a JSON text without the inside of its long strings, so that an event with an image takes a few hundred bytes.
 ///
-/// What comes out is valid where the input is, and the same however the input is cut.
+/// The output is valid if the input is, and the same however the input is split.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shortener {
     kept: Vec<u8>,
     position: JsonPosition,
-    /// Bytes of the current string that were kept.
+    /// The kept bytes of the current string.
     string: usize,
-    /// In a string of which no more is kept.
+    /// Inside a string, beyond its limit.
     skipping: bool,
-    /// What is left of an escape that was begun: `\u` and four digits.
+    /// The remaining bytes of an incomplete escape: `\u` and four digits.
     escape_left: usize,
     overflowed: bool,
 }
 
-/// Reads a whole JSON text. Half a surrogate pair, which models that are cut between two tokens do send, is replaced as in
-/// the browsers' `TextDecoder`; the parser alone would refuse the whole text.
+/// Parses a complete JSON text. Half a surrogate pair, which models send when cut between two tokens, is replaced as in
+/// the browsers' `TextDecoder`; the parser alone would reject the whole text.
 pub(super) fn parse(text: &[u8]) -> Option<Value> {
     serde_json::from_slice(text).ok().or_else(|| serde_json::from_slice(&mend_surrogates(text)?).ok())
 }
 
-/// The text with each lone surrogate escape made U+FFFD; `None` if there is none.
+/// Replaces lone surrogate escapes by U+FFFD; `None` if there are none.
 fn mend_surrogates(text: &[u8]) -> Option<Vec<u8>> {
     let mut mended = Vec::new();
     let mut rest = text;
@@ -76,7 +76,7 @@ pub(super) fn utf16_unit(text: &[u8]) -> Option<u16> {
     })
 }
 
-/// What a JSON string holds, given what stands between its quotes. What is no valid string is shown as it is.
+/// Decodes the content of a JSON string. Invalid content is returned unchanged.
 pub(super) fn unescape(raw: &[u8]) -> Cow<'_, str> {
     if memchr(b'\\', raw).is_none() {
         return String::from_utf8_lossy(raw);
@@ -94,8 +94,8 @@ pub(super) fn unescape(raw: &[u8]) -> Cow<'_, str> {
 // === impl JsonPosition ===
 
 impl JsonPosition {
-    /// Reads on, to the bracket that closes a value opened at `depth`. Returns how many bytes that took, or `None` when the
-    /// input is used up before.
+    /// Reads up to the bracket that closes a value opened at `depth`. Returns how many bytes that took, or `None` at the
+    /// end of the input.
     pub(super) fn close(&mut self, bytes: &[u8], depth: usize) -> Option<usize> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
@@ -122,7 +122,7 @@ impl JsonPosition {
         None
     }
 
-    /// Reads on in a string. Returns how many bytes of it there are, its closing quote included.
+    /// Reads inside a string. Returns the number of its bytes, its closing quote included.
     fn string(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         if self.escaped {
@@ -178,7 +178,7 @@ impl Shortener {
         }
     }
 
-    /// Keeps what there is room for of a piece of a string, cut between two characters, and its closing quote.
+    /// Keeps a piece of a string within the limit, cut at a character boundary, and its closing quote.
     fn keep_string(&mut self, part: &[u8]) {
         let (inside, quote) = if self.position.in_string {
             (part, None)
@@ -186,7 +186,7 @@ impl Shortener {
             part.split_at_checked(part.len() - 1).map_or((part, None), |(inside, _)| (inside, Some(b'"')))
         };
         if !self.skipping && self.string + inside.len() <= MAX_STRING {
-            // The usual case; but what of an escape is still to come must be known when the limit is reached.
+            // The usual case; but incomplete escapes must be known when the limit is reached.
             self.note_escapes(inside);
             self.kept.extend_from_slice(inside);
             self.string += inside.len();
@@ -205,7 +205,7 @@ impl Shortener {
         self.kept.extend(quote);
     }
 
-    /// Follows escapes: `\n` takes one more byte, `\u` five, of which the first tells.
+    /// Tracks escapes: `\n` takes one more byte, `\u` five.
     fn note_escapes(&mut self, bytes: &[u8]) {
         if self.escape_left == 0 && memchr(b'\\', bytes).is_none() {
             return;
@@ -225,13 +225,13 @@ impl Shortener {
         self.position.is_open()
     }
 
-    /// The text so far, with its long strings cut; `None` if it is too large all the same.
+    /// The text so far, with its long strings cut; `None` if it is still too large.
     pub(super) fn kept(&self) -> Option<&[u8]> {
         (!self.overflowed).then_some(&self.kept)
     }
 }
 
-/// Behind a backslash, before it is known how long its escape is.
+/// After a backslash, before the length of its escape is known.
 const ESCAPE: usize = 5;
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Which dialect, and what it wants.
+//! The dialects and their properties.
 
 /// A dialect that this crate knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// OpenAI's chat completions, and what speaks like them: Azure, OpenRouter, vLLM, llama.cpp, DeepSeek, Mistral, Ollama's
+    /// OpenAI's chat completions, and compatible APIs: Azure, OpenRouter, vLLM, llama.cpp, DeepSeek, Mistral, Ollama's
     /// compatible API; the older text completions too.
     OpenAiChat,
     /// OpenAI's Responses.
@@ -15,14 +15,14 @@ pub enum Kind {
     Gemini,
     /// Cohere's chat, version 2.
     Cohere,
-    /// Ollama's own API: a line of JSON per event.
+    /// Ollama's own API: one line of JSON per event.
     Ollama,
 }
 
-/// What may be sent on a silent stream, so that nothing between takes it for dead.
+/// The keep-alive for a silent stream of a dialect.
 ///
-/// What the official clients take without harm was measured in November 2026: google-genai (Python) fails on comments
-/// and skips a blank line; the others skip comments.
+/// What the official clients accept was tested in November 2026: google-genai (Python) fails on comments and skips a
+/// blank line; the others skip comments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeepAlive {
@@ -30,15 +30,15 @@ pub enum KeepAlive {
     Comment,
     /// A blank line alone.
     BareNewline,
-    /// Nothing: no form is harmless to all clients.
+    /// Nothing: every form breaks some client.
     Nothing,
 }
 
 // === impl Kind ===
 
 impl Kind {
-    /// The dialect of a generation endpoint, by its path (without the query). What stands before the part that is
-    /// recognised does not matter, nor does a slash at the end. A colon may be escaped.
+    /// Returns the dialect of a generation endpoint, by its path (without the query). The beginning of the path does not
+    /// matter, nor does a slash at the end. A colon may be percent-encoded.
     ///
     /// | Path ends in | Dialect |
     /// |---|---|
@@ -77,7 +77,7 @@ impl Kind {
         }
     }
 
-    /// What may be sent on a silent stream.
+    /// Returns the keep-alive for a silent stream.
     #[must_use]
     pub const fn keep_alive(self) -> KeepAlive {
         match self {
@@ -101,7 +101,7 @@ impl Kind {
     }
 }
 
-/// What stands behind the last colon, which some clients escape.
+/// The part after the last colon, which some clients percent-encode.
 fn action(last: &str) -> Option<&str> {
     if let Some((_, action)) = split_last(last, b':') {
         return Some(action);
@@ -110,8 +110,8 @@ fn action(last: &str) -> Option<&str> {
     escaped.strip_prefix("3A").or_else(|| escaped.strip_prefix("3a"))
 }
 
-/// `rsplit_once` at an ASCII character. Every call asks for its dialect, and the searcher that the standard library makes for a
-/// character of any length costs more than the few bytes that are read here.
+/// `rsplit_once` at an ASCII character. Every call looks up its dialect, and the standard library's searcher for a
+/// character of any length costs more than reading these few bytes.
 fn split_last(text: &str, at: u8) -> Option<(&str, &str)> {
     let (head, tail) = text.split_at_checked(text.bytes().rposition(|byte| byte == at)?)?;
     Some((head, tail.get(1..)?))

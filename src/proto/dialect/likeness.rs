@@ -1,4 +1,4 @@
-//! Which dialect a stream is of, by one of its first events.
+//! Recognises the dialect of a stream by one of its first events.
 
 use serde_json::{Map, Value};
 
@@ -8,21 +8,22 @@ use super::json;
 use super::kind::Kind;
 use super::members::{list, number, object, text};
 
-/// What one event says of the dialect of its stream.
+/// What one event shows about the dialect of its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Likeness {
     /// It is an event of this dialect.
     Of(Kind),
     /// It is JSON that no dialect of this crate writes.
     Foreign,
-    /// It does not tell: an error, a ping, an event that its dialect may have added, a closing marker, or what is not JSON at all.
+    /// It does not decide: an error, a ping, an event that its dialect may have added, a closing marker, or data that is
+    /// not JSON.
     Unclear,
 }
 
 // === impl Kind ===
 
 impl Kind {
-    /// The dialect of a stream, by one of its first events: `None` where that does not tell.
+    /// Returns the dialect of a stream, by one of its first events: `None` if that does not decide.
     #[must_use]
     pub fn of_event(event: &Event<'_>) -> Option<Self> {
         match Likeness::of(event, None) {
@@ -31,7 +32,7 @@ impl Kind {
         }
     }
 
-    /// The dialect that alone gives its events this name, or this `type`.
+    /// The dialect that alone uses this event name, or this `type`.
     fn of_name(name: &str) -> Option<Self> {
         match name {
             "message_start" | "content_block_start" | "content_block_delta" => Some(Self::Anthropic),
@@ -61,7 +62,7 @@ impl Kind {
         data.is_empty() || Self::of_members(data) == Some(self) || self.may_send(name, data)
     }
 
-    /// Whether this dialect has such events, which others may have too.
+    /// Whether this dialect has such events, even if others do too.
     fn may_send(self, name: &str, data: &Map<String, Value>) -> bool {
         let has = |key: &str| data.contains_key(key);
         let name = text(data, "type").unwrap_or(name);
@@ -75,12 +76,12 @@ impl Kind {
         }
     }
 
-    /// Whether it may be an event that this dialect, or one of its servers, has besides those that are known here: they come before
-    /// the first of the answer, too.
+    /// Whether this may be an unknown event of this dialect, or of one of its servers: such events also come before the
+    /// first of the answer.
     fn may_add(self, name: &str, data: &Map<String, Value>) -> bool {
         let kind = text(data, "type");
         match self {
-            // The documentation asks to pass over unknown events. They are named like its own.
+            // The documentation asks clients to ignore unknown events, which are named like the known ones.
             Self::Anthropic => kind.is_some_and(|kind| kind.contains('_') && !kind.contains('-')),
             Self::OpenAiResponses => {
                 let name = kind.unwrap_or(name);
@@ -94,7 +95,7 @@ impl Kind {
 // === impl Likeness ===
 
 impl Likeness {
-    /// Judges an event. `expected`: the dialect that the path told.
+    /// Judges an event. `expected`: the dialect by the path.
     pub(super) fn of(event: &Event<'_>, expected: Option<Kind>) -> Self {
         if let Some(kind) = Kind::of_name(event.name) {
             return Self::Of(kind);
@@ -121,10 +122,10 @@ fn is_in_any(name: &str, data: &Map<String, Value>) -> bool {
     named || data.is_empty() || Fault::inside(data).is_some() || is_bare_error(data)
 }
 
-/// Whether it is an error without an object around it: a message for people, and a sign that something failed.
+/// Whether it is an error without an object around it: a message for people, and a sign of failure.
 fn is_bare_error(data: &Map<String, Value>) -> bool {
     let Some(fault) = Fault::of_object(data).filter(|fault| !fault.message().is_empty()) else { return false };
-    // `"code": "0"` and `"code": "Success"` stand in the envelopes of whole answers.
+    // `"code": "0"` and `"code": "Success"` occur in the envelopes of complete answers.
     let is_code = |code: &str| {
         !code.is_empty()
             && code.parse::<f64>().is_err()

@@ -1,4 +1,4 @@
-//! The members of a JSON object, by their kind.
+//! The members of a JSON object, by type.
 
 use serde_json::{Map, Value};
 
@@ -7,7 +7,7 @@ pub(super) fn text<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a 
     object.get(key).and_then(Value::as_str)
 }
 
-/// The text under a key, if there is any.
+/// The text under a key, if it is not empty.
 pub(super) fn some_text<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
     text(object, key).filter(|text| !text.is_empty())
 }
@@ -24,7 +24,7 @@ pub(super) fn number(object: &Map<String, Value>, key: &str) -> Option<u64> {
     object.get(key).and_then(Value::as_u64)
 }
 
-/// A small number, which an absent one is 0 of.
+/// A small number; 0 if absent.
 pub(super) fn index(object: &Map<String, Value>, key: &str) -> u32 {
     number(object, key).map_or(0, |index| u32::try_from(index).unwrap_or(u32::MAX))
 }

@@ -3,20 +3,20 @@
 //! [`Kind`] names the dialects that this crate knows, and recognises one by the path of a request. Each has its own form of
 //! an error inside a stream ([`StreamError`]) and of a heartbeat ([`KeepAlive`]).
 //!
-//! With the feature `llm`, `Reader` turns the bytes of a stream into facts, one vocabulary for all dialects: the answer has
-//! begun, a piece of text, how it ended, an error. `AnswerReader` does the same for answers that are no stream, and `Fault` for
-//! the errors of all of them. `Dialect` is the trait to implement for another dialect.
+//! With the feature `llm`, `Reader` turns the bytes of a stream into facts, in one vocabulary for all dialects: the
+//! answer has begun, a piece of text, how it ended, an error. `AnswerReader` does the same for answers that do not
+//! stream, and `Fault` for the errors of all of them. Implement the trait `Dialect` for another dialect.
 //!
 //! # When an answer has ended
 //!
-//! Not with a marker: servers write `[DONE]` behind an error too. It has ended when the model has said how:
+//! Not with a marker: servers write `[DONE]` after an error too. It has ended when the model has reported how:
 //!
-//! | Dialect | Whole when | Cut at a limit, held back |
+//! | Dialect | Complete if | Cut at a limit; blocked |
 //! |---|---|---|
-//! | Chat | each choice that was begun has `finish_reason` `stop`, `tool_calls` or `function_call` | `length`; `content_filter` |
+//! | Chat | each choice that began has `finish_reason` `stop`, `tool_calls` or `function_call` | `length`; `content_filter` |
 //! | Responses | `response.completed` | `response.incomplete` |
 //! | Anthropic | `message_delta` has given a `stop_reason`, and `message_stop` came | `max_tokens`; `refusal` |
-//! | Gemini | the stream has ended, and each candidate has `finishReason` `STOP` | `MAX_TOKENS`; `SAFETY` and its kin |
+//! | Gemini | the stream has ended, and each candidate has `finishReason` `STOP` | `MAX_TOKENS`; `SAFETY` and similar |
 //! | Cohere | `message-end` has `finish_reason` `COMPLETE`, `STOP_SEQUENCE` or `TOOL_CALL` | `MAX_TOKENS` |
 //! | Ollama | `"done": true` with `done_reason` `stop` | `length` |
 //!

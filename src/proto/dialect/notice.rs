@@ -1,4 +1,4 @@
-//! A word to the caller inside a stream, in a form that the official clients of the dialect pass over.
+//! Writes notices to the caller into a stream, in a form that the dialect's official clients ignore.
 
 use bytes::Bytes;
 use memchr::memmem;
@@ -10,14 +10,14 @@ use crate::proto::sse::LineEnding;
 
 /// Writes notices into one stream.
 ///
-/// Each form was tried with the official clients in November 2026: before the first event, between events, and behind the
-/// last content. None of them raises an error or a text because of it.
+/// Each form was tested with the official clients in November 2026: before the first event, between events, and after the
+/// last content. None of them raises an error or shows text because of it.
 #[derive(Debug)]
 pub(crate) struct NoticeWriter {
     form: NoticeForm,
-    /// The members of the first chunk of a Chat stream, as they are written.
+    /// The members of a Chat stream's first chunk, as written.
     chunk: Option<Chunk>,
-    /// The model that the first line of Ollama's names, as it is written.
+    /// The model in the first line of Ollama's, as written.
     model: Option<String>,
     is_over: bool,
 }
@@ -45,16 +45,16 @@ struct Chunk {
     created: String,
 }
 
-/// Longer values are replaced by our own.
+/// Longer values are replaced.
 const MAX_VALUE: usize = 200;
 
 // === impl NoticeWriter ===
 
 impl NoticeWriter {
-    /// For the stream in answer to a request with this path.
+    /// Returns the writer for answers to a request with this path.
     pub(crate) fn of_path(path: &str) -> Self {
         let form = match Kind::of_path(path) {
-            // Not the older text completions, whose choices have other members.
+            // Not the older text completions: their choices have other members.
             Some(Kind::OpenAiChat) if path.contains("/chat/") => NoticeForm::ChatChunk,
             Some(Kind::Anthropic) => NoticeForm::Ping,
             Some(Kind::Gemini) => NoticeForm::Usage,
@@ -65,7 +65,7 @@ impl NoticeWriter {
         Self { form, chunk: None, model: None, is_over: false }
     }
 
-    /// For a stream of events, also where the path is one of Ollama's, which sends JSON lines.
+    /// For an event stream, even under a path of Ollama's, which sends JSON lines.
     pub(crate) fn in_event_stream(mut self) -> Self {
         if self.form.is_line() {
             self.form = NoticeForm::Comment;
@@ -85,8 +85,8 @@ impl NoticeWriter {
         }
     }
 
-    /// The notice, unless the last event may have been sent. Without a blank line behind a comment, where the stream has set an
-    /// `id`.
+    /// Returns the notice, unless the last event may have been sent. A comment is written without a blank line if the
+    /// stream has set an `id`.
     pub(crate) fn write(&self, type_name: &str, message: &str, id_seen: bool, ending: LineEnding) -> Option<Bytes> {
         if self.is_over {
             return None;
@@ -132,8 +132,8 @@ impl NoticeForm {
         matches!(self, Self::MessageLine | Self::ResponseLine)
     }
 
-    /// Whether the last event of a stream, or the reason why its answer has ended, may be in `data`. A text that looks like it
-    /// does no harm: it only ends the notices early.
+    /// Whether `data` may contain the last event of a stream, or its finish reason. A text that looks like it is
+    /// harmless: it only ends the notices early.
     fn may_end_in(self, data: &[u8]) -> bool {
         let ends: &[&[u8]] = match self {
             Self::ChatChunk => &[b"\"finish_reason\":\"", b"\"finish_reason\": \"", b"data: [DONE]"],
@@ -153,7 +153,7 @@ impl NoticeForm {
 // === impl Chunk ===
 
 impl Chunk {
-    /// From the first event of `data`, if that is whole.
+    /// From the first event of `data`, if it is complete.
     fn in_event(data: &[u8]) -> Option<Self> {
         let start = memmem::find(data, b"data:")? + b"data:".len();
         let (mut id, mut model, mut created) = (None, None, None);
@@ -170,7 +170,7 @@ impl Chunk {
     }
 }
 
-/// A value that may be written once more.
+/// A value that may be copied.
 fn short_line(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value).ok().filter(|value| value.len() <= MAX_VALUE && !value.contains(['\r', '\n']))
 }

@@ -1,13 +1,13 @@
-//! When to come back, as messages for people say it.
+//! Reads a wait from a message for people.
 
 use std::time::Duration;
 
 use crate::proto::retry_after::decimal;
 
-/// What stands before the wait in the messages of OpenAI and Groq, Azure, and Gemini.
+/// The words before the wait in the messages of OpenAI and Groq, Azure, and Gemini.
 const BEFORE: [&str; 4] = ["try again in ", "retry after ", "retry in ", "again after "];
 
-/// The longest name first, since one is how another begins.
+/// The longest name first, since some names begin with others.
 const UNITS: [(&str, Duration); 18] = [
     ("milliseconds", Duration::from_millis(1)),
     ("millisecond", Duration::from_millis(1)),
@@ -29,7 +29,7 @@ const UNITS: [(&str, Duration); 18] = [
     ("h", Duration::from_secs(3_600)),
 ];
 
-/// The wait that a message asks for: `Please try again in 6m0s`, `retry after 7 seconds`. Of several, the first.
+/// Returns the wait that a message asks for: `Please try again in 6m0s`, `retry after 7 seconds`. Of several, the first.
 pub(crate) fn wait(message: &str) -> Option<Duration> {
     let message = message.to_ascii_lowercase();
     let starts = BEFORE.iter().flat_map(|before| message.match_indices(before).map(|(at, before)| at + before.len()));
@@ -43,13 +43,13 @@ fn duration(text: &str) -> Option<Duration> {
     loop {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
         let (number, behind) = rest.split_at_checked(digits)?;
-        // A full stop that ends a sentence is none of the number's.
+        // A full stop at the end of a sentence is not part of the number.
         let Some(unit) = UNITS.iter().find(|(name, _)| behind.trim_start_matches(' ').starts_with(name)) else { break };
         let Some(part) = decimal(number.as_bytes(), unit.1) else { break };
         sum = Some(sum.unwrap_or(Duration::ZERO).saturating_add(part));
         rest = behind.trim_start_matches(' ').get(unit.0.len()..)?;
         if rest.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            // It was the beginning of another word.
+            // It is the beginning of another word.
             return None;
         }
     }

@@ -1,4 +1,4 @@
-//! Reads a stream of a dialect, wherever it is cut.
+//! Reads a stream of a dialect, in chunks of any size.
 
 use std::fmt;
 
@@ -13,9 +13,9 @@ use super::likeness::Likeness;
 use super::template::{Delta, Templates};
 use crate::proto::sse::LineEnding;
 
-/// A dialect: what its events say. It is pure: it keeps what it needs of earlier events, and knows no time.
+/// A dialect: turns events into facts. It is pure: it keeps what it needs of earlier events, and has no clock.
 ///
-/// [`Kind::dialect`] has those that this crate knows. One of your own says what ends an answer:
+/// [`Kind::dialect`] returns those that this crate knows. Your own dialect must report the end of an answer:
 ///
 /// ```
 /// use tower_buttress::proto::dialect::{Channel, Dialect, End, Event, Fact, Fault, Framing, Reader};
@@ -50,27 +50,27 @@ use crate::proto::sse::LineEnding;
 /// assert_eq!(reader.ended(), Some(End::Limit));
 /// ```
 pub trait Dialect: fmt::Debug + Send + Sync {
-    /// Says what an event says.
+    /// Reports the facts of an event.
     ///
-    /// An answer that has ended is told with [`Fact::Ended`], once for the whole stream; without it, the stream was cut. An
-    /// error is [`Fact::Failed`].
+    /// Report the end of an answer with [`Fact::Ended`], once for the whole stream; a stream without it was truncated.
+    /// Report an error with [`Fact::Failed`].
     fn event(&mut self, event: &Event<'_>, facts: &mut dyn FnMut(Fact<'_>));
 
-    /// The stream ended cleanly: for dialects in which that is how an answer ends.
+    /// Called when the stream has closed without an error: for dialects in which that ends an answer.
     fn end(&mut self, facts: &mut dyn FnMut(Fact<'_>)) {
         let _ = facts;
     }
 
-    /// Says what the body of an answer says that is no stream, in the [`data`](Event::data) of `answer`.
+    /// Reports the facts of a complete answer that does not stream, in the [`data`](Event::data) of `answer`.
     fn answer(&mut self, answer: &Event<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
         let _ = (answer, facts);
     }
 }
 
-/// Turns the bytes of a stream into [`Fact`]s, cut in any way.
+/// Turns the bytes of a stream, split anywhere, into [`Fact`]s.
 ///
-/// It holds at most one event: up to 64 KiB as it came, and of a larger one, up to 1 MiB, what is left with its long strings cut.
-/// An event that says only a piece of text is recognised without being parsed, if one like it came before.
+/// It holds at most one event: up to 64 KiB unchanged; of a larger event, at most 1 MiB with its long strings cut. It
+/// recognises an event with only a piece of text without parsing it, if a similar event came before.
 ///
 /// ```
 /// use tower_buttress::proto::dialect::{End, Framing, Kind, Reader};
@@ -88,27 +88,27 @@ pub struct Reader {
     events: Events,
 }
 
-/// What is made of events.
+/// The interpretation of events.
 #[derive(Debug)]
 struct Events {
     kind: Option<Kind>,
     dialect: Option<Box<dyn Dialect>>,
-    /// How many events may still tell which dialect it is. Not 0, and a dialect: that one is a guess.
+    /// How many more events may decide the dialect. Not 0, with a dialect: that one is a guess.
     undecided: u8,
     templates: Templates,
     ended: Option<End>,
     closed: bool,
     failed: bool,
-    /// The stream has ended in an event that is the marker of an end.
+    /// The stream ended in an event that is a closing marker.
     done: bool,
-    /// An event was too large to be looked at, and the answer has not gone on since.
+    /// An event was too large to read, and no content has followed.
     unread: bool,
     /// The stream holds several answers.
     has_choices: bool,
     sequence: Option<u64>,
 }
 
-/// What one event said.
+/// The facts of one event.
 #[derive(Debug, Default)]
 struct Said {
     delta: Option<Delta>,
@@ -118,24 +118,24 @@ struct Said {
     failed: bool,
     /// A choice that is not the first.
     has_choices: bool,
-    /// More than one delta and what it has cost.
+    /// It has more than one delta and token counts.
     more: bool,
 }
 
-/// An error, a ping and a comment may come first; what is not recognised by then is something else.
+/// An error, a ping and a comment may come first; a stream that is not recognised by then is something else.
 const TO_DECIDE: u8 = 4;
-/// The same where the path has told a dialect: a gateway may report its own work before it passes that on.
+/// The same if the path named a dialect: a gateway may report its own work first.
 const TO_DECIDE_EXPECTED: u8 = 64;
 
 // === impl Reader ===
 
 impl Reader {
-    /// Reads a stream of this dialect, where the request's path told it. Its first events are right where they say otherwise: if
-    /// they are those of another dialect, or of none that this crate knows. `None`: only they tell.
+    /// Reads a stream of the dialect that the request's path named. The first events take precedence: they may show
+    /// another dialect, or none that this crate knows. `None`: only the events decide.
     ///
-    /// The first 64 events are looked at for that, and without a dialect that was told, the first 4.
+    /// The first 64 events may decide; without a dialect by the path, the first 4.
     ///
-    /// A stream of no known dialect has no facts but its keep-alives, and is not [recognised](Self::is_recognised).
+    /// A stream of no known dialect has no facts except keep-alives, and is not [recognised](Self::is_recognised).
     ///
     /// ```
     /// use tower_buttress::proto::dialect::{Framing, Kind, Reader};
@@ -152,7 +152,7 @@ impl Reader {
         reader
     }
 
-    /// Reads a stream of this dialect, whatever it looks like.
+    /// Reads a stream of this dialect, whatever its events look like.
     #[must_use]
     pub fn of(kind: Kind, framing: Framing) -> Self {
         Self::with(Some(kind), Some(kind.dialect()), framing)
@@ -164,7 +164,7 @@ impl Reader {
         Self::boxed(Box::new(dialect), framing)
     }
 
-    /// The same for one in a box.
+    /// The same for a boxed dialect.
     #[must_use]
     pub fn boxed(dialect: Box<dyn Dialect>, framing: Framing) -> Self {
         Self::with(None, Some(dialect), framing)
@@ -187,10 +187,9 @@ impl Reader {
         Self { framer: Framer::new(framing), events }
     }
 
-    /// Reads the next bytes, and hands out what they say, with the event that says it.
+    /// Reads `bytes`, and passes their facts to `facts`, each with its event.
     ///
-    /// Returns how many of the bytes belong to whole events. Where an event tells of an error, what it belongs to ends before
-    /// that event.
+    /// Returns how many of the bytes belong to complete events; only those before an event that reports an error.
     pub fn read(&mut self, bytes: &[u8], mut facts: impl FnMut(Fact<'_>, &Event<'_>)) -> usize {
         self.read_until(bytes, |fact, event| {
             facts(fact, event);
@@ -198,10 +197,10 @@ impl Reader {
         })
     }
 
-    /// The same. The first event of which `facts` returns `true` is treated as one that tells of an error.
+    /// The same. The first event for which `facts` returns `true` is treated as an error event.
     pub(crate) fn read_until(&mut self, bytes: &[u8], mut facts: impl FnMut(Fact<'_>, &Event<'_>) -> bool) -> usize {
         let liked = self.read_alike(bytes, &mut |fact, event| {
-            // What is recognised by likeness says a piece of text.
+            // An event recognised by its likeness has a piece of text.
             let _ = facts(fact, event);
         });
         match bytes.get(liked..) {
@@ -210,7 +209,8 @@ impl Reader {
         }
     }
 
-    /// Reads as many events as are like one that was parsed, without a look at their lines. Returns how many bytes those are.
+    /// Reads events that are like an earlier, parsed one, without splitting them into lines. Returns the number of their
+    /// bytes.
     #[inline]
     fn read_alike(&mut self, bytes: &[u8], facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) -> usize {
         let Self { framer, events } = self;
@@ -226,7 +226,7 @@ impl Reader {
         read
     }
 
-    /// Cuts the bytes into events, and reads those.
+    /// Splits the bytes into events, and reads them.
     fn read_framed(&mut self, bytes: &[u8], facts: &mut impl FnMut(Fact<'_>, &Event<'_>) -> bool) -> usize {
         let Self { framer, events } = self;
         let mut failed = events.failed.then_some(0);
@@ -239,7 +239,7 @@ impl Reader {
         failed.unwrap_or(whole)
     }
 
-    /// The stream has ended cleanly. Says what that says: inside of an event, or of an array that is not closed, it is no end of an
+    /// The stream has closed without an error: reports its facts. Inside an event, or an open array, this does not end an
     /// answer.
     pub fn end(&mut self, mut facts: impl FnMut(Fact<'_>, &Event<'_>)) {
         let Self { framer, events } = self;
@@ -249,13 +249,13 @@ impl Reader {
         }
     }
 
-    /// The dialect, as far as it is known.
+    /// The dialect, if known.
     #[must_use]
     pub const fn kind(&self) -> Option<Kind> {
         self.events.kind
     }
 
-    /// Whether the stream is of a dialect whose end can be told.
+    /// Whether the stream's dialect is known, and so its end.
     #[must_use]
     pub const fn is_recognised(&self) -> bool {
         self.events.dialect.is_some()
@@ -267,20 +267,19 @@ impl Reader {
         self.events.ended.filter(|_| !self.events.failed)
     }
 
-    /// Whether the stream was closed in its dialect's way without a word of how the answer ended ([`Fact::Marker`]).
+    /// Whether the dialect's marker closed the stream without a report of how the answer ended ([`Fact::Marker`]).
     #[must_use]
     pub const fn is_closed(&self) -> bool {
         self.events.closed
     }
 
-    /// Whether an event was too large to be looked at, and how the answer ended may have been in it: nothing of the answer has
-    /// come since.
+    /// Whether an event was too large to read, and may have contained the end: no content has followed.
     #[must_use]
     pub const fn has_unread(&self) -> bool {
         self.events.unread
     }
 
-    /// Whether the stream is inside of an event, which would be lost if it ended here.
+    /// Whether the stream is inside an event, which would be lost if it ended here.
     #[must_use]
     pub fn in_event(&self) -> bool {
         self.framer.in_event()
@@ -297,7 +296,7 @@ impl Reader {
         self.framer.has_ids()
     }
 
-    /// The `sequence_number` that comes next, in Responses.
+    /// The next `sequence_number`, in Responses.
     #[must_use]
     pub fn next_sequence(&self) -> u64 {
         self.events.sequence.map_or(0, |last| last.saturating_add(1))
@@ -352,11 +351,11 @@ impl Events {
         }
     }
 
-    /// Reads an event that the stream has ended in. An error is one, whole or not, and nothing else in it counts: what a dialect
-    /// remembers stays as it is.
+    /// Reads the event in which the stream ended. Only an error counts, complete or not; the dialect's state does not
+    /// change.
     #[cold]
     fn unended(&mut self, event: &Event<'_>, facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) {
-        // Only the blank line behind the marker has not come.
+        // Only the blank line after the marker is missing.
         self.done = event.data.trim_ascii() == b"[DONE]";
         let Some(kind) = self.kind else { return };
         kind.dialect().event(event, &mut |fact| {
@@ -385,7 +384,7 @@ impl Events {
         self.unread &= self.has_choices || said.delta.is_none();
     }
 
-    /// Which dialect it is, by this event. What it looks like counts for more than what was expected.
+    /// Decides the dialect by this event. The event takes precedence over the expected dialect.
     fn decide(&mut self, event: &Event<'_>) {
         match Likeness::of(event, self.kind) {
             Likeness::Of(kind) => {
@@ -403,7 +402,7 @@ impl Events {
         }
     }
 
-    /// The stream is of no dialect that this crate knows, by what has come of it.
+    /// The events so far show that the stream has no known dialect.
     fn forget(&mut self) {
         (self.kind, self.dialect) = (None, None);
         self.templates = Templates::default();

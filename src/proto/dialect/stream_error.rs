@@ -1,4 +1,4 @@
-//! The event that tells a client of a dialect that its stream failed.
+//! The event that reports to a dialect's client that its stream failed.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -6,22 +6,22 @@ use std::fmt::{self, Write};
 use super::kind::Kind;
 use crate::proto::sse::LineEnding;
 
-/// An error inside a stream, to be written in the form that a dialect's official clients raise.
+/// An error inside a stream, in the form that a dialect's official clients raise.
 ///
-/// There is no form that all of them raise: most ignore the other dialects' without a trace. Each form below was tried with the
+/// No form works for all: most clients silently ignore the other dialects' forms. Each form below was tested with the
 /// official clients in November 2026.
 ///
 /// | Dialect | Event |
 /// |---|---|
-/// | Chat, and where the dialect is not known | `event: error`, `data: {"type":"error","error":{..}}` |
+/// | Chat, and unknown dialects | `event: error`, `data: {"type":"error","error":{..}}` |
 /// | Responses | the same, and `code`, `message`, `param`, `sequence_number` beside `error` |
 /// | Anthropic | `event: error`, `data: {"type":"error","error":{"type":..,"message":..}}` |
 /// | Gemini | `data: {"error":{"code":..,"message":..,"status":..}}`, without an `event` line |
 /// | Cohere | `event: message-end`, with `finish_reason` `ERROR` |
 /// | Ollama | one line `{"error":".."}` |
 ///
-/// Write it at the start of a line behind a whole event, then fail the body. Nothing may follow it: a `[DONE]` or a clean end
-/// behind it is taken for success by some.
+/// Write it at the start of a line after a complete event, then fail the body. Write nothing after it: some clients take
+/// a following `[DONE]` or an end without an error for success.
 ///
 /// ```
 /// use tower_buttress::proto::dialect::{Kind, StreamError};
@@ -53,9 +53,8 @@ struct QuotedOrNull<'a>(Option<&'a str>);
 // === impl StreamError ===
 
 impl<'a> StreamError<'a> {
-    /// An error that would have been this status, had the head not been sent. Its type is the name that Anthropic has for the
-    /// status (`overloaded_error`, `timeout_error`, .., and `api_error` where there is none); OpenAI's clients show whatever
-    /// they get.
+    /// Returns an error that would have had this status before the head was sent. Its type is Anthropic's name for the
+    /// status (`overloaded_error`, `timeout_error`, .., else `api_error`); OpenAI's clients show any type.
     pub const fn of_status(status: u16) -> Self {
         Self {
             status,
@@ -66,31 +65,31 @@ impl<'a> StreamError<'a> {
         }
     }
 
-    /// The error's type, where the upstream gave one.
+    /// Sets the error's type, if the upstream gave one.
     pub fn type_name(mut self, type_name: impl Into<Cow<'a, str>>) -> Self {
         self.type_name = type_name.into();
         self
     }
 
-    /// The error's code: `"stream_truncated"`. Default: `null`.
+    /// Sets the error's code: `"stream_truncated"`. Default: `null`.
     pub fn code(mut self, code: impl Into<Cow<'a, str>>) -> Self {
         self.code = Some(code.into());
         self
     }
 
-    /// What a person is to read.
+    /// Sets the message for people.
     pub fn message(mut self, message: impl Into<Cow<'a, str>>) -> Self {
         self.message = message.into();
         self
     }
 
-    /// The event's `sequence_number` in Responses: the last one of the stream, plus one. Default: 0.
+    /// Sets the event's `sequence_number` in Responses: the last one of the stream, plus one. Default: 0.
     pub const fn sequence(mut self, sequence: u64) -> Self {
         self.sequence = sequence;
         self
     }
 
-    /// The event for a dialect (`None`: one that is not known), with the line ending of the stream.
+    /// Returns the event for a dialect (`None`: unknown), with the line ending of the stream.
     #[must_use]
     pub fn frame(&self, kind: Option<Kind>, ending: LineEnding) -> String {
         let end = ending.as_str();
@@ -115,7 +114,7 @@ impl<'a> StreamError<'a> {
         }
     }
 
-    /// The same as the JSON body of an answer that is an error.
+    /// The same as a JSON body, for an answer with an error status.
     #[must_use]
     pub fn body(&self, kind: Option<Kind>) -> String {
         match kind {
@@ -142,7 +141,7 @@ impl<'a> StreamError<'a> {
         )
     }
 
-    /// The first key must be `error`: the Python client looks for nothing else.
+    /// The first key must be `error`: the Python client checks only that.
     fn gemini(&self) -> String {
         format!(
             "{{\"error\":{{\"code\":{},\"message\":{},\"status\":\"{}\"}}}}",
@@ -153,7 +152,7 @@ impl<'a> StreamError<'a> {
     }
 }
 
-/// Without the message, which may hold what the upstream echoed.
+/// Without the message, which may echo parts of the request.
 impl fmt::Debug for StreamError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamError")

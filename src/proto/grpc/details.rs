@@ -1,4 +1,4 @@
-//! `google.rpc.RetryInfo`: how the gRPC world tells an application, and not only its channel, when to come back.
+//! `google.rpc.RetryInfo`: tells a gRPC application, not only its channel, when to retry.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt, pb};
 
 use super::GRPC_STATUS_DETAILS_BIN;
 
-/// The gRPC specification: senders should not pad, and receivers must accept both.
+/// By the gRPC specification senders should not pad, and receivers must accept both.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -20,7 +20,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
 
-/// When the server asked to be tried again, in the [`RetryInfo`] of its status; `None` where it did not say, or where the
+/// Returns when the server wants to be tried again, from the [`RetryInfo`] of its status; `None` without one, or if the
 /// details cannot be read.
 ///
 /// [`RetryInfo`]: https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto
@@ -42,17 +42,17 @@ pub fn retry_info(headers: &HeaderMap) -> Option<Duration> {
     let status = pb::Status::decode(&*details).ok()?;
     let info = status.details.iter().find(|detail| detail.type_url == RETRY_INFO)?;
     let delay = pb::RetryInfo::decode(&*info.value).ok()?.retry_delay?;
-    // Not by the conversion that comes with the type: that panics at the smallest number.
+    // The type's own conversion panics at the smallest number.
     Some(Duration::new(u64::try_from(delay.seconds).ok()?, u32::try_from(delay.nanos).ok()?))
 }
 
-/// The value of [`GRPC_STATUS_DETAILS_BIN`] that asks to be tried again after `wait`.
+/// Returns the value of [`GRPC_STATUS_DETAILS_BIN`] that asks for a retry after `wait`.
 #[must_use]
 pub fn status_details(code: u8, message: &str, wait: Duration) -> HeaderValue {
     let status =
         Status::with_error_details(Code::from(i32::from(code)), message, ErrorDetails::with_retry_info(Some(wait)));
     let text = BASE64.encode(status.details());
-    // Base64 is always a value.
+    // Base64 is always a valid header value.
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 

@@ -1,4 +1,4 @@
-//! Writes what the IETF draft has a server say of its own limits.
+//! Writes a server's own limits in the form of the IETF draft.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use super::{RATE_LIMIT, RATE_LIMIT_POLICY};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) name: &'static str,
-    /// As the draft's registry calls it. `None`: requests, which is the default.
+    /// The draft's name of the unit. `None`: requests, the default.
     pub(crate) unit: Option<&'static str>,
     pub(crate) quota: u64,
-    /// `None`: what is counted at one time, and not over a window.
+    /// `None`: a limit on concurrency, without a window.
     pub(crate) window: Option<Duration>,
     pub(crate) remaining: u64,
     pub(crate) reset: Duration,
 }
 
-/// Writes what the draft has a server say of its limits.
+/// Writes the headers of the draft.
 pub(crate) fn write(policies: impl Iterator<Item = Policy> + Clone, headers: &mut HeaderMap) {
     let (mut limits, mut policy) = (String::new(), String::new());
     for Policy { name, unit, quota, window, remaining, reset } in policies {

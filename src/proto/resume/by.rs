@@ -1,4 +1,4 @@
-//! The cursors of the servers that are known, and of others.
+//! The cursors of known servers, and of others.
 
 use std::borrow::Cow;
 
@@ -11,13 +11,13 @@ use crate::proto::dialect::{Kind, sequence_number};
 use crate::proto::event_stream;
 use crate::proto::sse::Block;
 
-/// How a server says how far a stream has come, and how it is told where to go on: for
+/// A server's cursor in a stream, and how to ask for the events after it: for
 /// [`ResumeLayer::resume_by`](crate::ResumeLayer::resume_by).
 ///
-/// A cursor is read from each event: its SSE `id` ([`sse_id`](Self::sse_id)), a member of its JSON
-/// ([`json_pointer`](Self::json_pointer)), or the number of bytes so far ([`bytes`](Self::bytes)). It travels in the header
-/// `Last-Event-ID`, unless another place is named. The rest is asked for with a `GET` of the same URL, unless the request is
-/// to be [sent again](Self::resend).
+/// The cursor is read from each event: its SSE `id` ([`sse_id`](Self::sse_id)), a member of its JSON
+/// ([`json_pointer`](Self::json_pointer)), or the number of bytes so far ([`bytes`](Self::bytes)). It travels in the
+/// header `Last-Event-ID`, unless you name another place. The layer asks for the rest with a `GET` of the same URL,
+/// unless the request is [sent again](Self::resend).
 ///
 /// ```
 /// use tower_buttress::ResumeBy;
@@ -38,7 +38,7 @@ pub struct ResumeBy {
     pub(crate) resend: bool,
 }
 
-/// Where the cursor stands.
+/// Where the cursor is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cursor {
     SseId,
@@ -46,7 +46,7 @@ pub(crate) enum Cursor {
     Pointer(Cow<'static, str>),
     /// `sequence_number`, as in OpenAI's Responses.
     Sequence,
-    /// Bytes of the stream.
+    /// The number of bytes of the stream.
     Bytes,
 }
 
@@ -69,22 +69,22 @@ pub(crate) enum Carry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) text: String,
-    /// Whether it stood in JSON as a number.
+    /// Whether it was a number in JSON.
     pub(crate) is_number: bool,
 }
 
-/// A server that is known by its request.
+/// A server recognised by its request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Recognised {
     pub(crate) by: ResumeBy,
-    /// Whether the answer must say that it is made in the background: otherwise it ends with its connection.
+    /// Whether the answer must report that it is made in the background: otherwise it ends with its connection.
     pub(crate) in_background: bool,
 }
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub(super) const CONVERSATION_ID: HeaderName = HeaderName::from_static("x-conversation-id");
 pub(super) const STARTING_AFTER: &str = "starting_after";
-/// A longer cursor is not one that fits into a header.
+/// A longer cursor does not fit into a header.
 const MAX_MARK: usize = 4 * 1024;
 
 // === impl ResumeBy ===
@@ -94,55 +94,56 @@ impl ResumeBy {
         Self { cursor, carry: Carry::Header(LAST_EVENT_ID), resend: false }
     }
 
-    /// By the `id` of each event.
+    /// Uses the `id` of each event.
     #[must_use]
     pub const fn sse_id() -> Self {
         Self::new(Cursor::SseId)
     }
 
-    /// By a text or a whole number in the JSON of each event: a JSON pointer (RFC 6901), such as `"/seq"`.
+    /// Uses a text or a whole number in the JSON of each event, at a JSON pointer (RFC 6901) such as `"/seq"`.
     #[must_use]
     pub fn json_pointer(pointer: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Cursor::Pointer(pointer.into()))
     }
 
-    /// By the number of bytes from the start of the stream, without a content encoding.
+    /// Uses the number of bytes from the start of the stream, without a content encoding.
     #[must_use]
     pub const fn bytes() -> Self {
         Self::new(Cursor::Bytes)
     }
 
-    /// In this header.
+    /// Sends the cursor in this header.
     #[must_use]
     pub fn in_header(mut self, name: HeaderName) -> Self {
         self.carry = Carry::Header(name);
         self
     }
 
-    /// In this parameter of the query, in place of one of the same name.
+    /// Sends the cursor in this query parameter, and replaces a parameter of the same name.
     #[must_use]
     pub fn in_query(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.carry = Carry::Query(name.into());
         self
     }
 
-    /// In this member of the request's JSON object; the request is sent again with it. It is a number where the cursor is one.
+    /// Sends the request again with the cursor in this member of its JSON object; a numeric cursor stays a number.
     #[must_use]
     pub fn in_json_field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.carry = Carry::JsonField(name.into());
         self.resend(true)
     }
 
-    /// In the path or the query of another resource of the same origin: `{cursor}` is replaced by the cursor and `{id}` by the
-    /// id of the answer, where its dialect has one, both percent-encoded. The parameters of the request's own query stay.
+    /// Sends the cursor in the path or the query of another resource of the same origin: the template's `{cursor}` is
+    /// replaced by the cursor and `{id}` by the id of the answer, if its dialect has one, both percent-encoded. The
+    /// request's own query parameters stay.
     #[must_use]
     pub fn at_path(mut self, template: impl Into<Cow<'static, str>>) -> Self {
         self.carry = Carry::Path(template.into());
         self
     }
 
-    /// Whether the request is sent again, with its method and its body, and the cursor beside it: for servers that take a
-    /// `POST` for the rest. Default: no, a `GET` without a body.
+    /// Whether the request is sent again with its method and its body, and the cursor: for servers that expect a `POST`
+    /// for the rest. Default: no, a `GET` without a body.
     #[must_use]
     pub const fn resend(mut self, resend: bool) -> Self {
         self.resend = resend;
@@ -153,10 +154,10 @@ impl ResumeBy {
 // === impl Cursor ===
 
 impl Cursor {
-    /// The cursor that an event sets. Of bytes there is none: they are counted.
+    /// Returns the cursor of an event. A number of bytes is counted instead.
     pub(crate) fn read(&self, block: &Block<'_>) -> Option<Mark> {
         match self {
-            // As a client would read it, and come back with it.
+            // As a client would read it, and send it back.
             Self::SseId => Mark::new(String::from_utf8_lossy(block.id?).into_owned(), false),
             Self::Sequence => Mark::new(sequence_number(block.data.as_deref()?)?.to_string(), true),
             Self::Pointer(pointer) => {
@@ -171,7 +172,7 @@ impl Cursor {
         }
     }
 
-    /// Whether the event has an id that is too long to be kept, so that a repetition would not be seen.
+    /// Whether the event has an id that is too long to store, so that a repetition would not be noticed.
     pub(crate) fn is_unreadable(&self, block: &Block<'_>) -> bool {
         *self == Self::SseId && self.read(block).is_none() && block.id.is_some_and(|id| !id.is_empty())
     }
@@ -180,7 +181,7 @@ impl Cursor {
 // === impl Mark ===
 
 impl Mark {
-    /// An empty id is none: it says that there is nothing to come back with.
+    /// An empty id means that the stream cannot be resumed.
     fn new(text: String, is_number: bool) -> Option<Self> {
         (!text.is_empty() && text.len() <= MAX_MARK).then_some(Self { text, is_number })
     }
@@ -190,7 +191,7 @@ impl Mark {
         Self { text: bytes.to_string(), is_number: true }
     }
 
-    /// What stands before the digits that it ends in, and their number.
+    /// The text before the trailing digits, and their number.
     pub(crate) fn numbered(&self) -> Option<(&str, u64)> {
         let digits = self.text.bytes().rev().take_while(u8::is_ascii_digit).count();
         let (prefix, digits) = self.text.split_at_checked(self.text.len() - digits)?;
@@ -201,7 +202,7 @@ impl Mark {
 // === impl Recognised ===
 
 impl Recognised {
-    /// The way of the server that this request is for, where that is known.
+    /// Recognises the server by the request.
     pub(crate) fn of(head: &Parts) -> Option<Self> {
         let path = head.uri.path().trim_end_matches('/');
         let by = |cursor, carry| ResumeBy { cursor, carry, resend: false };
@@ -226,7 +227,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     headers.contains_key(ACCEPT) && event_stream::is_accepted(headers)
 }
 
-/// Whether it asks for the events of an answer that was begun: `GET /v1/responses/{id}?stream=true`.
+/// Whether it asks for the events of an existing answer: `GET /v1/responses/{id}?stream=true`.
 fn is_of_response(path: &str, query: Option<&str>) -> bool {
     let streams = query.is_some_and(|query| query.split('&').any(|parameter| parameter == "stream=true"));
     streams && path.rsplit_once('/').is_some_and(|(parent, _)| parent.ends_with("/responses"))

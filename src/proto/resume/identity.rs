@@ -1,4 +1,4 @@
-//! Whether events are of the answer that they claim to go on with.
+//! Whether events belong to the answer that they claim to continue.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,16 +8,16 @@ use serde_json::{Map, Value};
 
 use crate::proto::dialect::Kind;
 
-/// The ids that an answer goes by.
+/// The ids of an answer.
 #[derive(Debug, Default)]
 pub(crate) struct Identity {
-    /// That of the answer. Empty where it has none.
+    /// The answer's id, or empty.
     id: String,
-    /// In Responses those of its items, as hashes.
+    /// In Responses the ids of its items, as hashes.
     items: HashSet<u64>,
 }
 
-/// An answer of more items is taken at its word.
+/// The items of a larger answer are not checked.
 const MAX_ITEMS: usize = 1024;
 const MAX_ID: usize = 512;
 
@@ -28,14 +28,14 @@ impl Identity {
         &self.id
     }
 
-    /// The answer has begun, under this id.
+    /// The answer has begun, with this id.
     pub(crate) fn began(&mut self, id: &str) {
         if self.id.is_empty() && id.len() <= MAX_ID {
             id.clone_into(&mut self.id);
         }
     }
 
-    /// Learns what an event of the answer adds.
+    /// Adds the ids of an event of the answer.
     pub(crate) fn learn(&mut self, kind: Option<Kind>, data: &[u8]) {
         if kind != Some(Kind::OpenAiResponses) || memmem::find(data, b"response.output_item.added").is_none() {
             return;
@@ -47,7 +47,7 @@ impl Identity {
         }
     }
 
-    /// Whether an event names no other answer than this one. Events that name none are taken at their word.
+    /// Whether an event names no other answer. Events without an id are accepted.
     pub(crate) fn fits(&self, kind: Option<Kind>, data: &[u8]) -> bool {
         let (Some(kind), Ok(Value::Object(data))) = (kind, serde_json::from_slice(data)) else { return true };
         let named = match kind {
@@ -64,7 +64,7 @@ impl Identity {
     }
 }
 
-/// Whether an answer of Responses says that it is made in the background.
+/// Whether an answer of Responses reports that it is made in the background.
 pub(crate) fn in_background(data: &[u8]) -> Option<bool> {
     let data: Value = serde_json::from_slice(data).ok()?;
     data.get("response")?.get("background")?.as_bool()

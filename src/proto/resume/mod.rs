@@ -1,4 +1,4 @@
-//! Where servers say how far a stream has come, and how they are asked for the rest of it.
+//! The cursors of streams, and the requests for their rest.
 
 mod by;
 mod identity;

@@ -1,4 +1,4 @@
-//! Where the text of an event stands, and its id: for an answer that goes on in the place of another one.
+//! Edits the text and the id of an event, for an answer that continues another one.
 
 use memchr::memmem;
 use serde_json::Value;
@@ -6,8 +6,7 @@ use serde_json::Value;
 use crate::proto::dialect::Kind;
 use crate::proto::sse::Block;
 
-/// What an event of Anthropic's says of the blocks of its message, in a form that is the same in all answers that have the
-/// same blocks.
+/// The block structure in an event of Anthropic's, in a form that is equal for all answers with the same blocks.
 pub(crate) fn structure_of(kind: Option<Kind>, block: &Block<'_>) -> Option<Vec<u8>> {
     let data = block.data.as_deref().filter(|_| kind == Some(Kind::Anthropic))?;
     memmem::find(data, b"content_block_st")?;
@@ -48,8 +47,7 @@ pub(crate) fn cut_text(kind: Kind, block: &Block<'_>, text: &str, bytes: usize) 
     Some(event)
 }
 
-/// The same event with `to` in the place of the answer's id `from`; `None` where there is nothing to change. Everything else
-/// stays byte for byte.
+/// Replaces the answer's id `from` by `to`; `None` if there is nothing to change. Everything else stays byte for byte.
 pub(crate) fn with_id(raw: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
     let plain =
         |id: &str| !id.is_empty() && id.bytes().all(|byte| (b' '..0x7F).contains(&byte) && !b"\"\\".contains(&byte));

@@ -12,18 +12,18 @@ use serde_json::Value;
 use super::by::{CONVERSATION_ID, Carry, Mark, ResumeBy, STARTING_AFTER};
 use crate::proto::idempotency_key::IdempotencyKey;
 
-/// What becomes of the request's body.
+/// The body of the request for the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Rest {
-    /// There is none.
+    /// No body.
     Nothing,
-    /// It is sent as it was.
+    /// The original body.
     Same,
-    /// This is sent in its place.
+    /// This body.
     Changed(Bytes),
 }
 
-/// Fields that are about a body which is not sent, or about another representation than the rest of a stream.
+/// Fields about a body that is not sent, or about another representation than the rest of a stream.
 const NOT_OF_A_GET: [HeaderName; 12] = [
     CONTENT_TYPE,
     CONTENT_LENGTH,
@@ -39,9 +39,9 @@ const NOT_OF_A_GET: [HeaderName; 12] = [
     IdempotencyKey::HEADER,
 ];
 
-/// Makes of the head of a request that of the request for the rest behind `mark`, and says what its body is. Everything else
-/// stays: host, credentials, and the parameters of the query. `None` where the cursor or the answer's id cannot be written,
-/// or the `body` is no JSON object that could carry it.
+/// Turns the head of a request into the head of the request for the rest after `mark`, and returns its body. Host,
+/// credentials and query parameters stay. `None` if the cursor or the answer's id cannot be written, or if the `body` is
+/// not a JSON object that could carry it.
 pub(crate) fn rest_of(head: &mut Parts, by: &ResumeBy, mark: &Mark, id: &str, body: Option<&Bytes>) -> Option<Rest> {
     let cursor = encoded(&mark.text);
     match &by.carry {
@@ -100,7 +100,7 @@ fn pairs(query: &str) -> Vec<(&str, &str)> {
     parameters.map(|parameter| parameter.split_once('=').unwrap_or((parameter, ""))).collect()
 }
 
-/// The same URI with another path, where one is given, and with these parameters in place of those of the same name.
+/// Replaces the path, if given, and the parameters of the same names.
 fn with_target(uri: &Uri, path: Option<&str>, parameters: &[(&str, &str)]) -> Option<Uri> {
     let is_new = |parameter: &str| {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);

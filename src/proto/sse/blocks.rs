@@ -1,4 +1,4 @@
-//! Cuts an event stream into pieces that can be handed on one by one.
+//! Splits an event stream into pieces that can be forwarded one by one.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,8 @@ use memchr::memchr;
 use super::field::{Field, LineKind, LineState};
 use super::lines::Lines;
 
-/// Finds where a stream may be cut without cutting an event: behind each event, and behind each comment between two events.
+/// Finds where a stream may be split without splitting an event: after each event, and after each comment between two
+/// events.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Blocks {
     lines: Lines,
@@ -16,18 +17,18 @@ pub(crate) struct Blocks {
     fields: bool,
 }
 
-/// What stands in the bytes between two such places.
+/// The content of the bytes between two such places.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block<'a> {
-    /// The name of the event. Empty where it has none.
+    /// The name of the event, or empty.
     pub(crate) name: &'a [u8],
-    /// The id that it sets. Empty where it clears the id.
+    /// The id that it sets. Empty if it clears the id.
     pub(crate) id: Option<&'a [u8]>,
-    /// Its lines of data, joined by LF; `None` if it is no event.
+    /// Its lines of data, joined by LF; `None` without data.
     pub(crate) data: Option<Cow<'a, [u8]>>,
-    /// How many milliseconds a client that comes back is to wait.
+    /// How many milliseconds a reconnecting client should wait.
     pub(crate) retry: Option<u64>,
-    /// Whether it has any field, even one that means nothing.
+    /// Whether it has any field, even an unknown one.
     pub(crate) has_fields: bool,
     /// Whether its first line is a comment or one of the standard's fields.
     pub(crate) begins_well: bool,
@@ -43,8 +44,8 @@ impl Blocks {
         self.lines.after_cr()
     }
 
-    /// Reads on to the next place at which the stream may be cut, and takes off `bytes` what lies before it. Returns `false`
-    /// where there is none left in them: then all of them were read.
+    /// Reads to the next place at which the stream may be split, and takes the bytes before it off `bytes`. Returns
+    /// `false` if there is no further place; then all bytes were read.
     pub(crate) fn next(&mut self, bytes: &mut &[u8]) -> bool {
         while let Some(piece) = self.lines.next(bytes) {
             self.line.read(piece.content);
@@ -64,13 +65,13 @@ impl Blocks {
     }
 }
 
-/// Where the LF ends that belongs to a CR before `at`, if it has come; else `at`.
+/// The end of the LF after a CR before `at`, if it has come; else `at`.
 pub(crate) fn behind_lf(bytes: &[u8], at: usize) -> usize {
     let ends_in_cr = at.checked_sub(1).and_then(|last| bytes.get(last)) == Some(&b'\r');
     if ends_in_cr && bytes.get(at) == Some(&b'\n') { at + 1 } else { at }
 }
 
-/// Without the byte order mark that a stream may begin with.
+/// Removes the byte order mark at the start of a stream.
 pub(crate) fn without_bom(stream: &[u8]) -> &[u8] {
     stream.strip_prefix(BOM).unwrap_or(stream)
 }
@@ -78,7 +79,7 @@ pub(crate) fn without_bom(stream: &[u8]) -> &[u8] {
 // === impl Block ===
 
 impl<'a> Block<'a> {
-    /// Reads whole lines.
+    /// Parses complete lines.
     pub(crate) fn parse(bytes: &'a [u8]) -> Self {
         let mut block = Self::default();
         let (mut lines, mut rest, mut first) = (Lines::new(), bytes, true);
@@ -118,7 +119,7 @@ impl<'a> Block<'a> {
     }
 }
 
-/// The value of a whole line: one space behind the colon is no part of it.
+/// The value of a complete line, without one space after the colon.
 fn value<'a>(line: &'a [u8], name: &[u8]) -> &'a [u8] {
     let value = line.get(name.len() + 1..).unwrap_or_default();
     value.strip_prefix(b" ").unwrap_or(value)

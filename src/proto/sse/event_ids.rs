@@ -1,4 +1,4 @@
-//! Ids that say how much of a stream was read, so that a reader that was cut off can go on behind it.
+//! Event ids that count the bytes read, so that a reader can continue after a break.
 
 use std::fmt;
 
@@ -7,45 +7,46 @@ use bytes::{Bytes, BytesMut};
 use super::field::{LineKind, LineState};
 use super::lines::{Lines, Piece};
 
-/// The id of an event: which stream it is of, and how many bytes of that stream come before the next event.
+/// The id of an event: its stream, and the number of that stream's bytes before the next event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EventId {
     pub(crate) stream: u64,
     pub(crate) offset: u64,
 }
 
-/// Gives an id to every event of a stream, as the last line of it. Offsets count the bytes of the stream as it came.
+/// Adds an id to every event of a stream, as its last line. Offsets count the bytes of the original stream.
 ///
-/// What is no event gets none: a block of comments loses the blank line behind it, and so does a blank line that ends nothing.
-/// Readers that keep the last id (openai for Python) make an empty event of such a line, which is not JSON. Comments stay.
+/// Other blocks get no id: a block of comments loses the blank line after it, and so does a blank line that ends nothing.
+/// Readers that keep the last id (openai for Python) would make an empty event of such a line, which is not JSON.
+/// Comments stay.
 ///
-/// An `id` of the upstream's own stays too, and does not count: of two, readers take the last.
+/// An `id` of the upstream's stays too, without effect: of two ids, readers take the last.
 #[derive(Clone, Debug)]
 pub(crate) struct EventIds {
     stream: u64,
     lines: Lines,
     line: LineState,
-    /// How many bytes were read.
+    /// The number of bytes read.
     read: u64,
     /// A field has ended since the last blank line.
     in_event: bool,
-    /// Behind the last event that was given an id.
+    /// The offset after the last event with an id.
     border: u64,
-    /// The last byte was the CR of a line that is dropped: a LF that follows is dropped too.
+    /// The last byte was the CR of a dropped line: a following LF is dropped too.
     drops_lf: bool,
-    /// Something was written: what comes next is not the beginning for the reader.
+    /// Something was written: the next byte is not the first for the reader.
     has_written: bool,
 }
 
-/// A change to the bytes that are read.
+/// A change to the bytes.
 enum Edit {
-    /// Before the byte at this place, an id with this offset.
+    /// Insert an id with this offset before the byte at this place.
     Insert { at: usize, offset: u64 },
-    /// The byte at this place goes.
+    /// Drop the byte at this place.
     Drop { at: usize },
 }
 
-/// What one begins with.
+/// The start of a byte order mark.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF";
 
 // === impl EventId ===
@@ -80,7 +81,7 @@ impl EventIds {
         Self { stream, lines, line, read: 0, in_event: false, border: 0, drops_lf: false, has_written: false }
     }
 
-    /// The next bytes of the stream, with the ids of the events that end in them.
+    /// Returns the next bytes of the stream, with the ids of the events that end in them.
     pub(crate) fn write(&mut self, data: &Bytes) -> Bytes {
         let is_its_own = self.read == 0 && data.starts_with(BYTE_ORDER_MARK);
         let written = self.write_ids(data);
@@ -91,7 +92,7 @@ impl EventIds {
         if is_its_own || !written.starts_with(BYTE_ORDER_MARK) {
             return written;
         }
-        // In the middle of a stream it is a part of a name, at its beginning readers drop it: an empty comment comes before.
+        // In mid-stream it belongs to a name; at its start readers drop it: an empty comment comes before.
         [b":\n", &written[..]].concat().into()
     }
 
@@ -119,7 +120,7 @@ impl EventIds {
         out.freeze()
     }
 
-    /// Passes over what a reader has read, up to `offset`. Returns what of `data` is behind that; `None`: nothing yet.
+    /// Skips the bytes that a reader has, up to `offset`. Returns the part of `data` after that; `None`: nothing yet.
     pub(crate) fn skip(&mut self, data: &Bytes, offset: u64) -> Option<Bytes> {
         let left = usize::try_from(offset.saturating_sub(self.read)).unwrap_or(usize::MAX);
         let read = data.slice(..left.min(data.len()));
@@ -127,22 +128,22 @@ impl EventIds {
         if self.read < offset {
             return None;
         }
-        // The event may have ended in a CR, whose LF is no line of its own.
+        // The event may have ended in a CR, whose LF is not a line of its own.
         self.drops_lf = self.lines.after_cr();
         Some(data.slice(read.len()..))
     }
 
-    /// Whether what comes next follows an event, or is the beginning: where a reader can go on.
+    /// Whether the next byte follows an event, or is the first: a reader can continue there.
     pub(crate) fn is_at_border(&self) -> bool {
         self.read == self.border
     }
 
-    /// Reads on, and writes nothing.
+    /// Reads `data` without writing.
     pub(crate) fn pass(&mut self, data: &[u8]) {
         self.scan(data, |_| {});
     }
 
-    /// How many bytes come before what follows the last event that was read.
+    /// The number of bytes up to the end of the last event.
     pub(crate) fn last_border(&self) -> u64 {
         self.border
     }
@@ -291,7 +292,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the stream and its cuts: the same events with the same data; and a reader that goes on behind any of them
+        /// For any stream and chunks: the events and their data stay equal, and a reader that continues after any of them
         /// reads the others.
         #[test]
         fn a_reader_can_go_on_behind_any_event(stream in stream(), cuts in prop::collection::vec(0_usize..9, 0..40)) {
@@ -328,7 +329,7 @@ mod tests {
             }
         }
 
-        /// No other place is one to go on at.
+        /// A reader can continue at no other place.
         #[test]
         fn only_what_follows_an_event_is_a_border(stream in stream()) {
             let data = Bytes::from(stream);

@@ -1,6 +1,6 @@
-//! Reads one line, wherever it is cut: is it blank, a comment, or which field?
+//! Reads one line, in chunks of any size: blank, a comment, or a field.
 
-/// The fields that mean something.
+/// The standard's fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proto) enum Field {
     Data,
@@ -15,16 +15,16 @@ pub(in crate::proto) enum LineState {
     #[default]
     Start,
     Comment,
-    /// A field that means nothing, to its end.
+    /// An unknown field, to its end.
     Unknown,
-    /// In what may be the name of a field, with the number of its bytes that were seen.
+    /// In the possible name of a field, with the number of its bytes so far.
     Name(Field, u8),
-    /// Right behind the colon: one space is no part of the value.
+    /// Right after the colon: one space is not part of the value.
     Colon(Field),
     Value(Field),
 }
 
-/// What a line turned out to be.
+/// The kind of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proto) enum LineKind {
     Blank,
@@ -36,7 +36,7 @@ pub(in crate::proto) enum LineKind {
 // === impl LineKind ===
 
 impl LineKind {
-    /// A line of which nothing was cut off: the same as [`LineState`] finds, at a fraction of its cost.
+    /// Reads a complete line: the result of [`LineState`], at a fraction of its cost.
     #[inline]
     pub(in crate::proto) fn whole(line: &[u8]) -> Self {
         match line {
@@ -78,7 +78,7 @@ impl Field {
 // === impl LineState ===
 
 impl LineState {
-    /// Reads on. Returns what of `content` belongs to the value of [`LineState::value_of`].
+    /// Reads on. Returns the part of `content` that belongs to the value of [`LineState::value_of`].
     pub(in crate::proto) fn read<'a>(&mut self, content: &'a [u8]) -> &'a [u8] {
         let Some(&first) = content.first() else { return &[] };
         match *self {

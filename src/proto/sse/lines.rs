@@ -1,4 +1,4 @@
-//! Cuts a stream into lines, wherever the transport cut it into chunks.
+//! Splits a stream into lines, in chunks of any size.
 
 use memchr::memchr2;
 
@@ -9,7 +9,7 @@ const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LineEnding {
-    /// `\n`. Also what is assumed before the first line has ended.
+    /// `\n`. Assumed before the first line has ended.
     #[default]
     Lf,
     /// `\r\n`.
@@ -21,9 +21,9 @@ pub enum LineEnding {
 /// The line splitter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::proto) struct Lines {
-    /// How much of a byte order mark was seen; all of it once it is known whether there is one.
+    /// The number of bytes of a byte order mark so far; all once it is known whether there is one.
     mark: u8,
-    /// The last byte was a CR: its line has ended, and a LF that follows belongs to it.
+    /// The last byte was a CR: its line has ended, and a following LF belongs to it.
     cr: bool,
     ending: LineEnding,
 }
@@ -32,7 +32,7 @@ pub(in crate::proto) struct Lines {
 #[derive(Debug)]
 pub(in crate::proto) struct Piece<'a> {
     pub(in crate::proto) content: &'a [u8],
-    /// Nothing of the line follows.
+    /// Whether the line is complete.
     pub(in crate::proto) ended: bool,
 }
 
@@ -86,7 +86,7 @@ impl Lines {
                 self.ending = LineEnding::Cr;
             }
         }
-        // Every event ends in a blank line: no need to call the search for it.
+        // Every event ends in a blank line, which needs no search.
         let end = if matches!(first, b'\n' | b'\r') { Some(0) } else { memchr2(b'\n', b'\r', rest) };
         let Some(end) = end else {
             *input = &[];
@@ -101,18 +101,18 @@ impl Lines {
         Some(Piece { content: &rest[..end], ended: true })
     }
 
-    /// Not a byte was read yet.
+    /// Whether no byte was read yet.
     pub(in crate::proto) const fn untouched(&self) -> bool {
         self.mark == 0
     }
 
-    /// A byte order mark can no longer come.
+    /// Whether a byte order mark can no longer come.
     #[inline]
     pub(in crate::proto) const fn mark_settled(&self) -> bool {
         self.mark == 3
     }
 
-    /// Settles that the stream has no byte order mark, where it begins with this byte and that does not begin one.
+    /// Notes that the stream has no byte order mark, if its first byte does not begin one.
     #[inline]
     pub(in crate::proto) fn begin(&mut self, first: u8) {
         if self.untouched() && first != BOM[0] {
@@ -120,13 +120,13 @@ impl Lines {
         }
     }
 
-    /// No line feed may follow that belongs to the line before, nor may a byte order mark.
+    /// Whether neither the LF of the last line nor a byte order mark may follow.
     #[inline]
     pub(in crate::proto) fn is_settled(&self) -> bool {
         self.mark_settled() && !self.cr
     }
 
-    /// The last byte that was read ended a line, in this way.
+    /// Notes that the last byte ended a line, in this way.
     #[inline]
     pub(in crate::proto) fn line_ended(&mut self, ending: LineEnding) {
         (self.cr, self.ending) = (false, ending);
@@ -141,8 +141,8 @@ impl Lines {
     }
 }
 
-/// Reads what may be a byte order mark, so much of which was seen. Returns how much is now, bytes of earlier chunks that
-/// looked like one and are content, and what remains.
+/// Reads a possible byte order mark, of which `mark` bytes have come. Returns the new number, bytes of earlier chunks
+/// that are content after all, and the rest.
 #[cold]
 fn read_mark(mut mark: u8, mut input: &[u8]) -> (u8, &'static [u8], &[u8]) {
     while let (Some(expected), Some((byte, rest))) = (BOM.get(usize::from(mark)), input.split_first()) {

@@ -1,14 +1,14 @@
 //! Server-Sent Events, read from bytes as they come.
 //!
 //! The [`text/event-stream`] format of the WHATWG HTML standard, rule for rule: lines end in LF, CR or CRLF, in any
-//! mixture and cut anywhere; one leading byte order mark is dropped; an `id` with a NUL is ignored; a blank line
-//! without data dispatches nothing, but still commits the id; what follows the last blank line is discarded.
+//! mixture and split anywhere; one leading byte order mark is dropped; an `id` with a NUL is ignored; a blank line
+//! without data dispatches nothing, but still commits the id; data after the last blank line is discarded.
 //!
-//! - [`Scanner`] only follows the stream. It answers "was that an event?" and "may something be inserted here?", in a
-//!   few bytes of memory and without holding a byte back. It is what the layers of this crate use.
-//! - [`Parser`] reads the events. It is for those who consume a stream.
+//! - [`Scanner`] only follows the stream. It answers "was that an event?" and "may something be inserted here?", in a few
+//!   bytes of memory and without holding a byte back. The layers of this crate use it.
+//! - [`Parser`] reads the events, for consumers of a stream.
 //!
-//! Both stand on the same line machinery, so they cannot disagree.
+//! Both use the same line splitter, so they cannot disagree.
 //!
 //! ```
 //! use tower_buttress::proto::sse::{Item, Parser, Scanner};

@@ -6,16 +6,15 @@ use memchr::memchr;
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// Room for an image in base64, as models send them within one event.
+/// Room for an image in base64, which models send within one event.
 const DEFAULT_LIMIT: usize = 8 * 1024 * 1024;
 
-/// Reads events from the bytes of a stream, cut in any way.
+/// Reads events from the bytes of a stream, in chunks of any size.
 ///
-/// Comments and unknown fields are never kept, and of an event not more than a limit (8 MiB, if not told otherwise):
-/// no stream can make the parser hold more than five buffers of that size.
+/// It never keeps comments and unknown fields, and of an event at most a limit (default: 8 MiB): no stream can make the
+/// parser hold more than five buffers of that size.
 ///
-/// What remains at the end of a stream, an event without its blank line, is discarded, as the standard says: just drop
-/// the parser.
+/// An event without its blank line at the end of a stream is discarded, as the standard says: just drop the parser.
 ///
 /// ```
 /// use tower_buttress::proto::sse::{Item, Parser};
@@ -40,17 +39,17 @@ pub struct Parser {
     /// The data lines, each with a LF.
     data: Vec<u8>,
     event_type: Vec<u8>,
-    /// What the last valid `id` line said.
+    /// The value of the last valid `id` line.
     id: Vec<u8>,
     /// What `id` was at the last blank line.
     last_event_id: Vec<u8>,
     uncommitted_id: bool,
     too_large: bool,
-    /// `data` and `event_type` were lent to the caller.
+    /// `data` and `event_type` are borrowed by the caller.
     dispatched: bool,
 }
 
-/// What a [`Parser`] found.
+/// A result of a [`Parser`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Item<'a> {
@@ -58,8 +57,8 @@ pub enum Item<'a> {
     Message(Message<'a>),
     /// A client that reconnects should wait this long first.
     Retry(Duration),
-    /// Up to this blank line the data, the type or the id was longer than the limit. What was too long is lost, and
-    /// with it the event; an id that was not too long is kept.
+    /// The data, the type or the id before this blank line exceeded the limit. The event is lost; an id within the limit
+    /// is kept.
     TooLarge,
 }
 
@@ -69,11 +68,11 @@ pub enum Item<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Message<'a> {
-    /// `message`, where the stream gave no other.
+    /// `message`, unless the stream named another.
     pub event_type: Cow<'a, str>,
     /// The lines of data, joined by LF.
     pub data: Cow<'a, str>,
-    /// The id that this event, or the last one before it with an id, has set; otherwise empty.
+    /// The id of this event, or of the last one before it with an id; otherwise empty.
     pub last_event_id: Cow<'a, str>,
 }
 
@@ -115,7 +114,7 @@ impl Parser {
         }
     }
 
-    /// Keeps at most this number of bytes of the data of an event, of its type, and of its id.
+    /// Keeps at most this number of bytes of an event's data, of its type, and of its id.
     ///
     /// ```
     /// use tower_buttress::proto::sse::{Item, Parser};
@@ -131,7 +130,7 @@ impl Parser {
         self
     }
 
-    /// Reads on in `bytes`, up to the next item, and takes off what it has read. When it returns `None`, all was read.
+    /// Reads `bytes` up to the next item, and advances `bytes`. `None` means that all were read.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Option<Item<'_>> {
         if self.dispatched {
             self.forget_event();
@@ -178,7 +177,7 @@ impl Parser {
         None
     }
 
-    /// The last id that was committed by a blank line: what a reconnecting client sends as `Last-Event-ID`.
+    /// The last id that a blank line has committed: a reconnecting client sends it as `Last-Event-ID`.
     ///
     /// ```
     /// use tower_buttress::proto::sse::Parser;
@@ -192,7 +191,7 @@ impl Parser {
         String::from_utf8_lossy(&self.last_event_id)
     }
 
-    /// How much memory the buffers take, in bytes.
+    /// The memory of the buffers, in bytes.
     #[must_use]
     pub fn buffered(&self) -> usize {
         self.value.bytes.capacity()
@@ -219,7 +218,7 @@ impl Parser {
             return;
         }
         if self.data.len() > self.limit {
-            // The LF of the line before was already one too many.
+            // The LF of the previous line already exceeded the limit.
             self.drop_data();
         } else {
             push(&mut self.data, b"\n", self.limit.saturating_add(1));
@@ -294,7 +293,7 @@ impl Value {
 // === impl Digits ===
 
 impl Digits {
-    /// A number too large to count stays at the largest.
+    /// A number that is too large saturates.
     fn read(&mut self, value: &[u8]) {
         for &byte in value {
             *self = match (byte, *self) {
@@ -308,7 +307,7 @@ impl Digits {
     }
 }
 
-/// Appends, unless the limit would be passed; takes no more memory than the limit.
+/// Appends, unless that would exceed the limit; takes no more memory than the limit.
 fn push(buffer: &mut Vec<u8>, bytes: &[u8], limit: usize) -> bool {
     if bytes.len() > limit.saturating_sub(buffer.len()) {
         return false;

@@ -1,23 +1,23 @@
-//! Follows a stream without holding a byte of it.
+//! Follows a stream without holding bytes.
 
 use super::field::{Field, LineKind, LineState};
 use super::lines::{LineEnding, Lines, Piece};
 use memchr::{memchr, memchr2};
 
-/// Knows at every byte of an event stream where in it that byte is.
+/// Tracks the position in an event stream at every byte.
 ///
-/// It needs constant memory (a few bytes, no allocation) and time linear in the bytes, however they are cut into
-/// slices: any cut of a stream leaves the same state as the whole.
+/// It needs constant memory (a few bytes, no allocation) and time linear in the bytes. The state does not depend on how a
+/// stream is split.
 ///
 /// # Where something may be inserted
 ///
-/// | What | Ask |
+/// | Insertion | Check |
 /// |---|---|
 /// | a comment and a blank line, or a blank line alone | [`block_is_safe`](Self::block_is_safe) |
 /// | a comment line | [`comment_is_safe`](Self::comment_is_safe) |
-/// | either, before the first byte of the stream, if a byte order mark that comes later is then removed | [`at_stream_start`](Self::at_stream_start) |
+/// | either, before the first byte of the stream, if a later byte order mark is then removed | [`at_stream_start`](Self::at_stream_start) |
 ///
-/// Its lines must end in [`ending`](Self::ending). Inserted bytes are not shown to the scanner.
+/// Inserted lines must end in [`ending`](Self::ending). Do not pass inserted bytes to the scanner.
 ///
 /// ```
 /// use tower_buttress::proto::sse::Scanner;
@@ -34,26 +34,26 @@ use memchr::{memchr, memchr2};
 pub struct Scanner {
     lines: Lines,
     line: LineState,
-    /// What lines have ended since the last blank line, and some more: see the constants.
+    /// The kinds of lines since the last blank line, and more: see the constants.
     seen: u8,
 }
 
-/// What a slice of the stream held.
+/// The content of a slice of the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// How many events were dispatched within the slice.
+    /// The number of events dispatched within the slice.
     pub events: usize,
-    /// How many blocks with a field ended within the slice: the events that were dispatched, and those without data, which
-    /// are not, as the first one of an MCP server.
+    /// The number of blocks with a field that ended within the slice: dispatched events, and blocks without data, such as
+    /// the first one of an MCP server.
     pub blocks: usize,
-    /// A part of a field was in the slice: of a line that is neither blank nor a comment, known or not.
+    /// Whether a part of a field was in the slice: of a line that is neither blank nor a comment, known or not.
     ///
     /// An event that arrives slowly shows here before it is dispatched; keep-alive comments never do.
     pub fields: bool,
 }
 
-/// Any field since the last blank line, also one that means nothing.
+/// Any field since the last blank line, even an unknown one.
 const FIELD: u8 = 1;
 const DATA: u8 = 1 << 1;
 const EVENT_TYPE: u8 = 1 << 2;
@@ -94,24 +94,23 @@ impl Scanner {
         self.scan_lines(bytes)
     }
 
-    /// Reads the next bytes of the stream too, and tells only whether a part of a field was among them.
+    /// Reads the next bytes of the stream, and returns only whether they contain a part of a field.
     ///
-    /// Of whole events it looks at both ends: where nothing else is to be known, no byte is looked at twice in a stack. Ids are
-    /// not followed.
+    /// Of complete events it reads only both ends, so that no byte is read twice in a stack. It does not track ids.
     #[inline]
     pub(crate) fn finds_fields(&mut self, bytes: &[u8]) -> bool {
         let Some(first) = bytes.first() else { return false };
         self.lines.begin(*first);
-        // A line that begins otherwise is a field.
+        // A line with another beginning is a field.
         if matches!(first, b':' | b'\n' | b'\r') || !(self.lines.is_settled() && self.line.at_start()) {
             return self.scan_lines(bytes).fields;
         }
         self.skip_to_blank_line(bytes) || self.scan_lines(bytes).fields
     }
 
-    /// Reads on like [`scan`](Self::scan), for a caller that needs neither events nor ids, only the place in the stream.
+    /// Reads on like [`scan`](Self::scan), for a caller that needs only the position in the stream, not events or ids.
     ///
-    /// Of bytes that end in an empty line it looks at the last ones, since what came before makes no difference then.
+    /// If the bytes end in an empty line it reads only the last ones: earlier bytes make no difference then.
     #[inline(never)]
     pub(crate) fn skim(&mut self, bytes: &[u8]) {
         if let Some(first) = bytes.first() {
@@ -122,8 +121,8 @@ impl Scanner {
         }
     }
 
-    /// Goes to the end of `bytes` without a look at what comes before it, if that is a blank line: behind one a stream is between
-    /// two events. A byte order mark must not be possible any more.
+    /// Skips to the end of `bytes`, if that is a blank line: after one a stream is between two events. A byte order mark
+    /// must no longer be possible.
     #[inline]
     fn skip_to_blank_line(&mut self, bytes: &[u8]) -> bool {
         let ending = match bytes {
@@ -137,7 +136,7 @@ impl Scanner {
         true
     }
 
-    /// Where events are alone in their chunks, as most are, all of them begin here.
+    /// True for every chunk if each has complete events, as most do.
     #[inline]
     fn is_between_events(&self) -> bool {
         self.lines.is_settled() && self.line.at_start() && self.seen & !ANY_ID == 0
@@ -171,7 +170,7 @@ impl Scanner {
         progress
     }
 
-    /// What the line is that has ended, if one has.
+    /// Returns the kind of the line that has ended, if one has.
     #[inline]
     fn read(&mut self, piece: &Piece<'_>) -> Option<LineKind> {
         if !piece.ended || !self.line.at_start() {
@@ -184,7 +183,7 @@ impl Scanner {
         Some(ended)
     }
 
-    /// The same for a line that is cut.
+    /// The same for an incomplete line.
     #[cold]
     fn read_part(&mut self, piece: &Piece<'_>) -> Option<LineKind> {
         let value = self.line.read(piece.content);
@@ -205,23 +204,23 @@ impl Scanner {
         self.seen & what != 0
     }
 
-    /// A comment line *and a blank line*, or a blank line alone, may be inserted here: no reader that follows the
-    /// standard dispatches, commits or forgets anything because of it.
+    /// Whether a comment line *and a blank line*, or a blank line alone, may be inserted here: no standard-compliant
+    /// reader dispatches, commits or drops anything because of it.
     ///
-    /// True at the start of a line, when no field has come since the last blank line and a byte order mark can no
-    /// longer come. (A `retry` or an unknown field leaves nothing behind that a blank line could disturb, by the
-    /// standard; but readers exist that make an empty event of it.)
+    /// True at the start of a line, if no field has come since the last blank line and a byte order mark can no longer
+    /// come. (By the standard a `retry` or an unknown field leaves no state that a blank line could disturb; but some
+    /// readers make an empty event of it.)
     #[must_use]
     #[inline]
     pub fn block_is_safe(&self) -> bool {
         self.lines.mark_settled() && self.line.at_start() && !self.has(FIELD)
     }
 
-    /// A comment line, without a blank line, may be inserted here, if it ends in [`ending`](Self::ending).
+    /// Whether a comment line, without a blank line, may be inserted here, if it ends in [`ending`](Self::ending).
     ///
-    /// True at the start of a line, also between the lines of an event, when a byte order mark can no longer come.
-    /// Not behind a CR whose LF may still come: that LF would be a blank line of its own. Where the stream ends its
-    /// lines in CR, the comment does too, and the LF would join it.
+    /// True at the start of a line, also between the lines of an event, if a byte order mark can no longer come. Not
+    /// after a CR whose LF may still come: that LF would become a blank line. If the stream ends its lines in CR, the
+    /// comment does too, and the LF would join it.
     #[must_use]
     #[inline]
     pub fn comment_is_safe(&self) -> bool {
@@ -230,64 +229,64 @@ impl Scanner {
             && (!self.lines.after_cr() || self.lines.ending() == LineEnding::Cr)
     }
 
-    /// Not a byte was read yet.
+    /// Whether no byte was read yet.
     ///
-    /// What is inserted here comes before a byte order mark that the stream may begin with. A reader would not know
-    /// that mark for one: it must be removed.
+    /// Bytes inserted here come before a byte order mark that the stream may begin with. A reader would take that mark
+    /// for content: remove it.
     #[must_use]
     pub fn at_stream_start(&self) -> bool {
         self.lines.untouched()
     }
 
-    /// The first bytes of the stream may yet turn out to be a byte order mark.
+    /// Whether the first bytes of the stream may still become a byte order mark.
     #[must_use]
     pub fn bom_is_possible(&self) -> bool {
         !self.lines.mark_settled()
     }
 
-    /// Between two lines, or before the first. A CR ends its line at once.
+    /// Whether the position is between two lines, or before the first. A CR ends its line at once.
     #[must_use]
     pub fn at_line_start(&self) -> bool {
         self.line.at_start() && (self.lines.mark_settled() || self.lines.untouched())
     }
 
-    /// A field, even one that means nothing, has ended since the last blank line.
+    /// Whether a field, even an unknown one, has ended since the last blank line.
     #[must_use]
     pub fn in_event(&self) -> bool {
         self.has(FIELD)
     }
 
-    /// Data was read: the next blank line dispatches an event.
+    /// Whether data was read: the next blank line dispatches an event.
     #[must_use]
     pub fn has_data(&self) -> bool {
         self.has(DATA)
     }
 
-    /// An `event` field was read: the next blank line uses it, or drops it.
+    /// Whether an `event` field was read: the next blank line uses it, or drops it.
     #[must_use]
     pub fn has_event_type(&self) -> bool {
         self.has(EVENT_TYPE)
     }
 
-    /// An `id` field was read that takes effect at the next blank line, with or without data.
+    /// Whether an `id` field was read that the next blank line commits, with or without data.
     #[must_use]
     pub fn has_uncommitted_id(&self) -> bool {
         self.has(ID)
     }
 
-    /// The stream has set an id, committed or not.
+    /// Whether the stream has set an id, committed or not.
     #[must_use]
     pub fn id_seen(&self) -> bool {
         self.has(ANY_ID)
     }
 
-    /// The last byte was a CR: a LF that follows belongs to it.
+    /// Whether the last byte was a CR: a following LF belongs to it.
     #[must_use]
     pub fn after_cr(&self) -> bool {
         self.lines.after_cr()
     }
 
-    /// How the stream ended the last line of which that is known.
+    /// The last known line ending of the stream.
     #[must_use]
     pub fn ending(&self) -> LineEnding {
         self.lines.ending()
@@ -308,7 +307,7 @@ fn is_event(bytes: &[u8]) -> bool {
 // === impl Progress ===
 
 impl Progress {
-    /// The upstream works on an event, or has finished one: what it sent was not only comments and blank lines.
+    /// Whether the upstream works on an event, or has finished one: it sent more than comments and blank lines.
     ///
     /// ```
     /// use tower_buttress::proto::sse::Scanner;
@@ -335,7 +334,7 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// How many bytes were looked at one by one.
+        /// The number of bytes that were read one by one.
         pub(super) static SCANNED: Cell<usize> = const { Cell::new(0) };
     }
 

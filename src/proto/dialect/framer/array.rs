@@ -21,14 +21,14 @@ enum Array {
     Between,
     Element,
     Closed,
-    /// It is no array.
+    /// It is not an array.
     Broken,
 }
 
 // === impl ArrayFramer ===
 
 impl ArrayFramer {
-    /// Whether the array has begun, or may yet, and is not closed.
+    /// Whether the array has begun, or may still begin, and is not closed.
     pub(super) fn is_open(&self) -> bool {
         !matches!(self.state, Array::Closed | Array::Broken)
     }

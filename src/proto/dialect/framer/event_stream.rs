@@ -12,15 +12,15 @@ use crate::proto::sse::lines::{LineEnding, Lines, Piece};
 pub(in crate::proto::dialect) struct SseFramer {
     lines: Lines,
     line: LineState,
-    /// The event so far, as far as it came in earlier chunks.
+    /// The part of the event from earlier chunks.
     name: Vec<u8>,
     data: PartialEvent,
     has_data: bool,
-    /// The line that is cut, where it is no data.
+    /// The incomplete line, if it is not data.
     cut: Vec<u8>,
-    /// The line that is cut is data, and has been begun in `data`.
+    /// The incomplete line is data, and its beginning is in `data`.
     cut_data: bool,
-    /// Lines that are no field, and may be a JSON object.
+    /// Lines without a field name, which may be a JSON object.
     stray: PartialEvent,
     stray_position: JsonPosition,
     /// A field has come since the last blank line.
@@ -29,7 +29,7 @@ pub(in crate::proto::dialect) struct SseFramer {
     ids: bool,
 }
 
-/// The names of events are words.
+/// Longer texts are not names of events.
 const MAX_NAME: usize = 128;
 
 // === impl SseFramer ===
@@ -37,10 +37,9 @@ const MAX_NAME: usize = 128;
 impl SseFramer {
     pub(super) fn read(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Frame<'_>, usize)) -> usize {
         let all = bytes;
-        // Where the event that is being read begins.
+        // The start of the current event.
         let mut start = 0;
-        // An event that lies in one chunk, which is the usual case, is not copied. Of one that is cut, `self` has the part
-        // that came before.
+        // An event within one chunk, the usual case, is not copied. Of an incomplete event, `self` has the earlier part.
         let mut name: Option<&[u8]> = None;
         let mut data: Option<&[u8]> = None;
         while let Some(piece) = self.lines.next(&mut bytes) {
@@ -90,7 +89,7 @@ impl SseFramer {
         start
     }
 
-    /// The stream has ended. What is cut stays where it is.
+    /// The stream has ended. An incomplete event stays.
     pub(super) fn end(&mut self, found: &mut impl FnMut(Frame<'_>)) {
         let (mut line, cut) = (self.line, std::mem::take(&mut self.cut));
         if line.end() == LineKind::Unknown && self.closes_stray(&cut) {
@@ -107,7 +106,7 @@ impl SseFramer {
         }
     }
 
-    /// Whether the JSON of lines that are no field is whole with this one.
+    /// Whether the JSON of lines without a field name is complete with this line.
     fn closes_stray(&self, line: &[u8]) -> bool {
         let is_first = self.stray.is_empty();
         let (mut position, json) = if is_first {
@@ -118,7 +117,7 @@ impl SseFramer {
         (!is_first || json.starts_with(b"{")) && position.close(json, 0).is_some()
     }
 
-    /// Nothing is held of an event, nor of a line.
+    /// Whether nothing of an event or a line is held.
     #[inline]
     pub(super) fn is_at_rest(&self) -> bool {
         let between_lines = self.lines.mark_settled() && !self.lines.after_cr() && self.line.at_start();
@@ -139,7 +138,7 @@ impl SseFramer {
         self.lines.ending()
     }
 
-    /// Whether a line that has ended so lies between events, or ends one.
+    /// Whether a line that ended this way is between events, or ends one.
     #[inline]
     fn is_between(&mut self, ended: LineKind) -> bool {
         match ended {
@@ -150,7 +149,7 @@ impl SseFramer {
         !self.fields
     }
 
-    /// Reads a piece of a line that was cut. Returns whether it ends between events.
+    /// Reads a piece of an incomplete line. Returns whether it ends between events.
     #[cold]
     fn read_part(&mut self, piece: &Piece<'_>, found: &mut impl FnMut(Frame<'_>)) -> bool {
         if self.line.at_start() {
@@ -198,7 +197,7 @@ impl SseFramer {
         self.cut_data = true;
     }
 
-    /// Keeps what was read of an event that goes on in another line or chunk.
+    /// Keeps the part of an event that continues in another line or chunk.
     fn hold(&mut self, name: Option<&[u8]>, data: Option<&[u8]>) {
         if let Some(name) = name {
             self.name.clear();
@@ -218,7 +217,7 @@ impl SseFramer {
         self.name.clear();
     }
 
-    /// Reads a line that is no field of an event stream.
+    /// Reads a line without a field of an event stream.
     #[cold]
     fn read_stray(&mut self, line: &[u8], found: &mut impl FnMut(Frame<'_>)) {
         if self.stray.is_empty() {
@@ -239,7 +238,7 @@ impl SseFramer {
     }
 }
 
-/// What a whole line has behind the name of its field: one space is no part of the value.
+/// The value of a complete line, after the name of its field and one optional space.
 fn value<'a>(line: &'a [u8], name: &[u8]) -> &'a [u8] {
     let value = line.get(name.len() + 1..).unwrap_or_default();
     value.strip_prefix(b" ").unwrap_or(value)

@@ -1,22 +1,22 @@
-//! What is found of a stream.
+//! The results of framing.
 
 use crate::proto::dialect::event::Event;
 
-/// What a [`Framer`](super::Framer) finds.
+/// A result of a [`Framer`](super::Framer).
 #[derive(Debug)]
 pub(in crate::proto::dialect) enum Frame<'a> {
     Event(Event<'a>),
-    /// One that the stream has ended in, with all of its data.
+    /// A complete event whose closing blank line is missing at the end of the stream.
     Unended(Event<'a>),
-    /// Something that only shows that the peer is alive.
+    /// A keep-alive.
     KeepAlive,
-    /// An event too large to be looked at.
+    /// An event that is too large to read.
     TooLarge,
-    /// JSON that is no event: what is in an array beside objects.
+    /// JSON that is not an event: array elements other than objects.
     NoEvent,
 }
 
-/// An event, or that it was too large.
+/// Returns an event, or that it was too large.
 pub(super) fn event<'a>(name: &'a str, data: Option<&'a [u8]>, shortened: bool, misplaced: bool) -> Frame<'a> {
     data.map_or(Frame::TooLarge, |data| Frame::Event(Event { name, data, shortened, misplaced }))
 }

@@ -1,11 +1,11 @@
-//! A JSON value on each line.
+//! One JSON value per line.
 
 use memchr::memchr;
 
 use super::frame::{Frame, event};
 use super::partial::{MAX_WHOLE, PartialEvent};
 
-/// Reads on, like [`Framer::read`](super::Framer::read). `held`: the line that is cut.
+/// Reads on, like [`Framer::read`](super::Framer::read). `held`: the incomplete line.
 pub(super) fn read(held: &mut PartialEvent, bytes: &[u8], found: &mut impl FnMut(Frame<'_>, usize)) -> usize {
     let mut start = 0;
     while let Some(end) = bytes.get(start..).and_then(|rest| memchr(b'\n', rest)) {
@@ -22,7 +22,7 @@ pub(super) fn read(held: &mut PartialEvent, bytes: &[u8], found: &mut impl FnMut
     start
 }
 
-/// The stream has ended. A line whose JSON is cut stays where it is.
+/// The stream has ended. A line with truncated JSON stays.
 pub(super) fn end(held: &mut PartialEvent, found: &mut impl FnMut(Frame<'_>, usize)) {
     if !held.is_empty() && !held.is_cut_json() {
         held.finish(|data, shortened| found(line_event(data, shortened), 0));

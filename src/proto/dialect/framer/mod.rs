@@ -1,13 +1,13 @@
-//! Cuts a stream into events, wherever the transport cut it.
+//! Splits a stream into events, in chunks of any size.
 //!
 //! | File | Holds |
 //! |---|---|
-//! | `mod.rs` | one framer for all that a stream may be |
-//! | `frame.rs` | what they find |
+//! | `mod.rs` | one framer for all formats |
+//! | `frame.rs` | its results |
 //! | `event_stream.rs` | `text/event-stream` |
-//! | `lines.rs` | a JSON value on each line |
+//! | `lines.rs` | one JSON value per line |
 //! | `array.rs` | the elements of one JSON array |
-//! | `partial.rs` | the bytes of an event that is not whole yet |
+//! | `partial.rs` | the bytes of an incomplete event |
 
 mod array;
 mod event_stream;
@@ -24,7 +24,7 @@ pub(super) use self::partial::{MAX_WHOLE, PartialEvent};
 use super::event::Framing;
 use crate::proto::sse::lines::LineEnding;
 
-/// Puts events together.
+/// Assembles events.
 #[derive(Debug)]
 pub(super) enum Framer {
     EventStream(Box<SseFramer>),
@@ -43,8 +43,8 @@ impl Framer {
         }
     }
 
-    /// Reads on, and shows what it finds, with where in `bytes` it began (0 where that was before). Returns how many of the bytes
-    /// belong to whole events.
+    /// Reads `bytes`, and passes each result to `found` with its start in `bytes` (0 if that was earlier). Returns how
+    /// many of the bytes belong to complete events.
     pub(super) fn read(&mut self, bytes: &[u8], found: &mut impl FnMut(Frame<'_>, usize)) -> usize {
         match self {
             Self::EventStream(framer) => framer.read(bytes, found),
@@ -53,7 +53,7 @@ impl Framer {
         }
     }
 
-    /// The stream has ended. JSON needs no line feed behind it, if it is whole.
+    /// The stream has ended. Complete JSON needs no final line feed.
     pub(super) fn end(&mut self, found: &mut impl FnMut(Frame<'_>, usize)) {
         match self {
             Self::EventStream(framer) => framer.end(&mut |frame| found(frame, 0)),
@@ -62,7 +62,7 @@ impl Framer {
         }
     }
 
-    /// How the lines of an event stream end that is between two events: those who know what comes next may read it.
+    /// The line ending of an event stream that is between two events.
     #[inline]
     pub(super) fn between_events(&self) -> Option<LineEnding> {
         match self {
@@ -87,7 +87,7 @@ impl Framer {
         }
     }
 
-    /// Whether the stream is inside of an event, which would be lost if it ended here.
+    /// Whether the stream is inside an event, which would be lost if it ended here.
     pub(super) fn in_event(&self) -> bool {
         match self {
             Self::EventStream(framer) => framer.in_event(),
@@ -96,7 +96,7 @@ impl Framer {
         }
     }
 
-    /// Whether the stream may have come to its end here: nothing of an event would be lost, and an array is closed.
+    /// Whether the stream may end here: outside an event, and with its array closed.
     pub(super) fn may_end(&self) -> bool {
         match self {
             Self::EventStream(_) | Self::Lines(_) => !self.in_event(),

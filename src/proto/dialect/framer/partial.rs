@@ -1,16 +1,16 @@
-//! The bytes of an event that is not whole yet.
+//! The bytes of an incomplete event.
 
 use crate::proto::dialect::json::{JsonPosition, Shortener};
 
-/// Bytes of an event that is not complete, bounded.
+/// The bytes of an incomplete event, bounded.
 #[derive(Debug, Default)]
 pub(in crate::proto::dialect) struct PartialEvent {
     raw: Vec<u8>,
-    /// In place of `raw`, once that became too large.
+    /// Replaces `raw` once that became too large.
     short: Option<Box<Shortener>>,
 }
 
-/// An event that is no larger is looked at as it is.
+/// Events up to this size are kept unchanged.
 pub(in crate::proto::dialect) const MAX_WHOLE: usize = 64 * 1024;
 
 // === impl PartialEvent ===
@@ -37,18 +37,18 @@ impl PartialEvent {
         self.raw.trim_ascii().is_empty() && self.short.is_none()
     }
 
-    /// Whether a bracket or a string is open in what is held.
+    /// Whether a bracket or a string is open in the held bytes.
     pub(super) fn is_cut_json(&self) -> bool {
         if let Some(short) = &self.short {
             return short.is_open();
         }
         let mut position = JsonPosition::default();
-        // Never closes: that depth is not reached.
+        // No value closes at that depth.
         let _ = position.close(&self.raw, usize::MAX);
         position.is_open()
     }
 
-    /// Shows what is held and whether its strings were cut, and forgets it.
+    /// Passes the held bytes to `show`, with whether their strings were cut, and drops them.
     pub(in crate::proto::dialect) fn finish(&mut self, show: impl FnOnce(Option<&[u8]>, bool)) {
         match self.short.take() {
             Some(short) => show(short.kept(), true),

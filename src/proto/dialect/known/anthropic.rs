@@ -11,7 +11,7 @@ use crate::proto::dialect::reader::Dialect;
 
 #[derive(Debug, Default)]
 pub(super) struct Anthropic {
-    /// How `message_delta` said that the message ends. It has ended with `message_stop` only.
+    /// The end reported in `message_delta`. The message has ended only with `message_stop`.
     reason: Option<End>,
 }
 
@@ -55,7 +55,8 @@ impl Dialect for Anthropic {
             "error" => {
                 facts(Fact::Failed(Fault::inside(&data).or_else(|| Fault::of_object(&data)).unwrap_or_default()));
             }
-            // "ping", and what may come: the documentation asks to tolerate unknown events, which have a type too.
+            // "ping", and future events: the documentation asks clients to tolerate unknown events, which have a type
+            // too.
             kind => facts(match Fault::inside(&data) {
                 Some(fault) => Fact::Failed(fault),
                 None if kind.is_empty() => Fact::Other,

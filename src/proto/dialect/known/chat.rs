@@ -1,6 +1,6 @@
-//! OpenAI's chat completions and its family.
+//! OpenAI's chat completions and compatible APIs.
 //!
-//! `https://platform.openai.com/docs/api-reference/chat-streaming`. What others add is noted where it is read.
+//! `https://platform.openai.com/docs/api-reference/chat-streaming`. Additions of other providers are noted in place.
 
 use serde_json::{Map, Value};
 
@@ -19,7 +19,7 @@ pub(super) struct Chat {
     failed: bool,
 }
 
-/// What a `finish_reason` says.
+/// The meaning of a `finish_reason`.
 enum Reason {
     End(End),
     Failed,
@@ -54,7 +54,7 @@ impl Chat {
         }
     }
 
-    /// Reads one choice. Returns whether it said anything.
+    /// Reads one choice. Returns whether it had content.
     fn choice(&mut self, event: &Event<'_>, choice: &Map<String, Value>, facts: &mut Facts<'_>) -> bool {
         let number = index(choice, "index");
         self.choices.see(number);
@@ -101,7 +101,7 @@ impl Dialect for Chat {
             return facts(match self.choices.all_ended() {
                 _ if self.failed => Fact::Other,
                 Some(end) => Fact::Ended(end),
-                // Where one choice ends with a reason, the others do too: it is no habit of this upstream to leave it out.
+                // If one choice ended with a reason, the others must too: this upstream does report reasons.
                 None if self.choices.any_ended() => Fact::Other,
                 None => Fact::Marker,
             });
@@ -124,7 +124,7 @@ impl Dialect for Chat {
     fn answer(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
         if let Some(Value::Object(mut answer)) = json::parse(event.data) {
             let mut choices = list(&answer, "choices").into_iter().flatten().filter_map(Value::as_object);
-            // An error beside an answer takes nothing from it.
+            // An error beside an answer does not invalidate the answer.
             if choices
                 .any(|choice| matches!(Reason::of(text(choice, "finish_reason").unwrap_or_default()), Reason::End(_)))
             {
@@ -136,7 +136,7 @@ impl Dialect for Chat {
     }
 }
 
-/// Reads what a choice adds: a `delta` of a stream, or the `message` of an answer.
+/// Reads a choice's addition: a `delta` of a stream, or the `message` of an answer.
 fn read_delta(delta: &Map<String, Value>, say: &mut impl FnMut(Channel, &str)) {
     // DeepSeek, llama.cpp and older vLLM; OpenRouter and newer vLLM.
     for key in ["reasoning_content", "reasoning"] {

@@ -10,7 +10,7 @@ use crate::proto::dialect::fault::Fault;
 use crate::proto::dialect::kind::Kind;
 use crate::proto::dialect::reader::Dialect;
 
-/// It has no closing event: the end of the stream is the end, if each candidate has given its reason.
+/// It has no closing event: the stream's end is the end, if each candidate has given its reason.
 #[derive(Debug, Default)]
 pub(super) struct Gemini {
     started: bool,
@@ -47,7 +47,7 @@ impl Gemini {
         }
     }
 
-    /// Reads one candidate. Returns whether it said anything.
+    /// Reads one candidate. Returns whether it had content.
     fn candidate(&mut self, event: &Event<'_>, candidate: &Map<String, Value>, facts: &mut Facts<'_>) -> bool {
         let number = index(candidate, "index");
         self.candidates.see(number);
@@ -60,7 +60,7 @@ impl Gemini {
         match reason {
             "STOP" => self.end_candidate(number, End::Whole, facts),
             "MAX_TOKENS" => self.end_candidate(number, End::Limit, facts),
-            // The caller is to ask for the rest with the token that comes with it, as the official client does.
+            // The caller must ask for the rest with the token in this event, as the official client does.
             "CONTINUATION" => self.end_candidate(number, End::Paused, facts),
             "SAFETY" | "RECITATION" | "LANGUAGE" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "MODEL_ARMOR"
             | "ESCALATION" => self.end_candidate(number, End::Filtered, facts),

@@ -16,15 +16,15 @@ mod gemini;
 mod ollama;
 mod responses;
 
-/// Where facts go.
+/// The receiver of facts.
 type Facts<'f> = dyn FnMut(Fact<'_>) + 'f;
 
-/// Which of several answers in one stream were seen, and how they ended.
+/// The answers seen in one stream, and how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Choices {
     seen: u128,
     ended: u128,
-    /// One whose number is too large to be remembered.
+    /// An answer whose number is too large to track.
     untold: bool,
     worst: Option<End>,
 }
@@ -32,7 +32,7 @@ struct Choices {
 // === impl Kind ===
 
 impl Kind {
-    /// Reads events and answers of this dialect.
+    /// Returns a reader of this dialect's events and answers.
     #[must_use]
     pub fn dialect(self) -> Box<dyn Dialect> {
         match self {
@@ -45,7 +45,7 @@ impl Kind {
         }
     }
 
-    /// What the value of a key is to this dialect's events, where two events may differ in it and say the same.
+    /// Returns the role of a key's value in this dialect's events, by which two events can be compared.
     pub(super) fn role(self, key: &[u8]) -> ValueRole {
         match (self, key) {
             (Self::OpenAiChat, b"content" | b"reasoning_content" | b"reasoning" | b"text" | b"arguments")
@@ -85,19 +85,19 @@ impl Choices {
         self.worst = self.worst.max(Some(end));
     }
 
-    /// How all of them ended, once all have.
+    /// How all of them ended, if they have.
     fn all_ended(&self) -> Option<End> {
         let end = self.worst.filter(|_| self.seen == self.ended)?;
         Some(if self.untold { End::Unknown } else { end })
     }
 
-    /// Whether one has, so that the others will have to.
+    /// Whether one has ended, so the others must too.
     fn any_ended(&self) -> bool {
         self.ended != 0
     }
 }
 
-/// A piece of an event whose texts may have been cut: then it is known to be there, and not what it says.
+/// A piece of an event whose texts may have been cut: then only its presence is known.
 fn delta<'a>(event: &Event<'_>, choice: u32, channel: Channel, text: &'a str) -> Fact<'a> {
     if event.shortened { Fact::opaque(choice) } else { Fact::delta(choice, channel, text) }
 }

@@ -54,13 +54,13 @@ impl Ollama {
             facts(Fact::Usage(Usage::new(input, output)));
         }
         facts(match text(line, "done_reason") {
-            // Nothing was asked but to load the model, or to let go of it.
+            // The request only loaded or unloaded the model.
             Some("stop" | "load" | "unload") => Fact::Ended(End::Whole),
             Some("length") => Fact::Ended(End::Limit),
             // The connection to the process that runs the model was lost.
             Some("") => Fact::Failed(Fault::of_code("runner_connection_closed")),
             Some(_) => Fact::Ended(End::Unknown),
-            // Old versions; new ones too where the runner was lost, since they leave out what is empty.
+            // Old versions; also new ones after losing the runner, since they omit empty members.
             None => Fact::Marker,
         });
     }

@@ -15,7 +15,7 @@ pub(super) struct Responses;
 impl Dialect for Responses {
     fn event(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
         if event.data.trim_ascii() == b"[DONE]" {
-            // OpenRouter and others write it behind the end, and it says nothing of its own.
+            // OpenRouter and others write it after the end; it carries no information.
             return facts(Fact::Other);
         }
         let Some(Value::Object(data)) = json::parse(event.data) else {
@@ -34,7 +34,8 @@ impl Dialect for Responses {
                 let kind = text(&data, "type").unwrap_or(event.name);
                 let response = response.unwrap_or(&data);
                 let told = kind.strip_prefix("response.").unwrap_or_default();
-                // An event that says less than what is in it: some servers close whatever came with `response.completed`.
+                // The event's name may say less than its content: some servers end every response with
+                // `response.completed`.
                 let status = some_text(response, "status").filter(|_| told == "completed").unwrap_or(told);
                 read_end(status, response, facts);
             }
@@ -73,7 +74,7 @@ impl Dialect for Responses {
                 read_end(status, &response, facts);
             }
             (_, Some(fault)) => facts(Fact::Failed(fault)),
-            // It is made in the background, and will be asked for again.
+            // It is made in the background, and the caller will poll for it.
             (Some(_), None) => facts(Fact::Ended(End::Paused)),
             (None, None) => {}
         }

@@ -1,4 +1,4 @@
-//! Where the values of an event lie that may differ.
+//! The places of an event's variable values.
 
 use super::parts::{Delta, ValueRole};
 use super::scan::{digits, string};
@@ -7,15 +7,15 @@ use crate::proto::dialect::event::Event;
 use crate::proto::dialect::fact::Text;
 use crate::proto::dialect::kind::Kind;
 
-/// Where an event has values that may differ.
+/// An event with the places of its variable values.
 #[derive(Debug)]
 pub(super) struct Form {
-    /// The event without them.
+    /// The event without those values.
     pub(super) text: Vec<u8>,
     pub(super) values: Vec<Value>,
 }
 
-/// A value that may differ.
+/// A variable value.
 #[derive(Debug)]
 pub(super) struct Value {
     pub(super) hole: Hole,
@@ -26,13 +26,13 @@ pub(super) struct Value {
 /// The place of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hole {
-    /// Where in the text what stands before it ends.
+    /// The end of the text before it.
     pub(super) at: usize,
     pub(super) role: ValueRole,
     pub(super) is_string: bool,
 }
 
-/// Beyond that, comparing is no cheaper than parsing is rare.
+/// With more, comparing costs as much as parsing.
 pub(super) const MAX_HOLES: usize = 24;
 pub(super) const MAX_EVENT: usize = 4 * 1024;
 
@@ -79,7 +79,7 @@ impl Form {
                     rest = rest.get(length..)?;
                     continue;
                 }
-                // What is inside of brackets has keys of its own; their elements have none.
+                // Objects inside brackets have their own keys; array elements have none.
                 b'{' | b'[' => {
                     role = ValueRole::Literal;
                     1
@@ -94,7 +94,7 @@ impl Form {
         (texts == 1 && places == 1).then_some(form)
     }
 
-    /// Leaves a value out, or keeps it where it must be the same. `None`: there are too many of them.
+    /// Leaves a value out, or keeps it if it must be equal. `None`: there are too many.
     fn value(&mut self, role: ValueRole, value: &[u8], is_string: bool) -> Option<()> {
         if role == ValueRole::Literal {
             self.text.extend_from_slice(value);
@@ -112,7 +112,7 @@ impl Form {
         self.text == other.text && holes(self) == holes(other)
     }
 
-    /// Notes which values differ from those of an earlier event.
+    /// Notes which values differ from an earlier event's.
     pub(super) fn compare(&mut self, earlier: &Self) {
         for (value, earlier) in self.values.iter_mut().zip(&earlier.values) {
             value.differs |= earlier.differs || value.seen != earlier.seen;

@@ -1,12 +1,12 @@
-//! Recognises events that differ from an earlier one in their text only.
+//! Recognises events that differ from an earlier one only in their text.
 //!
-//! Almost all events of a stream are alike: the same members in the same order, with another piece of text. One of them was
-//! parsed; the next are compared with it, byte for byte outside of the values that may differ, and where they lie whole in a chunk,
-//! they are not even cut into lines before. That costs a tenth of a parse, and allocates nothing: what does not match to the byte
-//! is parsed. So that it reads what a parser reads, nothing is learned of an event in which the text stands twice, or a number that
-//! counts, or whose keys are written with escapes: which of them a parser took cannot be seen.
+//! Almost all events of a stream are alike: the same members in the same order, with another piece of text. The first is
+//! parsed; the next are compared with it, byte for byte outside the variable values. If they lie within one chunk they
+//! are not even split into lines. That costs a tenth of parsing, and allocates nothing; an event that does not match
+//! exactly is parsed. To read what a parser reads, no event is learned in which the text, or a number that counts, occurs
+//! twice, or whose keys have escapes: which of them a parser used is unknown.
 //!
-//! A value that may differ, and does not (an id, a time), is compared with what stands around it, at once. The first event in
+//! A variable value that does not vary (an id, a time) is compared together with the text around it. The first event in
 //! which it differs is parsed.
 
 mod form;
@@ -26,30 +26,30 @@ use super::framer::MAX_WHOLE;
 use super::kind::Kind;
 use crate::proto::sse::LineEnding;
 
-/// Some events that were parsed. More than one, since several answers, or text and thoughts, may take turns.
+/// Some parsed events. Several, since several answers, or text and thoughts, may alternate.
 #[derive(Debug, Default)]
 pub(super) struct Templates {
     known: Vec<Template>,
-    /// Which one is replaced next.
+    /// The one that is replaced next.
     oldest: usize,
 }
 
-/// One event that was parsed.
+/// One parsed event.
 #[derive(Debug)]
 struct Template {
     name: String,
     choice: u32,
     channel: Channel,
     has_usage: bool,
-    /// Data of several lines lies otherwise in an event stream than in an event.
+    /// Data of several lines has another form in an event stream.
     is_one_line: bool,
     form: Form,
-    /// What stands before, between and behind the values that differ.
+    /// The text before, between and after the variable values.
     text: Vec<u8>,
     holes: Vec<Hole>,
 }
 
-/// What an event that matched says.
+/// The content of a matched event.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Matched<'a> {
     text: &'a [u8],
@@ -64,14 +64,14 @@ const MAX_TEMPLATES: usize = 4;
 // === impl Templates ===
 
 impl Templates {
-    /// What an event says, if it is like one that was learned.
+    /// Returns the content of an event, if it matches a learned one.
     #[inline]
     pub(super) fn find<'a>(&self, event: &Event<'a>) -> Option<Matched<'a>> {
         self.known.iter().find_map(|template| template.matches(event))
     }
 
-    /// The event that these bytes of an event stream begin with, if all of it is there and it is like one that was learned, what
-    /// it says, and how many bytes it takes. Between events only; `ending`: how the lines of the stream end.
+    /// Matches the event at the start of these bytes, if it is complete and like a learned one; returns its content and
+    /// its length. Only between events; `ending`: the line ending of the stream.
     #[inline]
     pub(super) fn find_in<'a: 'b, 'b>(
         &'b self,
@@ -81,7 +81,7 @@ impl Templates {
         self.known.iter().find_map(|template| template.begins(bytes, ending))
     }
 
-    /// Learns an event that said nothing but this piece of text, and perhaps what it has cost.
+    /// Learns an event that had only this piece of text, and perhaps token counts.
     #[cold]
     pub(super) fn learn(&mut self, kind: Kind, event: &Event<'_>, said: &Delta, usage: Option<Usage>) {
         let Some(mut form) = Form::of(kind, event, said) else { return };
@@ -90,7 +90,7 @@ impl Templates {
             form.compare(&known.form);
         }
         let template = Template::new(event, said, usage.is_some(), form);
-        // What it would say of the very event is what was said: then it has found the right values.
+        // The template must return the same content for its own event: then it has the right values.
         let same = template
             .matches(event)
             .is_some_and(|found| found.usage == usage && Text::escaped(found.text).decode() == said.text);
@@ -128,7 +128,7 @@ impl Template {
         Self { name, choice, channel, has_usage, is_one_line, form, text, holes }
     }
 
-    /// Whether this is one of an event that has the same form, and says as much.
+    /// Whether this template has the same form and content as the event.
     fn is_like(&self, event: &Event<'_>, said: &Delta, usage: Option<Usage>, form: &Form) -> bool {
         let says = (self.choice, self.channel, self.has_usage) == (said.choice, said.channel, usage.is_some());
         says && self.name == event.name && self.form.is_like(form)
@@ -164,7 +164,7 @@ impl Template {
         Some((Event::new(&self.name, data), matched, length))
     }
 
-    /// Takes data like this off `data`. Returns what it says, and what is behind it.
+    /// Matches the start of `data`. Returns the content, and the rest.
     #[inline]
     fn take<'a>(&self, data: &'a [u8]) -> Option<(Matched<'a>, &'a [u8])> {
         let mut rest = data;
@@ -179,7 +179,7 @@ impl Template {
             rest = behind;
             match hole.role {
                 ValueRole::Literal | ValueRole::Any => {}
-                // Without a text it is no delta.
+                // Without a text it is not a delta.
                 ValueRole::Text if value.is_empty() => return None,
                 ValueRole::Text => matched.text = value,
                 ValueRole::Input => usage.input = Some(number(value)?),

@@ -1,11 +1,11 @@
-//! What the parts of an event are.
+//! The parts of an event.
 
 use crate::proto::dialect::fact::Channel;
 
-/// What the value of a key is to an event.
+/// The role of a key's value in an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proto::dialect) enum ValueRole {
-    /// It decides what the event says, so it must be the same.
+    /// It determines the event's meaning, so it must be equal.
     Literal,
     /// It may be anything.
     Any,
@@ -13,13 +13,13 @@ pub(in crate::proto::dialect) enum ValueRole {
     Text,
     /// Tokens of the request.
     Input,
-    /// Tokens of the answer: if there are several, their sum.
+    /// Tokens of the answer; several are summed.
     Output,
     /// The number of the event in its stream.
     Sequence,
 }
 
-/// The only delta of an event that was parsed.
+/// The only delta of a parsed event.
 #[derive(Debug)]
 pub(in crate::proto::dialect) struct Delta {
     pub(in crate::proto::dialect) choice: u32,

@@ -1,14 +1,13 @@
-//! Strings and numbers of JSON, read up to their end.
+//! Scans JSON strings and numbers to their end.
 
 use memchr::memchr2;
 
 use crate::proto::dialect::json::utf16_unit;
 
-/// The most bytes of a string that are looked at one by one.
+/// The most bytes of a string that are scanned one by one.
 pub(super) const SHORT: usize = 32;
 
-/// How long a string is, of which the opening quote was read: `None` if it has no end, is not valid, or has in it what is
-/// better left to the parser.
+/// The length of a string after its opening quote: `None` if it has no end, is invalid, or needs the parser.
 #[inline]
 pub(super) fn string(text: &[u8]) -> Option<usize> {
     // A piece of text is a word or two.
@@ -40,7 +39,7 @@ pub(super) fn long_string(text: &[u8]) -> Option<usize> {
     valid.then_some(end)
 }
 
-/// How many digits a number begins with, as JSON writes one.
+/// The number of leading digits, in JSON's grammar.
 #[inline]
 pub(super) fn digits(text: &[u8]) -> Option<usize> {
     let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
