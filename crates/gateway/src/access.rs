@@ -239,7 +239,7 @@ mod tests {
     use http::HeaderMap;
     use http_body_util::{BodyExt, StreamBody};
 
-    /// How a call ended of whose answer, data and trailers, `taken` frames were taken.
+    /// The outcome of a call after `taken` frames of its answer, data and trailers, were read.
     async fn outcome(taken: usize) -> &'static str {
         let frames = [Frame::data(Bytes::from_static(b"data")), Frame::trailers(HeaderMap::new())];
         let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok))).boxed_unsync();

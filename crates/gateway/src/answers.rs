@@ -62,7 +62,7 @@ mod tests {
         let path = "/-/answers/0123456789abcdef0123456789abcdef";
         assert!(is_one(path));
         assert_eq!(logged(path), "/-/answers/..");
-        // Dedup takes none with capital letters for a token: it would go to the upstream, without a key of this gateway.
+        // Dedup accepts no token with capital letters: it would go upstream, without a key of this gateway.
         for (other, shown) in [
             ("/-/answers", "/-/answers"),
             ("/-/answers/x", "/-/answers/.."),

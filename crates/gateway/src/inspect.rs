@@ -291,7 +291,7 @@ mod tests {
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
-        // The read is polled only when both are ready: the rest of the body, and the end of the time for it.
+        // The read is polled only when both are ready: the rest of the body, and its time limit.
         client.write_all(&body.as_bytes()[100..]).await.unwrap();
         tokio::time::advance(READ_TIMEOUT + Duration::from_secs(1)).await;
         let mut answer = vec![0; 12];

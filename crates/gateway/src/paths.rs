@@ -176,7 +176,7 @@ mod tests {
             "/%5c-%5Cmetrics",
             "/-%00/metrics",
             "/;x/-/metrics",
-            // Decoded once, it is a spelling still.
+            // Decoded once, it is still a spelling of the path.
             "/%%32d/metrics",
             "/%2%64/metrics",
             "/%25%32%64/metrics",
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn no_reading_is_of_a_path_of_the_gateways_own_without_such_a_segment() {
-        // All paths of up to five pieces: those that are too long are known by the segment alone.
+        // All paths of up to five pieces. Paths that are too long are recognised by the segment alone.
         let pieces = ["/", "-", "..", ";", "\\", "%2f", "%2", "d", "%25", "%00"];
         let mut paths = vec![String::from("/")];
         for _ in 0..4 {
@@ -261,7 +261,7 @@ mod tests {
             "/v1/../chat",
             "/v1/..%2f..%2f/x",
             "/v1//../../x",
-            // Tomcat cuts what stands behind `;`, and decodes the rest.
+            // Tomcat cuts the part after `;` and decodes the rest.
             "/;%2f..%2fx/%76%31/chat",
             "/x/%2e%2e;%2fy/v1/chat",
             "/v1/%2e%2e;%2fv1/x",
@@ -293,7 +293,7 @@ mod tests {
         ] {
             assert!(!ambiguous(path, &["/v1/"]), "{path}");
         }
-        // Where all paths are one route's, nothing can be stepped around.
+        // If all paths belong to one route, no reading leads to another.
         for path in ["//v1/../x", "/%2e%2e/x", "/V1"] {
             assert!(!ambiguous(path, &["/"]) && !ambiguous(path, &["", "/"]), "{path}");
         }
@@ -301,8 +301,8 @@ mod tests {
 
     #[test]
     fn whatever_is_read_one_after_the_other_is_found_too() {
-        // All paths of up to five pieces: if one reading begins with the prefix and the letters do not, or the other way round, it
-        // is ambiguous.
+        // All paths of up to five pieces: a path is ambiguous if one reading begins with the prefix and the literal
+        // text does not, or the other way round.
         let pieces = ["/", "v1", "..", ".", ";", "%2f", "%2e", "x"];
         let mut paths = vec![String::from("/")];
         for _ in 0..4 {
@@ -316,13 +316,13 @@ mod tests {
         }
     }
 
-    /// What Tomcat makes of it where it lets `%2f` through: parameters cut, then the same.
+    /// Tomcat's reading with `%2f` allowed: parameters cut, then the same.
     fn tomcat(path: &str) -> String {
         let segments = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
         usual(&segments.collect::<Vec<_>>().join("/"))
     }
 
-    /// What nginx makes of it: decoded, slashes merged, steps taken.
+    /// nginx's reading: decoded, slashes merged, `.` and `..` resolved.
     fn usual(path: &str) -> String {
         let mut segments = Vec::new();
         let decoded = path.replace("%2f", "/").replace("%2e", ".");

@@ -160,7 +160,7 @@ mod tests {
         server.write_all(b"farewell").await.unwrap();
         drop(server);
         let mut said = String::new();
-        // Nothing is lost, and the end is passed on at once.
+        // Nothing is lost, and the end is forwarded at once.
         let begun = Instant::now();
         caller.read_to_string(&mut said).await.unwrap();
         assert_eq!((said.as_str(), begun.elapsed()), ("farewell", Duration::ZERO));

@@ -88,7 +88,7 @@ mod tests {
             assert_eq!(follows(before, &after[..end]), after[..end].ends_with("# end"), "{end}");
         }
         assert!(follows(before, after) && follows(before, "queue = 7\n  # end\n\n"));
-        // Without the mark, a cut within a line is found.
+        // Without the mark, a cut within a line is detected.
         assert!(!follows("queue = 5\n", "queue = 6\ndedup = fal"));
         assert!(follows("queue = 5", "queue = 6"));
     }

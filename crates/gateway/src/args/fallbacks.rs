@@ -101,12 +101,12 @@ mod tests {
 
     #[test]
     fn options_belong_to_the_fallback_before_them() {
-        // A variable that is surely there.
+        // A variable that always exists.
         let chain = "--fallback http://a --fallback-model small --fallback http://b \
                      --fallback-authorization-env CARGO_PKG_NAME --fallback-header x-api-key=CARGO_PKG_NAME";
         let expected = [backup("fallback http://a", "small", 0), backup("fallback-2 http://b", "", 2)];
         assert_eq!(read(chain).unwrap(), expected);
-        // Where there is only one, in any order.
+        // With only one fallback, in any order.
         let one = "--fallback-model small --fallback http://a";
         assert_eq!(read(one).unwrap(), [backup("fallback http://a", "small", 0)]);
         assert_eq!(read("").unwrap(), []);

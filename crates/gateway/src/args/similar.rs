@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_credential_for_embeddings_is_the_operators() {
-        // A variable that is surely there.
+        // A variable that always exists.
         let args = "--last-good on --similar 0.9 --embeddings http://e --embeddings-model small \
                     --embeddings-header x-api-key=CARGO_PKG_NAME";
         assert!(read(args).unwrap_err().contains("--trust-callers"));

@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(take(keys, &[("authorization", "Bearer k1")]), (Some("acme".to_owned()), vec![]));
         assert_eq!(take(keys, &[("authorization", "bearer  k2 ")]), (Some("acme".to_owned()), vec![]));
         assert_eq!(take(keys, &[("x-api-key", "with:colon")]), (Some("other".to_owned()), vec![]));
-        // One is for the gateway, the other one for the upstream.
+        // One is for the gateway, the other for the upstream.
         let both = take(keys, &[("authorization", "Bearer sk-upstream"), ("x-api-key", "k1")]);
         assert_eq!(both, (Some("acme".to_owned()), vec!["authorization".to_owned()]));
         // Both are for the gateway.
@@ -223,7 +223,7 @@ mod tests {
         old.remove_all_but(&new);
         let removed = |keys: &Keys| keys.keys.iter().map(|key| key.removal.is_cancelled()).collect::<Vec<_>>();
         assert_eq!((removed(&old), removed(&new)), (vec![true, true, false], vec![false; 3]));
-        // The one that stayed is known to those who were admitted before.
+        // Callers that were admitted before hold the token of the key that stayed.
         new.remove_all_but(&read("d:k4\n"));
         assert_eq!(removed(&old), [true; 3]);
     }

@@ -1,4 +1,4 @@
-//! What the rates of a fleet need of an engine.
+//! The engine of shared rates.
 
 use std::future::Future;
 use std::time::Duration;
@@ -26,15 +26,13 @@ static BEAT: Script = Script::new("beat", include_str!("../scripts/beat.lua"));
 
 /// The engine of [`FleetPace`](crate::FleetPace).
 ///
-/// A rate is one number, the time at which nothing of it will be taken any more. What a call takes is added to it, in
-/// microseconds.
+/// A rate is stored as one number, the time when it is free again. A call adds its cost to it, in microseconds.
 ///
 /// See the [module](super) for an example.
 pub trait RateBackend: Clone + Send + Sync + 'static {
-    /// Takes `costs` from the rates of a limit, from all or from none, for a call that can wait for `max_wait`. A call
-    /// that is sent later than another one takes its turn behind it, and all begin with the end of the limit's pause; and
-    /// not before `pause` has passed, which is as much of it as the process knows. What was taken under a `request` is not
-    /// taken again when it is asked for once more.
+    /// Takes `costs` from all rates of a limit, or from none, for a call that can wait for `max_wait`. Calls take
+    /// turns in the order of their requests, from the end of the limit's pause on, and not before `pause` has passed,
+    /// which is the pause known to the process. A repeated `request` takes nothing again.
     fn reserve(
         &self,
         limit: Fingerprint,
@@ -44,7 +42,7 @@ pub trait RateBackend: Clone + Send + Sync + 'static {
         max_wait: Duration,
     ) -> impl Future<Output = Result<RateTurn, BackendError>> + Send;
 
-    /// Corrects what was taken, by this many microseconds for each rate; once for each `request`.
+    /// Corrects what was taken, in microseconds per rate; once per `request`.
     fn refund(
         &self,
         limit: Fingerprint,
@@ -52,25 +50,25 @@ pub trait RateBackend: Clone + Send + Sync + 'static {
         changes: Vec<(String, i64)>,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
-    /// What names this process among those that share rates. Default: a new name each time.
+    /// Identifies this process among those that share rates. Default: a new identifier each time.
     fn process(&self) -> Process {
         Process::random()
     }
 
-    /// Says that this process is there, for the next `ttl`. Returns how many processes are.
+    /// Registers this process for the next `ttl`. Returns the number of processes.
     fn beat(&self, process: Process, ttl: Duration) -> impl Future<Output = Result<u32, BackendError>> + Send;
 }
 
-/// What a call takes of one rate.
+/// A call's use of one rate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakenRate {
     /// Names the rate within its limit.
     pub name: String,
-    /// The time in which the rate allows that.
+    /// The time in which the rate allows this use.
     pub cost: Duration,
-    /// The time in which it allows what may be taken at once.
+    /// The time in which the rate allows what may be used at once.
     pub burst: Duration,
-    /// The time in which it allows what its process knows to be taken already. More may be; less is not.
+    /// The time in which the rate allows the use that this process knows of, which is a lower bound.
     pub level: Duration,
 }
 
@@ -78,9 +76,9 @@ pub struct TakenRate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RateTurn {
-    /// After this time: all is taken.
+    /// After this time; the costs are taken.
     Taken(Duration),
-    /// After this time, which is longer than the call can wait: nothing is taken.
+    /// After this time, which is longer than the call can wait; nothing is taken.
     TooLong(Duration),
 }
 
@@ -136,7 +134,7 @@ impl RateBackend for Redis {
 }
 
 impl Redis {
-    /// For how long a request is known to have been done: it is sent twice within the patience of one operation.
+    /// How long a request is known to be done: it may be repeated within the patience of one operation.
     fn remembered(&self) -> Duration {
         self.patience().saturating_add(DONE_FOR)
     }
@@ -144,7 +142,7 @@ impl Redis {
 
 const DONE_FOR: Duration = Duration::from_secs(1);
 
-/// What the numbers of Lua hold exactly beside the time of day.
+/// The largest number that Lua stores exactly together with the time of day.
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).min(LONGEST_MICROS)
 }

@@ -1,4 +1,4 @@
-//! The engine that is a Redis.
+//! The engine on Redis.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ static OFFER: Script = Script::new("offer", include_str!("../scripts/offer.lua")
 static OFFERED: Script = Script::new("offered", include_str!("../scripts/offered.lua"));
 static SETTLE: Script = Script::new("settle", include_str!("../scripts/settle.lua"));
 
-/// No caller waits for a subscription, so that it may take longer than the patience.
+/// Longer than the patience, because no caller waits for a subscription.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Redis {
@@ -88,7 +88,7 @@ impl Backend for Redis {
     async fn settle(&self, flight: Flight, outcome: FlightEnd) -> Result<Settled, BackendError> {
         let names = self.names();
         let (window, length, tenant, tenant_bytes, owner) = match outcome {
-            // The key of a tenant is not looked at.
+            // The script ignores the tenant's key.
             FlightEnd::Free => (0, 0, flight.key, 0, None),
             FlightEnd::Keep { window, length, tenant, tenant_bytes, owner } => {
                 (millis(window), length, tenant, tenant_bytes, owner)
@@ -245,7 +245,7 @@ pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-/// At least one: none would mean for ever, or now.
+/// At least 1, because 0 would mean for ever, or now.
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_MILLIS)
 }
@@ -255,7 +255,7 @@ pub(super) fn whole_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(LONGEST_MILLIS)
 }
 
-/// A hundred years: what Redis can add to its clock.
+/// A hundred years: the most that Redis can add to its clock.
 const LONGEST_MILLIS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
 #[cold]

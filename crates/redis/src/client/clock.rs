@@ -44,7 +44,7 @@ mod tests {
         clock.note(1_000_000, start);
         assert_eq!(clock.at(start + ms(20)), Some(1_000_000));
         assert_eq!((clock.at(start), clock.at(start + ms(520))), (Some(999_980), Some(1_000_500)));
-        // What came late says nothing.
+        // A late reply says nothing.
         tokio::time::advance(ms(20)).await;
         clock.note(7, start);
         assert_eq!(clock.at(start + ms(20)), Some(1_000_000));

@@ -375,7 +375,7 @@ mod tests {
         let (_requests, receiver) = mpsc::unbounded_channel();
         let client = Client::open("redis://127.0.0.1:1").unwrap();
         let mut task = Task { client, requests: receiver, channels: HashMap::new(), waiting: Vec::new() };
-        // No connection can be had, and each gives up after a while.
+        // No connection succeeds, and each attempt ends after a while.
         for number in 0..100 {
             let ((done, confirmed), (hearer, subscription)) = (oneshot::channel(), Subscription::new());
             task.note(Request::Subscribe { channel: b"c".to_vec(), number, hearer, done });

@@ -210,7 +210,7 @@ mod tests {
         let long = || answer(vec![7; 8_000]);
         fleet.keep(keys(1, 2), long(), Duration::from_secs(60));
         assert!(memory.used() > 16_000);
-        // There is no room for another of the same tenant at the same time, and there is for those of others, up to the limit.
+        // Without room for another answer of the same tenant, there is room for those of others, up to the limit.
         let others = [(1, 3), (4, 5), (6, 7), (8, 9), (10, 11)];
         for (tenant, exact) in others {
             fleet.keep(keys(tenant, exact), long(), Duration::from_secs(60));

@@ -1,4 +1,4 @@
-//! Answers that were kept, by any process.
+//! Kept answers of any process.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ pub(super) struct Replayed {
     first: bytes::Bytes,
 }
 
-/// How much is read at once. An answer that is no longer than this is read whole before the claim is answered.
+/// The read size. A shorter answer is read whole before the claim returns.
 const CHUNK: usize = 256 * 1024;
 
 // === impl Replayed ===
 
 impl Replayed {
-    /// Reads the first of it; `None`: it is not there any more, or is no answer to this request.
+    /// Reads the first part; `None`: it is gone, or does not belong to this request.
     pub(super) async fn read<B: Backend>(
         backend: &B,
         flight: Flight,
@@ -36,7 +36,7 @@ impl Replayed {
         Ok(is_sound(decoder, first.len() < CHUNK).then_some(Self { flight, payload, first }))
     }
 
-    /// Feeds a log with it. Where what was read is all of it, it is kept here too, and `undecided` until then.
+    /// Feeds a log with it. If the whole answer was read, it is also kept here, and `undecided` lives until then.
     pub(super) fn feed<B: Backend>(
         self,
         backend: B,
@@ -48,7 +48,7 @@ impl Replayed {
     ) {
         let now = Instant::now();
         let is_all = self.first.len() < CHUNK;
-        // This process does not keep a longer one, and its next claim asks Redis again.
+        // This process does not keep a longer answer; its next claim asks Redis again.
         let (memory, undecided) = if is_all { (Some(memory), Some(undecided)) } else { (None, None) };
         let mut feed = Feed::new(recorder, memory, Decoder::new(self.flight.key, self.payload));
         tokio::spawn(async move {
@@ -82,7 +82,7 @@ impl Replayed {
     }
 }
 
-/// Whether what was read begins an answer, and is one where it is all of it.
+/// Whether these bytes begin an answer, and are a valid one if they are all of it.
 fn is_sound(mut decoder: Decoder, is_all: bool) -> bool {
     let mut has_head = false;
     loop {

@@ -142,7 +142,7 @@ mod tests {
         let mut watch = LeaderWatch::new(start, ABSENCE);
         watch.gap = Some(start);
         watch.on_asked(start, &Err(BackendError::Unreachable));
-        // Redis answers again, and the leader does not listen yet.
+        // Redis answers again, and the leader has not subscribed yet.
         for ms in [5_000, 5_500, 6_000, 6_500] {
             watch.on_asked(at(ms), &Ok(0));
             assert!(!watch.is_gone(at(ms), lease), "{ms}");

@@ -389,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_hole_is_no_record() {
-        // Redis fills with zeros what was never written.
+        // Redis fills gaps with zeros.
         let part = BodyPart::Data(vec![7; 100].into());
         let (begin, end) = (log(&[], false).len(), log(std::slice::from_ref(&part), false).len());
         let mut log = log(&[part.clone(), part], true);
