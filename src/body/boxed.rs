@@ -1,4 +1,4 @@
-//! One error type for all bodies, at no cost where it already is the one.
+//! Converts the errors of all bodies to one type, at no cost if they already have it.
 
 use std::any::Any;
 use std::pin::Pin;
@@ -9,18 +9,17 @@ use http_body::{Body, Frame};
 
 use crate::error::BoxError;
 
-/// What `poll_frame` of every body in this crate returns.
+/// The result of `poll_frame` of every body in this crate.
 pub(crate) type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
-/// How a body with such an error is polled.
+/// Polls a body with this error type.
 type PollFrame<B, E> = fn(Pin<&mut B>, &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>>;
 
-/// Polls `body`, with its error as a [`BoxError`].
+/// Polls `body`, and converts its error into a [`BoxError`].
 ///
-/// Mapping the error takes the frame apart and builds it again, which costs more than all else that a timeout does to
-/// a ready frame. Where the error is a `BoxError` already, both functions are of one type, and the inner one is called
-/// as it is: the compiler settles the comparison and calls it directly, and the frame is written once, where the
-/// caller wants it.
+/// Mapping the error takes the frame apart and builds it again, which costs more than all other work of a timeout on a
+/// ready frame. If the error is already a `BoxError`, both functions have the same type, and the inner one is called
+/// directly: the compiler resolves the comparison, and the frame is written once, in its final place.
 #[inline]
 pub(crate) fn poll_frame<B>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Polled
 where
@@ -34,10 +33,10 @@ where
     }
 }
 
-/// Lets go of a result that holds nothing.
+/// Forgets a result that holds nothing.
 ///
-/// A value that may need dropping is copied by code that looks at it before handing it on (24 moves for a frame), unless
-/// every other way out forgets it. Pending holds nothing, so nothing is leaked.
+/// A value that may need dropping is copied through code that inspects it (24 moves for a frame), unless every other exit
+/// forgets it. `Pending` holds nothing, so nothing leaks.
 #[inline(always)]
 pub(crate) fn discard_pending(polled: Polled) {
     debug_assert!(polled.is_pending());

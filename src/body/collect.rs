@@ -1,4 +1,4 @@
-//! Reading a body whole, as long as it is small.
+//! Reads a small body to its end.
 
 use std::fmt;
 use std::future::Future;
@@ -13,19 +13,19 @@ use super::frame_budget::FrameBudget;
 use super::prefixed::{PrefixedBody, ReadAhead};
 use crate::call::Reservation;
 
-/// A body that was read, or the part that was, with the rest behind it.
+/// A collected body, or the collected part with the rest after it.
 pub(crate) enum Collected<B> {
     /// All of it.
     Whole { data: Bytes, trailers: Option<HeaderMap> },
-    /// More than the limit: the body, as if it had not been touched.
+    /// It exceeds the limit: the body, unchanged.
     TooLarge(PrefixedBody<B>),
 }
 
-/// Reads `body` up to `limit` bytes, counted by `reservation`. Nothing that was read is lost: a body that is larger, or for
-/// which there is no memory, is given back. What was read is counted until it is dropped.
+/// Reads `body` up to `limit` bytes, counted by `reservation`. No data is lost: a body that is too large, or for which
+/// there is no memory, is returned. The data is counted until it is dropped.
 ///
-/// Holds the frames as they came, so that a body of one frame is not copied. Only short ones behind it are joined: a frame
-/// takes a hundred bytes to hold, and a share of a read buffer, also where it has one byte or none.
+/// Keeps the frames unchanged, so a body of one frame is not copied. Only short frames after the first are joined: each
+/// frame takes a hundred bytes, and pins a share of a read buffer, even with one byte or none.
 pub(crate) fn collect<B>(body: B, limit: usize, reservation: Reservation) -> Collect<B> {
     Collect {
         body: Some(body),
@@ -41,15 +41,15 @@ pub(crate) fn collect<B>(body: B, limit: usize, reservation: Reservation) -> Col
 pub(crate) struct Collect<B> {
     body: Option<B>,
     held: ReadAhead,
-    /// What came in short frames after what is held.
+    /// The data of short frames after the held ones.
     short: BytesMut,
     limit: usize,
     reservation: Option<Reservation>,
-    /// There was no memory for what was read last.
+    /// There was no memory for the last frame.
     refused: bool,
 }
 
-/// A frame that is shorter than this is joined with its neighbours.
+/// A shorter frame is joined with its neighbours.
 const SHORT: usize = 1024;
 
 // === impl Collect ===
@@ -61,7 +61,7 @@ impl<B> fmt::Debug for Collect<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Collect<B> {
-    /// Reads on, and shows each piece of data to `tap` as it comes.
+    /// Reads on, and passes each piece of data to `tap` as it arrives.
     pub(crate) fn poll_tapped(
         &mut self,
         cx: &mut Context<'_>,
@@ -69,7 +69,7 @@ impl<B: Body<Data = Bytes> + Unpin> Collect<B> {
     ) -> Poll<Result<Collected<B>, B::Error>> {
         let mut frames = FrameBudget::new();
         loop {
-            // Polled again after it was over: there is nothing left to hand out.
+            // Polled again after its end: nothing is left to return.
             let Some(body) = &mut self.body else { return Poll::Pending };
             let bytes = self.held.bytes() + self.short.len();
             let known_larger = body.size_hint().lower() > self.limit.saturating_sub(bytes) as u64;
@@ -99,7 +99,7 @@ impl<B: Body<Data = Bytes> + Unpin> Collect<B> {
         self.give_up().map_or(Poll::Pending, |body| Poll::Ready(Ok(Collected::TooLarge(body))))
     }
 
-    /// Reads no further: the body, as if it had not been touched. `None` when it was handed out before.
+    /// Stops reading: returns the body, unchanged. `None` if it was already returned.
     pub(crate) fn give_up(&mut self) -> Option<PrefixedBody<B>> {
         let body = self.body.take()?;
         Some(self.take_held().before(body).reserving(self.reservation.take()))
@@ -187,7 +187,7 @@ mod tests {
             panic!("not whole")
         };
         assert_eq!(memory.used(), 60 * 1024);
-        // There is no memory for a second one: it passes as it is.
+        // There is no memory for a second one: it passes unchanged.
         let Ok(Collected::TooLarge(body)) = collect(large(), 100 * 1024, memory.reserve(None)).await else {
             panic!("read beyond the limit")
         };
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(all, b"abc".repeat(10_000));
     }
 
-    /// What comes of it in any number of polls.
+    /// Polls until the result.
     fn polled<B: Body<Data = Bytes> + Unpin>(body: &mut Collect<B>) -> Poll<Result<Collected<B>, B::Error>> {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut polls = (0..1_000).map(|_| Pin::new(&mut *body).poll(&mut cx));

@@ -1,4 +1,4 @@
-//! Reading the rest of a response that is not returned, so that its connection can be used again.
+//! Reads the rest of an unreturned response, so that its connection can be reused.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,7 +8,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// Reads a body to its end, and drops it there, or as soon as that would cost more than a new connection.
+    /// Reads a body to its end, or until that would cost more than a new connection, and drops it.
     #[derive(Debug)]
     pub(crate) struct Drain<B> {
         #[pin]
@@ -18,9 +18,9 @@ pin_project! {
     }
 }
 
-/// An error's text is a few KiB, and a new connection some round trips.
+/// An error's text is a few KiB; a new connection costs some round trips.
 const MAX_BYTES: usize = 64 * 1024;
-/// The same in frames: a peer that sends empty ones must not be read without end.
+/// The same in frames: a peer may send empty frames endlessly.
 const MAX_FRAMES: usize = 1024;
 
 // === impl Drain ===
@@ -31,7 +31,7 @@ impl<B: Body> Drain<B> {
         Self { body, bytes: 0, frames: 0 }
     }
 
-    /// Reads what is there; ready when no more will be read.
+    /// Reads the available data; ready at the end.
     pub(crate) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         while let Some(body) = this.body.as_mut().as_pin_mut() {
@@ -50,7 +50,7 @@ impl<B: Body> Drain<B> {
         Poll::Ready(())
     }
 
-    /// Drops what was not read, and its connection with it.
+    /// Drops the rest, and its connection with it.
     pub(crate) fn stop(self: Pin<&mut Self>) {
         self.project().body.set(None);
     }

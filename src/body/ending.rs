@@ -1,4 +1,4 @@
-//! How an answer ended, for layers outside of the one that reads it.
+//! How an answer ended, for layers outside the one that reads it.
 
 use std::sync::Arc;
 #[cfg(feature = "llm")]
@@ -11,8 +11,8 @@ use http::Response;
 use crate::proto::dialect::Usage;
 use crate::proto::dialect::{End, Kind};
 
-/// In the extensions of a response whose body [`StreamGuardLayer`](crate::StreamGuardLayer) reads: how the answer ended, once
-/// that is known. Of a stream it is known when its body has come to its end.
+/// How an answer ended, in the extensions of a response whose body [`StreamGuardLayer`](crate::StreamGuardLayer) reads.
+/// For a stream it is known after the end of its body.
 ///
 /// ```
 /// use http::Response;
@@ -28,24 +28,24 @@ use crate::proto::dialect::{End, Kind};
 #[derive(Clone, Debug, Default)]
 pub struct Ending(Arc<Figures>);
 
-/// What an answer told of itself.
+/// The facts reported in an answer.
 #[derive(Debug, Default)]
 struct Figures {
     end: AtomicU8,
     ids: AtomicU8,
-    /// The dialect of the events, kept as the place in [`KINDS`] and one higher.
+    /// The dialect of the events, as the index in [`KINDS`] plus one.
     kind: AtomicU8,
-    /// The `sequence_number` of the next event of Responses, kept one higher; 0: no layer reads them; or [`STOPPED`].
+    /// The `sequence_number` of the next event of Responses, plus one; 0: no layer reads them; or [`STOPPED`].
     #[cfg(feature = "llm")]
     sequence: AtomicU64,
     #[cfg(feature = "llm")]
     usage: Tokens,
-    /// Of the answer that took its place, or whose place it took.
+    /// The tokens of the answer that this one replaces, or that replaced it.
     #[cfg(feature = "llm")]
     other: Tokens,
 }
 
-/// The tokens of one call. Numbers are kept one higher: zero says that there is none.
+/// The token counts of one call, plus one: zero means unknown.
 #[cfg(feature = "llm")]
 #[derive(Debug, Default)]
 struct Tokens {
@@ -53,12 +53,12 @@ struct Tokens {
     output: AtomicU64,
 }
 
-/// Whether the stream's events have ids: no layer looks for them (`UNKNOWN`), none was found (`NO_IDS`), or there may be some.
+/// Whether the stream's events have ids: no layer checks (`UNKNOWN`), none so far (`NO_IDS`), or possibly.
 const UNKNOWN: u8 = 0;
 #[cfg(feature = "llm")]
 const NO_IDS: u8 = 1;
 const MAY_HAVE_IDS: u8 = 2;
-/// The numbers of events are not told any more.
+/// Event numbers are no longer tracked.
 #[cfg(feature = "llm")]
 const STOPPED: u64 = u64::MAX;
 
@@ -70,19 +70,19 @@ const KINDS: [Kind; 6] =
 // === impl Ending ===
 
 impl Ending {
-    /// An ending that is not known yet.
+    /// Returns an ending that is not known yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The ending of this response, known or not: `None` where nothing reads its body.
+    /// Returns the ending of this response, known or not: `None` if no layer reads its body.
     #[must_use]
     pub fn of<B>(response: &Response<B>) -> Option<&Self> {
         response.extensions().get()
     }
 
-    /// Sets it.
+    /// Sets the end.
     pub fn set(&self, end: End) {
         let index = ENDS.iter().position(|known| *known == end).and_then(|index| u8::try_from(index + 1).ok());
         self.0.end.store(index.unwrap_or(0), Ordering::Release);
@@ -95,54 +95,54 @@ impl Ending {
         ENDS.get(index).copied()
     }
 
-    /// For a layer that looks for ids, and calls [`note_ids`](Self::note_ids) before it hands on an event with one.
+    /// For a layer that checks for ids, and calls [`note_ids`](Self::note_ids) before it forwards an event with an id.
     #[cfg(feature = "llm")]
     pub(crate) fn following_ids(self) -> Self {
         self.0.ids.store(NO_IDS, Ordering::Relaxed);
         self
     }
 
-    /// An event has an id, or no layer looks for more of them.
+    /// Notes that an event has an id, or that no layer checks any longer.
     pub(crate) fn note_ids(&self) {
         if self.0.ids.load(Ordering::Relaxed) != UNKNOWN {
             self.0.ids.store(MAY_HAVE_IDS, Ordering::Relaxed);
         }
     }
 
-    /// Whether an event of the stream may have had an id. `None` where no layer looks for them.
+    /// Whether an event of the stream may have had an id. `None` if no layer checks.
     pub(crate) fn may_have_ids(&self) -> Option<bool> {
         let ids = self.0.ids.load(Ordering::Relaxed);
         (ids != UNKNOWN).then_some(ids == MAY_HAVE_IDS)
     }
 
-    /// The dialect of the events, by a layer that reads them.
+    /// Notes the dialect of the events.
     #[cfg(feature = "llm")]
     pub(crate) fn note_kind(&self, kind: Option<Kind>) {
         let index = KINDS.iter().position(|known| Some(*known) == kind).and_then(|index| u8::try_from(index + 1).ok());
         self.0.kind.store(index.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// The dialect that the events are of. `None` where no layer reads them, or they are of none that it knows.
+    /// The dialect of the events. `None` if no layer reads them, or it is unknown.
     pub(crate) fn kind(&self) -> Option<Kind> {
         let index = usize::from(self.0.kind.load(Ordering::Relaxed)).checked_sub(1)?;
         KINDS.get(index).copied()
     }
 
-    /// The stream goes on in another answer, which the layer does not read that looked for ids and numbers.
+    /// The stream continues with another answer, which the layer that tracks ids and numbers does not read.
     #[cfg(feature = "llm")]
     pub(crate) fn note_splice(&self) {
         self.note_ids();
         self.stop_numbers();
     }
 
-    /// From here on the stream has several readers, each at a place of its own: the layer inside, which reads ahead of them, knows
-    /// the next number of none.
+    /// The stream has several readers from here on, each at its own place: the layer inside reads ahead of them, and
+    /// knows the next number of none.
     pub(crate) fn stop_numbers(&self) {
         #[cfg(feature = "llm")]
         self.0.sequence.store(STOPPED, Ordering::Relaxed);
     }
 
-    /// The `sequence_number` of the next event, by a layer that reads all of them.
+    /// Notes the `sequence_number` of the next event, by a layer that reads all events.
     #[cfg(feature = "llm")]
     pub(crate) fn note_sequence(&self, next: u64) {
         if self.0.sequence.load(Ordering::Relaxed) != STOPPED {
@@ -150,7 +150,7 @@ impl Ending {
         }
     }
 
-    /// The `sequence_number` of the next event of Responses. `None` where no layer reads them for this reader alone.
+    /// The `sequence_number` of the next event of Responses. `None` if no layer reads the events for this reader alone.
     pub(crate) fn next_sequence(&self) -> Option<u64> {
         #[cfg(feature = "llm")]
         return Some(self.0.sequence.load(Ordering::Relaxed)).filter(|number| *number != STOPPED)?.checked_sub(1);
@@ -158,16 +158,15 @@ impl Ending {
         None
     }
 
-    /// The tokens that the answer says it took, as far as it was read: `None` where it has said nothing of them.
+    /// The tokens that the answer has reported so far: `None` if none.
     #[cfg(feature = "llm")]
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
         Some(self.0.usage.get()).filter(|usage| *usage != Usage::default())
     }
 
-    /// The same with those of a second answer, where [`ResumeLayer`](crate::ResumeLayer) had one made because the first broke
-    /// off ([`verified_restart`](crate::ResumeLayer::verified_restart)): the upstream bills both, whichever of them the caller
-    /// has.
+    /// The same, plus the tokens of a second answer after a [`verified_restart`](crate::ResumeLayer::verified_restart) of
+    /// [`ResumeLayer`](crate::ResumeLayer): the upstream bills both.
     #[cfg(feature = "llm")]
     #[must_use]
     pub fn total_usage(&self) -> Option<Usage> {
@@ -175,19 +174,19 @@ impl Ending {
         Some(total).filter(|usage| *usage != Usage::default())
     }
 
-    /// Some streams tell of the prompt first, and of the answer later.
+    /// Some streams report the prompt first, and the answer later.
     #[cfg(feature = "llm")]
     pub(crate) fn note_usage(&self, usage: Usage) {
         self.0.usage.note(usage);
     }
 
-    /// The tokens of a second answer, of which nothing was handed on yet.
+    /// Notes the tokens of a second answer, of which nothing was forwarded yet.
     #[cfg(feature = "llm")]
     pub(crate) fn note_other_usage(&self, usage: Usage) {
         self.0.other.note(usage);
     }
 
-    /// The second answer takes the place of the first one.
+    /// The second answer replaces the first one.
     #[cfg(feature = "llm")]
     pub(crate) fn swap_usage(&self) {
         let (first, second) = (self.0.usage.take(), self.0.other.take());

@@ -11,10 +11,10 @@ use http_body::{Body, SizeHint};
 use super::boxed::{self, Polled};
 use crate::error::BoxError;
 
-/// One allocation, and a virtual call per poll.
+/// A boxed body: one allocation, and a virtual call per poll.
 ///
-/// It is `Sync` whatever is inside, so that a request that holds it can be borrowed across an `.await`. Polling needs no
-/// lock, since it has the body to itself; asking for its length takes one that is free.
+/// It is `Sync` for any inner body, so a request with it can be borrowed across an `.await`. Polling has exclusive access
+/// and needs no lock; reading its length takes an uncontended one.
 pub(crate) struct ErasedBody(Mutex<Pin<Box<dyn AnyBody>>>);
 
 trait AnyBody: Send {

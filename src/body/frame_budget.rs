@@ -1,17 +1,17 @@
-//! How many frames are read in one poll.
+//! Limits how many frames are read in one poll.
 
 use std::task::Context;
 
-/// Counts the frames that one poll reads.
+/// Counts the frames of one poll.
 ///
-/// A body that is always ready, as one of empty frames in memory, would otherwise be read without end in one poll: no timer
-/// fires meanwhile, and no other task of the thread runs.
+/// A body that is always ready, such as one of empty frames in memory, would otherwise be read endlessly in one poll: no
+/// timer fires meanwhile, and no other task of the thread runs.
 #[derive(Debug)]
 pub(crate) struct FrameBudget {
     left: u32,
 }
 
-/// Reading as many frames costs some ten microseconds.
+/// Reading this many frames takes about ten microseconds.
 const FRAMES_PER_POLL: u32 = 256;
 
 // === impl FrameBudget ===
@@ -21,8 +21,7 @@ impl FrameBudget {
         Self { left: FRAMES_PER_POLL }
     }
 
-    /// Whether this poll may read another frame. Where it may not, the task is woken to go on in the next: return
-    /// `Pending`.
+    /// Whether this poll may read another frame. If not, the task has been woken to continue: return `Pending`.
     pub(crate) fn may_read(&mut self, cx: &Context<'_>) -> bool {
         if self.left == 0 {
             cx.waker().wake_by_ref();

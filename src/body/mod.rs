@@ -1,4 +1,4 @@
-//! STREAM: what the layers' bodies are made of.
+//! The building blocks of the layers' bodies.
 
 pub(crate) mod boxed;
 pub(crate) mod collect;

@@ -1,4 +1,4 @@
-//! How a body ended, told exactly once.
+//! Reports exactly once how a body ended.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,40 +14,40 @@ use crate::error::BoxError;
 /// How a body ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum BodyEnd<'a> {
-    /// It came to its end.
+    /// It ended normally.
     Complete,
     /// It broke off.
     Failed(&'a BoxError),
-    /// Its consumer went away first.
+    /// Its consumer dropped it first.
     Dropped,
 }
 
-/// Watches a body go by.
+/// Observes a body.
 pub(crate) trait BodyObserver {
-    /// Whether [`bytes`](Self::bytes) is to be called.
+    /// Whether [`bytes`](Self::bytes) is called.
     const READS: bool = false;
 
-    /// Polls the inner body: for a watch that must be there when it wakes its consumer, or when it panics.
+    /// Polls the inner body: for an observer that must know when it wakes its consumer, or panics.
     #[inline]
     fn poll(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Polled) -> Polled {
         poll(cx)
     }
 
-    /// A frame of data, with something in it or not, is handed on.
+    /// A data frame, possibly empty, is forwarded.
     fn data(&mut self, empty: bool);
 
     /// The data of that frame.
     #[inline]
     fn bytes(&mut self, _data: &Bytes) {}
 
-    /// Trailers are about to be handed on.
+    /// Trailers are about to be forwarded.
     fn trailers(&mut self, trailers: &HeaderMap);
 
-    /// The body is over. Called once, at the latest when the body is dropped.
+    /// The body has ended. Called once, at the latest when the body is dropped.
     fn over(&mut self, end: BodyEnd<'_>);
 }
 
-/// For a large one that few bodies have: all of them would be as large.
+/// For a large observer that few bodies have: unboxed, all bodies would be as large.
 impl<W: BodyObserver> BodyObserver for Box<W> {
     const READS: bool = W::READS;
 
@@ -76,11 +76,11 @@ impl<W: BodyObserver> BodyObserver for Box<W> {
 }
 
 pin_project! {
-    /// Reports to a [`BodyObserver`] what its inner body does.
+    /// Reports the events of its inner body to a [`BodyObserver`].
     ///
-    /// A body has ended when it says so (`None`), when it says that nothing will follow (`is_end_stream`), or with its
-    /// trailers, which are last. One that is dropped after the last byte of a known length was whole too: a server has
-    /// then no reason to ask for more, though the end of an HTTP/2 stream may come in a frame of its own.
+    /// A body has ended with `None`, with `is_end_stream`, or with its trailers. If it is dropped after the last byte of
+    /// a known length, it was complete too: a server then need not poll further, though the end of an HTTP/2 stream may
+    /// come in a separate frame.
     #[derive(Debug)]
     pub(crate) struct Observed<B, W: BodyObserver> {
         #[pin]
@@ -89,16 +89,16 @@ pin_project! {
     }
 }
 
-/// Watches until it has been told how the body ended.
+/// Holds the observer until it knows how the body ended.
 #[derive(Debug)]
 struct ObserverSlot<W: BodyObserver> {
     watch: Option<W>,
-    /// Whether all the data that the body said it has was handed on.
+    /// Whether all data of the announced length was forwarded.
     whole: bool,
 }
 
-/// Looks at what is handed on, and reports behind its back: a result that is looked at by reference, and then returned,
-/// is copied.
+/// Inspects a result in place and reports on drop: a result that is inspected by reference and then returned would be
+/// copied.
 struct FrameGuard<'a, B: Body, W: BodyObserver> {
     body: Pin<&'a mut B>,
     slot: &'a mut ObserverSlot<W>,
@@ -116,7 +116,7 @@ enum FrameKind {
 // === impl Observed ===
 
 impl<B: Body, W: BodyObserver> Observed<B, W> {
-    /// Without a watch, the body as it is.
+    /// Returns the body; without an observer it is unchanged.
     #[inline]
     pub(crate) fn new(body: B, watch: Option<W>) -> Self {
         let whole = watch.is_some() && is_handed_on(&body);
@@ -185,7 +185,7 @@ where
         polled
     }
 
-    /// What must be looked at before it is handed on.
+    /// Inspects results other than data.
     #[cold]
     #[inline(never)]
     fn unusual(&mut self, polled: Polled) -> Polled {
@@ -256,7 +256,7 @@ impl<W: BodyObserver> Drop for ObserverSlot<W> {
     }
 }
 
-/// Whether no data is left. Trailers may follow: a body that is read on has not ended.
+/// Whether no data is left. Trailers may follow: a body that is polled further has not ended.
 #[inline]
 fn is_handed_on<B: Body>(body: &B) -> bool {
     body.size_hint().upper() == Some(0)
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(log.seen(), ["0 trailers", "complete"]);
     }
 
-    /// Of HTTP/2, where the last frame may be an empty one.
+    /// HTTP/2, where the last frame may be an empty one.
     #[tokio::test]
     async fn a_known_length_is_had_in_full_before_the_body_says_that_it_ended() {
         let whole = || Unsaid(Full::new(Bytes::from_static(b"a")));
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(log.seen(), ["complete"]);
     }
 
-    /// Does not say that it ended.
+    /// Hides its end.
     struct Unsaid<B>(B);
 
     impl<B: Body<Data = Bytes> + Unpin> Body for Unsaid<B> {

@@ -1,14 +1,14 @@
-//! What an answer has cost, with the calls whose answers it takes the place of.
+//! The token usage of an answer, including the calls whose answers it replaces.
 
 use http::Extensions;
 
 use super::ending::Ending;
 use crate::proto::dialect::Usage;
 
-/// In a response's extensions: what the answer has cost, with all calls that were made for it.
+/// The token usage of an answer with all calls that were made for it, in a response's extensions.
 ///
-/// [`StructuredOutputLayer`](crate::StructuredOutputLayer) sets it. Where a [`FallbackLayer`](crate::FallbackLayer) asked a
-/// backup because the answer was not in its form, the calls of both upstreams are in it, whichever answer is returned.
+/// [`StructuredOutputLayer`](crate::StructuredOutputLayer) sets it. If a [`FallbackLayer`](crate::FallbackLayer) asked a
+/// backup because of the answer's form, it includes the calls of both upstreams, whichever answer is returned.
 ///
 /// ```
 /// use http::Response;
@@ -25,7 +25,7 @@ use crate::proto::dialect::Usage;
 pub struct OutputUsage {
     /// The calls that were answered.
     pub calls: u32,
-    /// The tokens of all of them, as far as they were told.
+    /// The reported tokens of all of them.
     pub usage: Usage,
 }
 
@@ -36,20 +36,20 @@ impl OutputUsage {
         extensions.get().copied()
     }
 
-    /// Adds a call that was answered.
+    /// Adds an answered call.
     pub(crate) fn add(&mut self, usage: Option<Usage>) {
         self.calls = self.calls.saturating_add(1);
         self.usage = self.usage.plus(usage.unwrap_or_default());
     }
 
-    /// Adds this, which was spent on an answer that is not returned, to what the answer with these extensions has cost.
+    /// Adds this usage, of an answer that is not returned, to the usage of the answer with these extensions.
     pub(crate) fn carry_to(mut self, answer: &mut Extensions) {
         match Self::of(answer) {
             Some(other) => {
                 self.calls = self.calls.saturating_add(other.calls);
                 self.usage = self.usage.plus(other.usage);
             }
-            // No layer has counted it; one that reads it may know.
+            // No layer has counted it; a layer that reads it may know.
             None => self.add(answer.get().and_then(Ending::total_usage)),
         }
         answer.insert(self);

@@ -1,4 +1,4 @@
-//! A body of which something has been read already.
+//! A body whose first part has been read.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,19 +12,19 @@ use pin_project_lite::pin_project;
 use crate::call::Reservation;
 
 pin_project! {
-    /// The frames that were read ahead, then the body they came from.
+    /// Frames that were read ahead, followed by the rest of their body.
     pub(crate) struct PrefixedBody<B> {
-        // The usual case is one frame of data, for which nothing need be allocated.
+        // The usual case is one data frame, which needs no allocation.
         first: Option<Bytes>,
         rest: VecDeque<Frame<Bytes>>,
-        // What is counted of the frames.
+        // Counts the frames.
         reservation: Option<Reservation>,
         #[pin]
         body: B,
     }
 }
 
-/// Frames that were read ahead of their consumer.
+/// Frames that were read before their consumer polls.
 #[derive(Default)]
 pub(crate) struct ReadAhead {
     first: Option<Bytes>,
@@ -47,28 +47,28 @@ impl ReadAhead {
         }
     }
 
-    /// How many bytes of data are held.
+    /// The number of held bytes of data.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many frames are held.
+    /// The number of held frames.
     pub(crate) fn frames(&self) -> usize {
         self.rest.len() + usize::from(self.first.is_some())
     }
 
-    /// The frames in their order.
+    /// Returns the frames in their order.
     pub(crate) fn into_frames(self) -> impl Iterator<Item = Frame<Bytes>> {
         self.first.map(Frame::data).into_iter().chain(self.rest)
     }
 
-    /// These frames, then `body`.
+    /// Returns a body of these frames and then `body`.
     pub(crate) fn before<B>(self, body: B) -> PrefixedBody<B> {
         PrefixedBody { first: self.first, rest: self.rest, reservation: None, body }
     }
 }
 
-/// How much is held, never what.
+/// Shows the size, never the content.
 impl fmt::Debug for ReadAhead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadAhead").field("bytes", &self.bytes).finish_non_exhaustive()
@@ -114,7 +114,7 @@ impl<B: Body<Data = Bytes>> Body for PrefixedBody<B> {
     }
 }
 
-/// The size of a body behind the data that is held of it.
+/// The size of a body plus the held data.
 pub(crate) fn size_with<'a>(held: impl Iterator<Item = &'a Bytes>, body: &SizeHint) -> SizeHint {
     let held = held.fold(0_u64, |sum, data| sum.saturating_add(data.len() as u64));
     let mut hint = SizeHint::new();

@@ -1,4 +1,4 @@
-//! The inner body, or a refusal's, and after the end nothing.
+//! The inner body, or the body of a refusal; fused.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,10 +13,10 @@ use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat};
 
 pin_project! {
-    /// A response body that was passed on, or that a refusal wrote.
+    /// A forwarded response body, or the body of a refusal.
     ///
-    /// It is fused, and drops the inner body the moment that it ended, failed or was given up: that is what closes the
-    /// upstream's connection, however long the caller keeps what is left.
+    /// It is fused, and drops the inner body as soon as that ends, fails or is cancelled, which closes the upstream's
+    /// connection, even if the caller keeps this body.
     #[derive(Debug)]
     #[project = StateProj]
     pub(crate) enum ResponseBody<B> {
@@ -38,14 +38,14 @@ impl<B> ResponseBody<B> {
         rejection.into_response(format).map(|text| Self::Refusal { text })
     }
 
-    /// Drops what is left.
+    /// Drops the rest.
     #[cold]
     #[inline(never)]
     pub(crate) fn give_up(mut self: Pin<&mut Self>) {
         self.set(Self::Over);
     }
 
-    /// The next frame where there is no inner body.
+    /// Polls the next frame without an inner body.
     #[cold]
     #[inline(never)]
     fn poll_rest(self: Pin<&mut Self>) -> Polled {
@@ -57,8 +57,8 @@ impl<B> ResponseBody<B> {
     }
 }
 
-/// Gives the inner body up when it is over, behind the back of the frame that is being returned: looking at a result
-/// and then returning it would copy it.
+/// Drops the inner body after its end, while the last frame is being returned: inspecting a result and then returning it
+/// would copy it.
 struct Fuse<'a, B> {
     body: Pin<&'a mut ResponseBody<B>>,
     over: bool,

@@ -1,30 +1,30 @@
-//! Whether a call was ended on purpose.
+//! Whether a call was cancelled on purpose.
 //!
-//! # Why does a layer inside have to know?
+//! # Why must a layer inside know?
 //!
-//! A caller that goes away may come back: a browser tries again, and a layer that shares calls keeps the upstream going for
-//! it. A call that a newer message has replaced has no use any more, and its upstream is to be dropped at once. Both look the
-//! same from inside: the future or the body is dropped. So the layer that ends a call says so here first.
+//! A caller that leaves may come back: a browser retries, and a layer that shares calls keeps the upstream call alive for
+//! it. A call that a newer message has replaced is useless, and its upstream call should end at once. Both look the same
+//! from inside: the future or the body is dropped. So the layer that cancels a call marks it here first.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::sync::{AtomicBool, Mutex, Ordering, lock};
 
-/// Of one call: in its request's extensions, and shared by its clones.
+/// The mark of one call: in its request's extensions, and shared by its clones.
 #[derive(Clone, Debug)]
 pub(crate) struct Cancellation(Arc<State>);
 
-/// In the extensions of an answer: its call goes on when that is over, and can still be ended.
+/// In the extensions of an answer: its call continues after the answer, and can still be cancelled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GoesOn;
 
 #[derive(Debug)]
 struct State {
     is_cancelled: AtomicBool,
-    /// Of the one that polled last: the call, or what keeps its upstream going when the call is gone.
+    /// The last one that polled: the call, or the task that keeps its upstream call alive.
     waker: Mutex<Option<Waker>>,
-    /// Of the callers that came back to the answer.
+    /// The callers that came back to the answer.
     returned: Mutex<Option<Waker>>,
 }
 
@@ -36,13 +36,13 @@ impl Cancellation {
         Self(Arc::new(State { is_cancelled: AtomicBool::new(false), waker, returned }))
     }
 
-    /// Ends the call.
+    /// Cancels the call.
     pub(crate) fn cancel(&self) {
         self.0.is_cancelled.store(true, Ordering::Release);
         self.wake();
     }
 
-    /// Wakes the one that polled last, so that it looks at what else it waits for.
+    /// Wakes the last one that polled, so that it checks its other conditions.
     pub(crate) fn wake(&self) {
         for waker in [&self.0.waker, &self.0.returned] {
             let waker = lock(waker).take();
@@ -57,13 +57,13 @@ impl Cancellation {
         self.0.is_cancelled.load(Ordering::Acquire)
     }
 
-    /// Ready when the call is to end. Only the one that polled last is woken.
+    /// Ready when the call is cancelled. Only the last one that polled is woken.
     #[inline]
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_with(&self.0.waker, cx)
     }
 
-    /// The same for callers that came back to the answer, and take the waker of no other: theirs is one that wakes all of them.
+    /// The same for callers that came back to the answer, with a waker slot of their own: their waker wakes all of them.
     pub(crate) fn poll_returned(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_with(&self.0.returned, cx)
     }
@@ -81,7 +81,7 @@ impl Cancellation {
             }
         };
         drop(replaced);
-        // It may have been cancelled before the waker was there to be woken.
+        // It may have been cancelled before the waker was stored.
         if self.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

@@ -1,4 +1,4 @@
-//! The instant at which a call must be over, and how it travels inside a process.
+//! The instant at which a call must end, and how it travels inside a process.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -16,10 +16,10 @@ use super::per_thread::ThreadArc;
 use super::sync::{Mutex, lock};
 use crate::proto::deadline::DeadlineHeader;
 
-/// The instant at which a call, its body included, must be over.
+/// The instant at which a call must end, its body included.
 ///
-/// [`DeadlineLayer`](crate::DeadlineLayer) puts it into the extensions of every request it passes on, and a caller
-/// may put one there itself: the earliest wins.
+/// [`DeadlineLayer`](crate::DeadlineLayer) puts it into the extensions of every request it passes on. A caller may add
+/// one too: the earliest applies.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -48,18 +48,18 @@ pin_project! {
 }
 
 thread_local! {
-    // Set around each poll and put back after it, which makes it local to the task. A plain cell, because tokio's
-    // task-local costs a borrow flag and an option more.
+    // Set around each poll and restored after it, which makes it task-local. A plain cell, because tokio's task-local
+    // costs a borrow flag and an option more.
     static CURRENT: Cell<Option<Deadline>> = const { Cell::new(None) };
 }
 
-/// The deadline of a call that several callers listen to: the latest of theirs. In a request's extensions it wins over
-/// [`Deadline`], which is that of the caller who came first, and over the [current](Deadline::current) one, which is that of
-/// the caller whose task polls the call.
+/// The deadline of a call that several callers share: the latest of theirs. In a request's extensions it takes precedence
+/// over [`Deadline`], the first caller's own, and over the [current](Deadline::current) one, that of the caller whose
+/// task polls the call.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedDeadline {
     callers: Arc<Mutex<CallersTime>>,
-    /// However long the callers have: the limit of a layer that is part of the shared call.
+    /// An upper bound, independent of the callers: the limit of a layer inside the shared call.
     cap: Option<Deadline>,
 }
 
@@ -67,31 +67,30 @@ pub(crate) struct SharedDeadline {
 struct CallersTime {
     /// `None`: a caller without a deadline listens.
     latest: Option<Deadline>,
-    /// What the upstream was told last that it has, in a deadline header: `None` where it was told nothing, or of a limit that
-    /// holds however long the callers have.
+    /// The remaining time last sent to the upstream in a deadline header: `None` if none was sent, or only a limit that
+    /// does not depend on the callers.
     propagated: Option<Duration>,
 }
 
-/// The deadline that a layer keeps.
+/// The deadline that a layer enforces.
 #[derive(Clone, Debug)]
 pub(crate) enum CallDeadline {
     Fixed(Deadline),
-    /// Of a shared call: it moves away when a caller joins that has more time.
+    /// The deadline of a shared call: it moves later when a caller with more time joins.
     Shared(Box<SharedDeadline>),
 }
 
-/// The headers in which the deadline of a request stands. In its extensions, so that a later attempt does not promise the
-/// upstream the time that has passed since.
+/// The headers with the deadline of a request. In its extensions, so that a later attempt updates them.
 #[derive(Clone, Debug)]
 pub(crate) struct PropagatedHeaders {
     pub(crate) headers: ThreadArc<[DeadlineHeader]>,
-    /// Is kept back of what is written.
+    /// Subtracted from the written time.
     pub(crate) reserve: Duration,
-    /// With less than this left, reserve included, the request is not worth sending.
+    /// With less than this left, reserve included, the request is not sent.
     pub(crate) min_remaining: Duration,
 }
 
-/// Puts back what was current, also when the poll inside panics.
+/// Restores the previous deadline, even if the poll inside panics.
 pub(crate) struct EnteredDeadline {
     before: Option<Deadline>,
 }
@@ -99,27 +98,27 @@ pub(crate) struct EnteredDeadline {
 // === impl Deadline ===
 
 impl Deadline {
-    /// At this instant ([`std::time::Instant`], or tokio's).
+    /// Returns the deadline at this instant ([`std::time::Instant`], or tokio's).
     pub fn at(instant: impl Into<Instant>) -> Self {
         Self(instant.into())
     }
 
-    /// This long from now; `None` where that lies beyond what the clock can count.
+    /// Returns the deadline this long from now; `None` if that is beyond the clock's range.
     #[must_use]
     pub fn after(budget: Duration) -> Option<Self> {
         clock::now().checked_add(budget).map(Self)
     }
 
-    /// The instant itself.
+    /// The instant.
     #[must_use]
     pub const fn instant(self) -> Instant {
         self.0
     }
 
-    /// The deadline of the request that has these extensions.
+    /// Returns the deadline of the request with these extensions.
     ///
-    /// Ask for it when it is needed, and not only once: under [`DedupLayer`](crate::DedupLayer) it moves away when a
-    /// caller joins that has more time.
+    /// Read it each time it is needed: under [`DedupLayer`](crate::DedupLayer) it moves later when a caller with more
+    /// time joins.
     ///
     /// ```
     /// use std::time::Duration;
@@ -138,13 +137,13 @@ impl Deadline {
         }
     }
 
-    /// Returns what is left now, by tokio's clock; zero once it has passed.
+    /// Returns the remaining time, by tokio's clock; zero after the deadline.
     #[must_use]
     pub fn remaining(self) -> Duration {
         self.remaining_at(clock::now())
     }
 
-    /// Returns what is left at `now`; zero once it has passed.
+    /// Returns the remaining time at `now`; zero after the deadline.
     ///
     /// ```
     /// use std::time::{Duration, Instant};
@@ -158,12 +157,12 @@ impl Deadline {
         self.0.saturating_duration_since(now.into())
     }
 
-    /// The deadline of the call that this task is working on, set by the [`DeadlineLayer`](crate::DeadlineLayer)
+    /// Returns the deadline of the call that this task works on, set by the [`DeadlineLayer`](crate::DeadlineLayer)
     /// around it.
     ///
-    /// It is there while the handler's future or its response body is polled: inside nested calls, `join!`,
-    /// `select!`, and body streams too. It is *not* there in what was spawned (`tokio::spawn`, `spawn_blocking`, a
-    /// body fed by a task of its own): carry it over with [`scope`](Self::scope).
+    /// It is set while the handler's future or its response body is polled: inside nested calls, `join!`, `select!`, and
+    /// body streams too. It is *not* set in spawned tasks (`tokio::spawn`, `spawn_blocking`, a body fed by a task of its
+    /// own): pass it on with [`scope`](Self::scope).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -187,18 +186,18 @@ impl Deadline {
         CURRENT.get()
     }
 
-    /// Makes this the [`current`](Self::current) deadline inside `future`. It ends nothing by itself.
+    /// Makes this the [`current`](Self::current) deadline inside `future`. It cancels nothing by itself.
     pub fn scope<F: Future>(self, future: F) -> DeadlineScope<F> {
         DeadlineScope { inner: future, deadline: self }
     }
 
-    /// What is left at `now` of the deadline of the request that has these extensions, if it is to be sent again.
+    /// Returns the time for another attempt at `now`, by the deadline of the request with these extensions.
     pub(crate) fn remaining_for_attempt(extensions: &Extensions, now: Instant) -> Option<Duration> {
         let min = extensions.get().map_or(Duration::ZERO, |written: &PropagatedHeaders| written.min_remaining);
         Self::of(extensions).map(|deadline| deadline.remaining_at(now).saturating_sub(min))
     }
 
-    /// Writes what is left at `now` where it stands in this request.
+    /// Rewrites the deadline headers of this request with the remaining time at `now`.
     pub(crate) fn refresh_headers(head: &mut Parts, now: Instant) {
         if let (Some(deadline), Some(written)) =
             (Self::of(&head.extensions), head.extensions.get::<PropagatedHeaders>())
@@ -219,7 +218,7 @@ impl Deadline {
         Self::enter_any(Some(self))
     }
 
-    /// The same, where there may be none.
+    /// The same for an optional deadline.
     #[inline]
     pub(crate) fn enter_any(deadline: Option<Self>) -> EnteredDeadline {
         EnteredDeadline { before: CURRENT.replace(deadline) }
@@ -240,7 +239,7 @@ impl SharedDeadline {
         Self { callers: Arc::new(Mutex::new(CallersTime { latest: Some(first), propagated: None })), cap: None }
     }
 
-    /// A caller joins that has time until then; `None`: without end.
+    /// A caller with this deadline joins; `None`: without one.
     pub(crate) fn extend(&self, deadline: Option<Deadline>) {
         let mut callers = lock(&self.callers);
         callers.latest = callers.latest.zip(deadline).map(|(one, other)| one.max(other));
@@ -251,14 +250,14 @@ impl SharedDeadline {
         latest.into_iter().chain(self.cap).min()
     }
 
-    /// The upstream is told, in a deadline header, that it has `left`.
+    /// Notes the remaining time sent to the upstream in a deadline header.
     pub(crate) fn note_propagated(&self, left: Duration) {
         let mut callers = lock(&self.callers);
         let is_the_callers = callers.latest.is_some_and(|latest| self.cap.is_none_or(|cap| latest <= cap));
         callers.propagated = is_the_callers.then_some(left);
     }
 
-    /// How long the upstream was told that it has, where a caller with more time would have told it more.
+    /// The remaining time sent to the upstream, if it depends on the callers.
     pub(crate) fn propagated(&self) -> Option<Duration> {
         lock(&self.callers).propagated
     }
@@ -271,7 +270,7 @@ impl SharedDeadline {
 // === impl CallDeadline ===
 
 impl CallDeadline {
-    /// The earliest of `ours` and of those that hold for the request with these extensions already.
+    /// Returns the earliest of `ours` and the deadlines of the request with these extensions.
     pub(crate) fn earliest(extensions: &Extensions, ours: Option<Deadline>) -> Option<Self> {
         match extensions.get::<SharedDeadline>() {
             Some(shared) => Some(Self::Shared(Box::new(shared.capped(ours)))),
@@ -282,14 +281,14 @@ impl CallDeadline {
         }
     }
 
-    /// The upstream is told, in a deadline header, that it has `left`.
+    /// Notes the remaining time sent to the upstream in a deadline header.
     pub(crate) fn note_propagated(&self, left: Duration) {
         if let Self::Shared(shared) = self {
             shared.note_propagated(left);
         }
     }
 
-    /// What it is now; `None` where a caller of the shared call has no deadline.
+    /// The current deadline; `None` if a caller of the shared call has none.
     #[inline]
     pub(crate) fn get(&self) -> Option<Deadline> {
         match self {
@@ -298,7 +297,7 @@ impl CallDeadline {
         }
     }
 
-    /// Writes it where the services inside look for it. `until` is what it is now.
+    /// Writes it where the services inside read it. `until`: the current deadline.
     pub(crate) fn write(&self, until: Deadline, extensions: &mut Extensions) {
         extensions.insert(until);
         if let Self::Shared(shared) = self {

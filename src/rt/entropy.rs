@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use fastrand::Rng;
 use sha2::{Digest, Sha256};
 
-/// A sequence of random numbers that is shared by clones: each draw is another, on every clone and thread.
+/// A sequence of random numbers, shared by clones: each draw differs, on every clone and thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Entropy(Arc<AtomicU64>);
 
-/// Odd, so that 2^64 draws pass before a state comes again; the golden ratio, as in `SplitMix64`.
+/// Odd, so that a state repeats only after 2^64 draws; the golden ratio, as in `SplitMix64`.
 const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Numbers that cannot be guessed, also by those who know others of them.
+/// Unpredictable numbers, even given other ones.
 pub(crate) struct Secrets {
     seed: [u8; 32],
     drawn: AtomicU64,
@@ -27,15 +27,15 @@ impl Entropy {
         Self(Arc::new(AtomicU64::new(seed)))
     }
 
-    /// A generator of its own for one draw.
+    /// Returns a separate generator for one draw.
     pub(crate) fn rng(&self) -> Rng {
         Rng::with_seed(self.0.fetch_add(STRIDE, Relaxed))
     }
 }
 
 impl Default for Entropy {
-    /// Seeded by the operating system, by way of the standard library's hasher: processes that start in the same
-    /// nanosecond differ too (fastrand's own seed is a hash of the time and the thread).
+    /// Seeded by the operating system, through the standard library's hasher: processes that start in the same nanosecond
+    /// differ too (fastrand's own seed is a hash of the time and the thread).
     fn default() -> Self {
         Self::seeded(RandomState::new().hash_one(STRIDE))
     }
@@ -44,7 +44,7 @@ impl Default for Entropy {
 // === impl Secrets ===
 
 impl Secrets {
-    /// 128 bits, as 32 hexadecimal digits.
+    /// 128 random bits, as 32 hexadecimal digits.
     pub(crate) fn token(&self) -> String {
         self.draw().iter().take(16).fold(String::with_capacity(32), |mut token, byte| {
             token.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0')));
@@ -52,7 +52,7 @@ impl Secrets {
         })
     }
 
-    /// 64 bits.
+    /// 64 random bits.
     pub(crate) fn number(&self) -> u64 {
         self.draw().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
@@ -66,8 +66,8 @@ impl Secrets {
 }
 
 impl Default for Secrets {
-    /// The standard library's hasher has a key of 128 bits from the operating system. What it makes of different numbers tells
-    /// nothing of that key, and together holds as much.
+    /// The standard library's hasher has a key of 128 bits from the operating system. Hashes of different numbers do not
+    /// reveal that key, and together hold as much entropy.
     fn default() -> Self {
         let mut hash = Sha256::new();
         for number in 0..4_u64 {

@@ -1,4 +1,4 @@
-//! WAIT: the only place that reads a clock or arms a timer.
+//! Clocks and timers: the only place that reads a clock or arms a timer.
 
 pub(crate) mod cancellation;
 pub(crate) mod clock;

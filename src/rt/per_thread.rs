@@ -1,10 +1,10 @@
-//! Values that all threads share without a word that all of them write to: one with a count of its holders for each thread,
-//! one that is read by all and seldom written, and one that is summed up when it is asked for.
+//! Values shared by all threads without a commonly written word: a value with one reference count per thread, a value
+//! that is mostly read, and a value that is summed on demand.
 //!
 //! # Why not an `Arc`, and a lock?
 //!
-//! The count of an `Arc` is one word that all threads write to, as is the state of a lock: cloned or read once per call, it costs
-//! two threads more than they gain by being two. Here each thread has a count, or a lock, on a cache line of its own.
+//! An `Arc`'s count is one word that all threads write to, as is a lock's state: used once per call, it costs two threads
+//! more than they gain by parallelism. Here each thread has a count, or a lock, on its own cache line.
 
 use std::fmt;
 use std::iter;
@@ -15,18 +15,18 @@ use std::thread::available_parallelism;
 
 use super::sync::thread_number;
 
-/// What a layer and its services have.
+/// The value as a layer and its services hold it.
 pub(crate) struct PerThread<T: ?Sized> {
     own: ThreadArc<T>,
-    /// Keeps the lines of all threads. Clones have none, and find them as long as the first one is there; after that, a
-    /// thread without a line uses another's.
+    /// Keeps the lines of all threads. Clones have none, and find them while the original lives; after that, a thread
+    /// without a line uses another's.
     _all: Option<Arc<[ThreadArc<T>]>>,
 }
 
-/// The same for a value in a table of which each thread has a copy: without a line of its own.
+/// The same for a value in a per-thread table: without a line of its own.
 pub(crate) struct ThreadArcs<T: ?Sized>(Arc<[ThreadArc<T>]>);
 
-/// What a call has.
+/// The value as a call holds it.
 pub(crate) struct ThreadArc<T: ?Sized>(Arc<CacheLine<T>>);
 
 /// Two cache lines, since processors fetch them in pairs.
@@ -34,25 +34,25 @@ pub(crate) struct ThreadArc<T: ?Sized>(Arc<CacheLine<T>>);
 struct CacheLine<T: ?Sized> {
     value: Arc<T>,
     number: usize,
-    /// How many lines there are, a power of two, less one.
+    /// The number of lines, a power of two, minus one.
     mask: usize,
-    /// Those of all threads, this one among them.
+    /// The lines of all threads, including this one.
     all: OnceLock<Arc<[Weak<CacheLine<T>>]>>,
 }
 
-/// A value for each thread, so that none writes where another reads.
+/// One value per thread, so that no thread writes where another reads.
 pub(crate) struct Striped<T>(Box<[Padded<T>]>);
 
-/// What is read by all threads, each through a lock of its own, and changed under all of them.
+/// A value that each thread reads through its own lock, and that is changed under all of them.
 pub(crate) struct ReadMostly<T>(Striped<RwLock<T>>);
 
 /// Two cache lines, too.
 #[repr(align(128))]
 struct Padded<T>(T);
 
-/// With more threads than this some share a count.
+/// Further threads share a count.
 const MAX_LINES: usize = 64;
-/// The same for what is copied for each thread, which takes more room.
+/// The same for copies per thread, which take more room.
 const MAX_COPIES: usize = 16;
 
 // === impl PerThread ===
@@ -65,17 +65,17 @@ impl<T: ?Sized> PerThread<T> {
         for line in all.iter() {
             line.0.all.get_or_init(|| known.clone());
         }
-        // Made with at least one.
+        // There is at least one.
         Self { own: all[thread_number() & mask].clone(), _all: Some(all) }
     }
 
-    /// For a service that a layer makes: clones of it find the lines of all threads as long as it is there, though the layer
-    /// may be gone.
+    /// Returns the handle for a layer's service: its clones find the lines of all threads while it lives, even without
+    /// the layer.
     pub(crate) fn for_service(&self) -> Self {
         Self { own: self.own.here(), _all: self._all.clone() }
     }
 
-    /// The value, for a call that this thread makes.
+    /// Returns the value, for a call of this thread.
     #[inline]
     pub(crate) fn hold(&self) -> ThreadArc<T> {
         self.own.here()
@@ -104,7 +104,7 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for PerThread<T> {
     }
 }
 
-/// How many threads run at once. Asking the system reads files.
+/// The number of threads that run at once. Asking the system reads files.
 fn lines() -> usize {
     static LINES: OnceLock<usize> = OnceLock::new();
     *LINES.get_or_init(|| available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_LINES).next_power_of_two())
@@ -113,20 +113,20 @@ fn lines() -> usize {
 // === impl ThreadArcs ===
 
 impl<T: ?Sized> ThreadArcs<T> {
-    /// With a count for each thread that can run, and no more than `most`, a power of two.
+    /// With a count per parallel thread, at most `most`, a power of two.
     pub(crate) fn new(value: Arc<T>, most: usize) -> Self {
         let mask = lines().min(most).saturating_sub(1);
         let line = move |number| CacheLine { value: value.clone(), number, mask, all: OnceLock::new() };
         Self((0..=mask).map(|number| ThreadArc(Arc::new(line(number)))).collect())
     }
 
-    /// The value, for a call that this thread makes.
+    /// Returns the value, for a call of this thread.
     #[inline]
     pub(crate) fn hold(&self) -> ThreadArc<T> {
         self.0[thread_number() & self.0.len().saturating_sub(1)].clone()
     }
 
-    /// Whether a call has it, or something else that is not in a table. It says nothing of what comes to the tables meanwhile.
+    /// Whether anything outside the tables holds it. It does not cover concurrent changes of the tables.
     pub(crate) fn is_held(&self) -> bool {
         let is_counted = |line: &ThreadArc<T>| Arc::strong_count(&line.0) > 1;
         self.0.iter().any(is_counted) || Arc::strong_count(self.0[0].value()) > self.0.len()
@@ -156,14 +156,14 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for ThreadArcs<T> {
 // === impl ThreadArc ===
 
 impl<T: ?Sized> ThreadArc<T> {
-    /// The same value, counted for this thread.
+    /// Returns the same value, counted for this thread.
     #[inline]
     fn here(&self) -> Self {
         let here = thread_number() & self.0.mask;
         if here == self.0.number { self.clone() } else { self.at(here) }
     }
 
-    /// The value itself, counted for no thread.
+    /// The value itself, without a count.
     pub(crate) fn value(&self) -> &Arc<T> {
         &self.0.value
     }
@@ -200,12 +200,12 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for ThreadArc<T> {
 // === impl Striped ===
 
 impl<T> Striped<T> {
-    /// One for each thread that can run, and no more than `most`, a power of two: further threads share them.
+    /// One per parallel thread, at most `most`, a power of two: further threads share them.
     pub(crate) fn new(most: usize, make: impl FnMut() -> T) -> Self {
         Self(iter::repeat_with(make).map(Padded).take(lines().min(most).max(1)).collect())
     }
 
-    /// The value of this thread.
+    /// This thread's value.
     #[inline]
     pub(crate) fn own(&self) -> &T {
         &self.0[thread_number() & self.0.len().saturating_sub(1)].0
@@ -225,18 +225,18 @@ impl<T: fmt::Debug> fmt::Debug for Striped<T> {
 // === impl ReadMostly ===
 
 impl<T> ReadMostly<T> {
-    /// `make` makes one for each thread: they are equal, and share nothing that is written to when they are read.
+    /// `make` makes one per thread: they must be equal, and share nothing that reading writes to.
     pub(crate) fn new(make: impl Fn() -> T) -> Self {
         Self(Striped::new(MAX_COPIES, || RwLock::new(make())))
     }
 
-    /// The value as this thread sees it. While it is held, nothing changes it.
+    /// Reads this thread's copy. It does not change while the guard is held.
     #[inline]
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
         self.0.own().read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the value of each thread alike, while none reads. Returns what the last change did.
+    /// Changes all threads' copies in the same way, while none reads. Returns the result of the last change.
     pub(crate) fn write<R>(&self, mut change: impl FnMut(&mut T) -> R) -> Option<R> {
         let mut all: Vec<_> = self.0.iter().map(|one| one.write().unwrap_or_else(PoisonError::into_inner)).collect();
         all.iter_mut().map(|one| change(one)).last()
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(Arc::strong_count(&value), 1);
     }
 
-    /// Which line a thread counts on.
+    /// The line on which a thread counts.
     fn line(held: &ThreadArc<i32>) -> *const CacheLine<i32> {
         Arc::as_ptr(&held.0)
     }

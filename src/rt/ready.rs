@@ -1,4 +1,4 @@
-//! Readiness belongs to one clone.
+//! Readiness belongs to one clone of a service.
 
 use std::future::Future;
 use std::mem;
@@ -10,8 +10,8 @@ use tower_service::Service;
 
 /// Takes the service that was polled ready, and leaves a fresh clone in its place.
 ///
-/// A clone has a readiness of its own (tower's contract; a tonic `Channel` panics when it is called without), so the
-/// future must own the very value whose `poll_ready` answered.
+/// Each clone has its own readiness (tower's contract; a tonic `Channel` panics when called without it), so the future
+/// must own the value whose `poll_ready` succeeded.
 pub(crate) fn take_ready<S: Clone>(service: &mut S) -> S {
     let fresh = service.clone();
     mem::replace(service, fresh)
@@ -20,8 +20,8 @@ pub(crate) fn take_ready<S: Clone>(service: &mut S) -> S {
 pin_project! {
     /// Waits until a service is ready, and calls it.
     ///
-    /// It is for layers that have something to do before they know whether the service inside is called at all: until
-    /// then they hold no readiness, which may be a place that others wait for.
+    /// For layers that have work to do before they know whether to call the service inside: until then they hold no
+    /// readiness, which may be a place that others wait for.
     #[project = ReadyCallProj]
     pub(crate) enum ReadyCall<S, R>
     where
@@ -40,7 +40,7 @@ impl<S: Service<R>, R> ReadyCall<S, R> {
         Self::Waiting { service, request: Some(request) }
     }
 
-    /// A call that was made.
+    /// A call in progress.
     pub(crate) fn called(call: S::Future) -> Self {
         Self::Called { call }
     }
@@ -69,7 +69,7 @@ impl<S: Service<R>, R> Future for ReadyCall<S, R> {
 mod tests {
     use super::*;
 
-    /// Which clone it is, and whether it was polled ready: readiness is not cloned.
+    /// Identifies the clone, and whether it was polled ready: readiness is not cloned.
     #[derive(Debug, Default)]
     struct Channel {
         ready: bool,

@@ -1,8 +1,8 @@
-//! The counters behind a retry budget: the only part of retries that all threads write.
+//! The counters of a retry budget: the only state of retries that all threads write.
 //!
-//! A deposit, on every call, is one atomic addition in the usual case, to one of a few counters so that threads do not
-//! fight over it. A withdrawal happens only when something has failed: it sums the deposits of a window under a lock that
-//! also holds the withdrawals, so that of two threads that see one token left only one gets it.
+//! A deposit, on every call, is usually one atomic addition, to one of several counters to avoid contention. A withdrawal
+//! happens only after a failure: it sums the deposits of a window under a lock that also holds the withdrawals, so that
+//! the last token is granted once.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 use super::per_thread::Striped;
 use crate::policy::budget::{Budget, Ring, SlotCount, index};
 
-/// How many retries the layers that share it may make: a ratio of their calls, and a minimum rate where calls are few.
+/// Limits the retries of the layers that share it: a ratio of their calls, plus a minimum rate.
 ///
-/// Within a window there are at most `percent` retries per hundred calls, plus `min_per_second` for each of its seconds.
-/// Calls and retries that are older than the window no longer count. Clones share one budget: give one to all layers that
-/// talk to the same upstream.
+/// A window allows `percent` retries per hundred calls, plus `min_per_second` for each of its seconds. Older calls and
+/// retries do not count. Clones share one budget: give one to all layers with the same upstream.
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,15 +42,15 @@ struct Shared {
     withdrawals: Mutex<Ring<SlotCount>>,
 }
 
-/// Enough for the threads of a runtime to spread over; a withdrawal reads all of them.
+/// Enough to spread a runtime's threads; a withdrawal reads all of them.
 const STRIPES: usize = 8;
 
 // === impl RetryBudget ===
 
 impl RetryBudget {
-    /// Allows retries for `percent` of all calls in a window (200: two per call), and `min_per_second` beside them.
+    /// Allows retries for `percent` of all calls in a window (200: two per call), plus `min_per_second`.
     ///
-    /// A window is at least one second and at most one minute; what is less or more is taken for that.
+    /// A window is clamped to 1 s to 60 s.
     #[must_use]
     pub fn new(percent: u32, min_per_second: u32, window: Duration) -> Self {
         Self {
@@ -78,7 +77,7 @@ impl RetryBudget {
         }
     }
 
-    /// Asks for one retry. A refusal takes nothing.
+    /// Takes one retry from the budget, if it has one.
     #[must_use]
     pub(crate) fn withdraw(&self, now: Instant) -> bool {
         self.shared.as_ref().is_none_or(|shared| shared.withdraw(now))
@@ -86,7 +85,7 @@ impl RetryBudget {
 }
 
 impl Default for RetryBudget {
-    /// 20 % of the calls and ten a second, over ten seconds: as Finagle and tower.
+    /// 20 % of the calls and ten retries a second, over 10 s: as in Finagle and tower.
     fn default() -> Self {
         Self::new(20, 10, Duration::from_secs(10))
     }
@@ -114,7 +113,7 @@ impl Shared {
                 cell.fetch_add(1, Relaxed);
                 return;
             }
-            // A thread that was held up for a whole window: its call counts no longer.
+            // A thread that was delayed by a whole window: its call no longer counts.
             if seen.slot() > slot {
                 return;
             }
@@ -234,7 +233,7 @@ mod tests {
         assert_eq!(granted + withdrawals(&budget, at(20_000)), 8 * 20_000 / 2);
     }
 
-    /// A model that remembers everything.
+    /// A model that keeps everything.
     #[derive(Default)]
     struct Ledger {
         deposits: Vec<u128>,

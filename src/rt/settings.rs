@@ -1,4 +1,4 @@
-//! What a layer is set up with, and what all its services share of it.
+//! The settings of a layer, shared by its services.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use super::per_thread::PerThread;
 
-/// The settings of a layer. Each change makes them anew for the services that are made from then on.
+/// The settings of a layer. A change applies to services made from then on.
 ///
-/// Counts for each thread are made for the first service, and not for each: a reqwest middleware makes one for each call.
+/// Per-thread counts are made for the first service, not for each: a reqwest middleware makes a service for each call.
 pub(crate) struct Settings<T> {
     value: T,
     shared: OnceLock<PerThread<T>>,
@@ -21,7 +21,7 @@ impl<T: Clone> Settings<T> {
         Self { value, shared: OnceLock::new() }
     }
 
-    /// For a service that the layer makes.
+    /// Returns the settings for a new service.
     pub(crate) fn for_service(&self) -> PerThread<T> {
         self.shared.get_or_init(|| PerThread::new(Arc::new(self.value.clone()))).for_service()
     }

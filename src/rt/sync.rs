@@ -1,4 +1,4 @@
-//! What threads share. Gathered here, so that a model checker can put its own in their place (see `loom/`).
+//! Shared state of threads. In one place, so that a model checker can substitute its own types (see `loom/`).
 
 use std::cell::Cell;
 use std::sync::PoisonError;
@@ -13,13 +13,13 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(buttress_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
 
-/// Locks. What a lock guards here is never left half done: a panic elsewhere is no reason for another.
+/// Locks, ignoring poison: guarded data is never left half-changed, so a panic elsewhere does not matter.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A number for this thread, small and dense: threads that count in the place of their number do not disturb each
-/// other, however the services they call are cloned.
+/// A small, dense number for this thread: threads that count in slots of their own number do not contend, however their
+/// services are cloned.
 #[inline]
 pub(crate) fn thread_number() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);

@@ -1,10 +1,11 @@
-//! A wait with a limit, which a process that was suspended does not lose.
+//! A wait with a limit that tolerates a suspended process.
 //!
 //! # Why not just a timer?
 //!
-//! When a process goes on that was stopped, all its timers have passed, and are seen before the sockets are: a stream would be
-//! cut whose data is there. So where the end of a wait is found late by more than a task ever takes to run, it is put off once,
-//! for long enough to read a socket (see [`grace`]). What comes by then is handed on, since a result that is ready beats a timer.
+//! When a suspended process continues, all its timers have passed, and fire before the sockets are read: a stream would
+//! end though its data has arrived. So if the end of a wait is noticed later than a running task ever notices it, the
+//! wait is extended once, long enough to read a socket (see [`grace`]). Data that arrives by then is forwarded, since a
+//! ready result beats a timer.
 
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
@@ -13,15 +14,15 @@ use super::clock;
 use super::timer::LazyTimer;
 use crate::policy::grace::grace;
 
-/// Says when a wait has lasted for too long. Costs nothing until a task has to wait.
+/// Tracks whether a wait has lasted too long. Costs nothing until a task has to wait.
 #[derive(Debug, Default)]
 pub(crate) struct Timeout {
     timer: LazyTimer,
     grace: Option<Box<Grace>>,
 }
 
-/// A [`Timeout`] of a stream, of which there may be many. It remembers what its timer was armed for: the timer's own memory is then
-/// in no cache, and an owner that has just read the clock need not look at it.
+/// A [`Timeout`] for streams, of which there may be many. It caches the timer's deadline: the timer's own memory is then
+/// in no cache, and an owner that has just read the clock need not read it.
 #[derive(Debug, Default)]
 pub(crate) struct StreamTimeout {
     timeout: Timeout,
@@ -32,14 +33,14 @@ pub(crate) struct StreamTimeout {
 #[derive(Debug)]
 struct Running {
     until: Instant,
-    /// Of the task that it wakes.
+    /// The waker of the waiting task.
     waker: Waker,
 }
 
-/// The end of a wait was found late.
+/// The end of a wait was noticed late.
 #[derive(Debug)]
 struct Grace {
-    /// The end that was.
+    /// The original end.
     missed: Instant,
     until: Instant,
 }
@@ -47,7 +48,7 @@ struct Grace {
 // === impl Timeout ===
 
 impl Timeout {
-    /// Waits until `at`, or, once, somewhat longer where that is found late. Another `at` is another wait.
+    /// Waits until `at`, or once somewhat longer if that is noticed late. A different `at` starts another wait.
     ///
     /// # Panics
     ///
@@ -60,20 +61,20 @@ impl Timeout {
         self.poll_grace(at, cx)
     }
 
-    /// Waits for `limit` from when it is first asked. A limit that is longer than the clock can count has no end.
+    /// Waits for `limit` from the first poll. A limit beyond the clock's range never ends.
     pub(crate) fn poll_after(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
         let missed = self.grace.as_ref().map(|grace| grace.missed);
         let at = missed.or_else(|| self.timer.armed_until()).or_else(|| clock::now().checked_add(limit));
         at.map_or(Poll::Pending, |at| self.poll_until(at, cx))
     }
 
-    /// Whether `at` has passed, for an owner that has something to hand on and does not wait. Reads the clock; arms a timer only
-    /// where `at` is found late.
+    /// Whether `at` has passed, for an owner with data to forward. Reads the clock; arms a timer only if `at` is noticed
+    /// late.
     pub(crate) fn has_passed(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
         clock::now() >= at && self.poll_until(at, cx).is_ready()
     }
 
-    /// The end of the wait has come, or the grace after it has begun.
+    /// Whether the wait is over; otherwise its grace has begun.
     #[cold]
     #[inline(never)]
     fn poll_grace(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
@@ -134,7 +135,7 @@ impl StreamTimeout {
         self.timeout.timer.is_running()
     }
 
-    /// Whether it is known until when it runs.
+    /// Whether its deadline is known.
     #[inline]
     pub(crate) fn is_known(&self) -> bool {
         self.runs.is_some()
@@ -171,7 +172,7 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
     const MS: Duration = Duration::from_millis(1);
 
-    /// Polls once, lets the clock jump, and waits for the end: the time since `at`.
+    /// Polls once, lets the clock jump, and waits for the end: returns the time since `at`.
     async fn late(timeout: &mut Timeout, at: Instant, jump: Duration) -> Duration {
         assert!(poll_fn(|cx| Poll::Ready(timeout.poll_until(at, cx))).await.is_pending());
         tokio::time::advance(jump).await;
@@ -246,14 +247,14 @@ mod tests {
             |timeout: &mut StreamTimeout, at, cx: &mut Context<'_>| timeout.poll_until_from(clock::now(), at, cx);
         assert!(poll_fn(|cx| Poll::Ready(poll(&mut timeout, start + 3 * S, cx))).await.is_pending());
         tokio::time::advance(S).await;
-        // It is polled again, waits for longer, and is woken at the end of that.
+        // It is polled again, waits longer, and is woken at the new end.
         poll_fn(|cx| {
             assert!(timeout.will_wake_from(clock::now(), cx) || clock::now() >= start + 3 * S);
             poll(&mut timeout, start + 5 * S, cx)
         })
         .await;
         assert_eq!(clock::now() - start, 5 * S);
-        // An end that is found late is put off, for those too.
+        // A late end is extended for those too.
         let at = clock::now() + S;
         assert!(poll_fn(|cx| Poll::Ready(poll(&mut timeout, at, cx))).await.is_pending());
         tokio::time::advance(2 * S).await;

@@ -3,8 +3,8 @@
 //! # Why not a `Sleep` in the body?
 //!
 //! Creating one reads the clock, moving one locks the timer wheel, polling one costs more than most bodies do, and
-//! holding one inline makes the body `!Unpin`. So: it is made at the first wait, kept in a box, never polled again
-//! while the same task waits and it has not fired, and moved only when it has fired too early for its owner.
+//! holding one inline makes the body `!Unpin`. So it is created at the first wait, kept in a box, not polled again while
+//! the same task waits and it has not fired, and moved only when it has fired too early for its owner.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,12 +25,12 @@ pin_project! {
     struct Armed {
         #[pin]
         sleep: Sleep,
-        // The task that the timer will wake: while that is the one that polls, it need not be armed again.
+        // The waker of the task that the timer wakes: while that task polls, it need not be armed again.
         waker: Waker,
     }
 }
 
-/// What tokio's timers count in.
+/// The resolution of tokio's timers.
 const TICK: Duration = Duration::from_millis(1);
 
 // === impl LazyTimer ===
@@ -46,21 +46,21 @@ impl LazyTimer {
         if self.will_wake(cx) && self.fires_by(at) { Poll::Pending } else { self.arm(at, cx) }
     }
 
-    /// Whether a timer is running that will wake this very task: then there is nothing to do but wait.
+    /// Whether a running timer will wake this task: then there is nothing to do but wait.
     ///
-    /// Says nothing of when: for owners whose instant only ever moves away.
+    /// It does not check the instant: for owners whose instant only moves later.
     #[inline]
     pub(crate) fn will_wake(&self, cx: &Context<'_>) -> bool {
         self.armed.as_deref().is_some_and(|armed| !armed.sleep.is_elapsed() && armed.waker.will_wake(cx.waker()))
     }
 
-    /// Whether it has been armed, and its instant has not passed. Reads no clock.
+    /// Whether it is armed, and its instant has not passed. Reads no clock.
     #[inline]
     pub(crate) fn is_running(&self) -> bool {
         self.armed.as_deref().is_some_and(|armed| !armed.sleep.is_elapsed())
     }
 
-    /// The instant that it was armed for, passed or not.
+    /// The instant for which it was armed, passed or not.
     pub(crate) fn armed_until(&self) -> Option<Instant> {
         self.armed.as_deref().map(|armed| armed.sleep.deadline().into_std())
     }
@@ -85,8 +85,8 @@ impl LazyTimer {
             if armed.sleep.deadline() > at {
                 armed.sleep.as_mut().reset(at);
             }
-            // The task that waits here may have used up tokio's budget by reading. A sleep that sees that returns pending
-            // without having registered the waker, and would not be polled again.
+            // The waiting task may have used up tokio's budget by reading. A sleep then returns pending without
+            // registering the waker, and would not be polled again.
             if Pin::new(&mut unconstrained(armed.sleep.as_mut())).poll(cx).is_pending() {
                 armed.waker.clone_from(cx.waker());
                 return Poll::Pending;
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(clock::now() - start, SECOND);
     }
 
-    /// A peer may ask for such a long wait, and how long this machine has been running is not known.
+    /// A peer may ask for such a long wait, and the machine's uptime is unknown.
     #[tokio::test(start_paused = true)]
     async fn the_last_instant_of_all_is_waited_for() {
         let mut last = clock::now();

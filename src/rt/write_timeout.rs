@@ -10,15 +10,14 @@ use super::clock;
 use super::timeout::Timeout;
 use crate::error::WriteElapsed;
 
-/// A socket of a server whose client has to read: a write that makes no progress for as long as the limit fails, and the
-/// connection with it.
+/// A server's socket that fails a write without progress within the limit, and so its connection.
 ///
 /// # When to use it, and when not
 ///
-/// On the sockets of every server that streams. A body that is not polled cannot time out, and none is polled while its client
-/// takes nothing of what was written: the layers of this crate, which are in the body, do not see such a client, and what the
-/// call holds (a place in a queue, a connection to the upstream) it holds forever. One HTTP/2 stream that its client does not
-/// read, on a connection that it does, is not seen here.
+/// On the sockets of every server that streams. A body that is not polled cannot time out, and none is polled while its
+/// client accepts no data: the layers of this crate, inside the body, do not see such a client, and the call keeps its
+/// resources (a place in a queue, a connection to the upstream) forever. It does not detect a single unread HTTP/2 stream
+/// on a connection that the client reads.
 ///
 /// # Example
 ///
@@ -50,7 +49,7 @@ use crate::error::WriteElapsed;
 /// # }
 /// ```
 ///
-/// With axum, a listener of one's own does that:
+/// With axum, use a listener of your own:
 ///
 /// ```
 /// use std::time::Duration;
@@ -81,20 +80,19 @@ use crate::error::WriteElapsed;
 ///
 /// # What happens when
 ///
-/// - *Something was written*: the limit begins anew with the next write that has to wait. A slow reader is none that has
-///   stopped.
-/// - *The limit is hit*: the write, flush or shutdown fails with [`TimedOut`](io::ErrorKind::TimedOut), which holds a
-///   [`WriteElapsed`]. hyper then drops the connection and the bodies of its answers.
-/// - *The process was suspended meanwhile*: the wait goes on for a moment, so that what the client took since is seen.
-/// - *The limit is `None`*: nothing is bounded.
+/// - *Progress*: the limit starts again with the next write that has to wait. A slow reader is not a stalled one.
+/// - *The limit is reached*: the write, flush or shutdown fails with [`TimedOut`](io::ErrorKind::TimedOut), which
+///   contains a [`WriteElapsed`]. hyper then drops the connection and the bodies of its answers.
+/// - *The process was suspended meanwhile*: the wait is extended by a moment, to notice data that the client took since.
+/// - *The limit is `None`*: no limit.
 ///
 /// # Cost
 ///
-/// A timer, from the first write that has to wait on.
+/// A timer, from the first write that has to wait.
 pub struct WriteTimeout<T> {
     io: T,
     limit: Option<Duration>,
-    /// Since a write has to wait: when it fails.
+    /// When the waiting write fails.
     until: Option<Instant>,
     timeout: Timeout,
 }
@@ -133,7 +131,7 @@ impl<T> WriteTimeout<T> {
         let until = match self.until {
             Some(until) => until,
             None => {
-                // A limit that is longer than the clock can count has no end.
+                // A limit beyond the clock's range never ends.
                 let Some(until) = clock::now().checked_add(limit) else { return Poll::Pending };
                 *self.until.insert(until)
             }

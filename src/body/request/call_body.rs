@@ -1,4 +1,4 @@
-//! The request body below the layers: one type, whatever the caller's was and whatever layers are stacked.
+//! The request body below the layers: one type for all bodies and stacks.
 
 use std::any::Any;
 use std::fmt;
@@ -17,10 +17,10 @@ use crate::body::boxed::Polled;
 use crate::body::erased::ErasedBody;
 use crate::error::BoxError;
 
-/// The request body that the layers of this crate hand to the service inside.
+/// The request body that the layers of this crate pass to the service inside.
 ///
-/// A layer that reads, repeats or watches a request takes any body of the caller's and hands on this one. It is one type
-/// however many such layers are stacked, so a client, a handler or a backup names it once:
+/// A layer that reads, repeats or watches a request takes any body and passes on this one. It stays one type however many
+/// such layers are stacked, so a client, a handler or a backup names it once:
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -35,8 +35,8 @@ use crate::error::BoxError;
 /// type Client = hyper_util::client::legacy::Client<hyper_util::client::legacy::connect::HttpConnector, CallBody>;
 /// ```
 ///
-/// Frames, trailers, errors and length are those of the caller's body. `Debug` shows what kind of body it is and how long,
-/// and never what is in it.
+/// Frames, trailers, errors and length are those of the caller's body. `Debug` shows the kind and the length of the body,
+/// never its content.
 ///
 /// # Cost
 ///
@@ -45,23 +45,23 @@ use crate::error::BoxError;
 ///
 /// # Errors
 ///
-/// Those of the caller's body; [`ReplayUnavailable`](crate::error::ReplayUnavailable) for an attempt that still reads a
-/// body after a retry has taken it over.
+/// Those of the caller's body; [`ReplayUnavailable`](crate::error::ReplayUnavailable) for an earlier attempt that still
+/// reads a body after a retry has taken it over.
 #[derive(Default)]
 pub struct CallBody {
     kind: Kind,
-    /// Tells a layer outside that waits for the upstream when this is read.
+    /// Reports to a layer outside, which waits for the upstream, when the body is read.
     reporter: Option<UploadReporter>,
 }
 
 #[derive(Default)]
 enum Kind {
-    /// In memory, all of it.
+    /// Completely in memory.
     Whole {
         data: Bytes,
         trailers: Option<Box<HeaderMap>>,
     },
-    /// Recorded while it is read, so that it can be sent again.
+    /// Recorded while it is read, for further attempts.
     Recorded {
         recording: Arc<Recording<CallBody>>,
         generation: u64,
@@ -73,28 +73,28 @@ enum Kind {
     Over,
 }
 
-/// What a socket's buffers take at once.
+/// The most that a socket's buffers take at once.
 pub(super) const MAX_SENT_AT_ONCE: usize = 64 * 1024;
 
-/// A body as it is best kept for another attempt.
+/// A body in the best form for another attempt.
 pub(super) enum Repeatable {
     Whole {
         data: Bytes,
         trailers: Option<Box<HeaderMap>>,
     },
-    /// An outer layer records it: `true` if all of the body would be read from this generation.
+    /// An outer layer records it: `true` if this generation would read all of the body.
     Recorded {
         recording: Arc<Recording<CallBody>>,
         generation: u64,
     },
-    /// It has to be recorded.
+    /// It must be recorded.
     Stream(CallBody),
 }
 
 // === impl CallBody ===
 
 impl CallBody {
-    /// Wraps `body`; returns it as it is where it is a `CallBody` already.
+    /// Wraps `body`; returns a `CallBody` unchanged.
     #[must_use]
     pub fn new<B>(body: B) -> Self
     where
@@ -112,23 +112,23 @@ impl CallBody {
         body.filter(|body| !body.is_end_stream()).map_or_else(Self::empty, Self::boxed)
     }
 
-    /// A body without data.
+    /// Returns a body without data.
     #[must_use]
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// A body that is in memory.
+    /// Returns a body in memory.
     pub(crate) fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
         Self::from_kind(Kind::Whole { data, trailers: trailers.map(Box::new) })
     }
 
-    /// A body that ends with this error.
+    /// Returns a body that fails with this error.
     pub(crate) fn failed(err: BoxError) -> Self {
         Self::from_kind(Kind::Failed(err))
     }
 
-    /// A body that is read from a recording.
+    /// Returns a body that reads from a recording.
     pub(super) fn recorded(recording: Arc<Recording<CallBody>>, generation: u64) -> Self {
         Self::from_kind(Kind::Recorded { recording, generation })
     }
@@ -149,7 +149,7 @@ impl CallBody {
         Self { kind, reporter: None }
     }
 
-    /// The data of a body that is in memory, and of which nothing has been read.
+    /// The data of a body in memory of which nothing has been read.
     pub(crate) fn in_memory(&self) -> Option<&Bytes> {
         match &self.kind {
             Kind::Whole { data, .. } if self.reporter.is_none() => Some(data),
@@ -157,13 +157,13 @@ impl CallBody {
         }
     }
 
-    /// The data of a body that is in memory, to be looked at.
+    /// The data of a body in memory, for inspection.
     #[cfg(feature = "llm")]
     pub(crate) fn peek(&self) -> Option<&Bytes> {
         if let Kind::Whole { data, .. } = &self.kind { Some(data) } else { None }
     }
 
-    /// Watches when this body, of which nothing has been read, is read, for a layer that waits for its sender too.
+    /// Watches when this unread body is read, for a layer that waits for its sender too.
     pub(crate) fn watch(&mut self) -> UploadWatch {
         if self.is_end_stream() {
             return UploadWatch::sent();
@@ -171,12 +171,12 @@ impl CallBody {
         if let Some(watch) = self.reporter.get_or_insert_with(UploadReporter::new).watch(true) {
             return watch;
         }
-        // Another layer waits for the sender: each has its own view.
+        // Another layer waits for the sender: each needs its own watch.
         *self = Self::boxed(std::mem::take(self));
         self.watch()
     }
 
-    /// Watches when this body, of which nothing has been read, is sent; `None` if it is sent at once.
+    /// Watches when this unread body is sent; `None` if it is sent at once.
     pub(crate) fn watch_sending(&mut self) -> Option<UploadWatch> {
         let at_once = matches!(&self.kind, Kind::Whole { data, .. } if data.len() <= MAX_SENT_AT_ONCE);
         if at_once || self.is_end_stream() {
@@ -185,7 +185,7 @@ impl CallBody {
         self.reporter.get_or_insert_with(UploadReporter::new).watch(false)
     }
 
-    /// Takes the body apart for [`Resend`](super::resend::Resend).
+    /// Converts the body for [`Resend`](super::resend::Resend).
     pub(super) fn into_repeatable(self) -> Repeatable {
         match self {
             Self { kind: Kind::Whole { data, trailers }, reporter: None } => Repeatable::Whole { data, trailers },
@@ -197,7 +197,7 @@ impl CallBody {
         }
     }
 
-    /// Goes on with the rest of a body that is recorded no longer.
+    /// Continues with the rest of a body that is no longer recorded.
     fn go_on_with(&mut self, rest: Self) {
         self.kind = if rest.reporter.is_some() { Kind::Boxed(ErasedBody::new(rest)) } else { rest.kind };
     }
@@ -233,7 +233,7 @@ impl Body for CallBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Whole { data, trailers: None } => SizeHint::with_exact(data.len() as u64),
-            // Over HTTP/1.1 a body of known length is framed by that, which leaves no room for trailers.
+            // Over HTTP/1.1 a known length frames the body, which leaves no room for trailers.
             Kind::Whole { data, .. } => {
                 let mut hint = SizeHint::new();
                 hint.set_lower(data.len() as u64);
@@ -248,7 +248,7 @@ impl Body for CallBody {
 }
 
 impl CallBody {
-    /// The next frame of a body that is not in memory.
+    /// Polls the next frame of a body that is not in memory.
     #[inline(never)]
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Polled {
         let polled = match &mut self.kind {

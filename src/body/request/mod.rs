@@ -1,4 +1,4 @@
-//! The request's body below the layers, and what it takes to send a request again.
+//! The request's body below the layers, and how a request is sent again.
 
 mod call_body;
 #[cfg(all(test, buttress_loom))]

@@ -1,4 +1,4 @@
-//! Reading a request's body whole before the request goes on.
+//! Reads a request's body to its end before the request is sent.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -11,22 +11,22 @@ use crate::body::collect::{Collect, Collected, collect};
 use crate::call::{Memory, Tenant};
 use crate::rt::timeout::Timeout;
 
-/// A request's body that is read within a size, a time, and the memory of all calls.
+/// Reads a request's body within a size, a time, and the memory of all calls.
 pub(crate) struct RequestReading {
     body: Collect<CallBody>,
     limit: Duration,
     timeout: Timeout,
 }
 
-/// What reading came to.
+/// The result of reading.
 pub(crate) enum RequestRead {
     Whole {
         data: Bytes,
         trailers: Option<HeaderMap>,
     },
-    /// The body as it came. It goes on unread.
+    /// The unchanged body, which was not read to its end.
     Unread(CallBody, Unread),
-    /// The body failed. It goes on, and fails at the upstream as it would have without the layer.
+    /// The body failed. It is passed on, and fails at the upstream as it would have without the layer.
     Failed(CallBody),
 }
 
@@ -46,7 +46,7 @@ impl RequestReading {
         Self { body, limit, timeout: Timeout::default() }
     }
 
-    /// Reads on, and shows each piece to `tap` as it comes. Pending for good once it was ready.
+    /// Reads on, and passes each piece to `tap` as it arrives. Pending forever after it was ready.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, tap: impl FnMut(&Bytes)) -> Poll<RequestRead> {
         match self.body.poll_tapped(cx, tap) {
             Poll::Ready(Ok(Collected::Whole { data, trailers })) => Poll::Ready(RequestRead::Whole { data, trailers }),
@@ -66,7 +66,7 @@ impl RequestReading {
 // === impl Unread ===
 
 impl Unread {
-    /// For the event that tells of it.
+    /// The reason in the event.
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::TooLong => "a request whose body is too long to read first",

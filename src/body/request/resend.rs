@@ -17,9 +17,9 @@ use super::recording::{ReadState, Recording};
 use crate::call::{Memory, Reservation, Tenant};
 use crate::rt::deadline::Deadline;
 
-/// The head and the body of a request, for the attempts that may follow the first.
+/// The head and the body of a request, for attempts after the first.
 ///
-/// Dropping it says that no other attempt will: what was recorded of the body is dropped too.
+/// Dropping it means that there is no other attempt, and drops the recorded body.
 pub(crate) struct Resend {
     head: Parts,
     body: Source,
@@ -27,7 +27,7 @@ pub(crate) struct Resend {
 }
 
 enum Source {
-    /// All of it, known from the start.
+    /// The complete body, known from the start.
     Whole {
         data: Bytes,
         trailers: Option<Box<HeaderMap>>,
@@ -38,12 +38,12 @@ enum Source {
 // === impl Resend ===
 
 impl Resend {
-    /// Keeps `request`, which is that of the first attempt from now on, with up to `limit` bytes of its body, within
-    /// `memory`. Returns `None` where the body is known to be larger.
+    /// Keeps `request`, which becomes the first attempt's, with up to `limit` bytes of its body, within `memory`. Returns
+    /// `None` if the body is known to be larger.
     ///
-    /// A body in memory, or one that has all of its data at hand, is not recorded. To find out means to poll it, which makes
-    /// a server tell a client that waits for that (`Expect: 100-continue`) to send its body; such a body is not polled
-    /// before the upstream reads it.
+    /// A body in memory, or one whose data is all ready, is not recorded. Finding out means polling it, which makes a
+    /// server ask a waiting client (`Expect: 100-continue`) for its body; such a body is polled only when the upstream
+    /// reads it.
     pub(crate) fn keep(request: &mut Request<CallBody>, limit: usize, memory: &Memory) -> Option<Self> {
         let body = std::mem::take(request.body_mut());
         let reserve = || memory.reserve(request.extensions().get::<Tenant>());
@@ -59,20 +59,20 @@ impl Resend {
         }
     }
 
-    /// The head, as it came.
+    /// The original head.
     pub(crate) fn head(&self) -> &Parts {
         &self.head
     }
 
-    /// The request of the next attempt: the copies of the body before it can no longer be read. A deadline that is written
-    /// in the headers is written anew, as it is at `now`.
+    /// Returns the request of the next attempt: earlier copies of the body can no longer be read. A deadline in the
+    /// headers is rewritten for `now`.
     pub(crate) fn next(&self, now: Instant) -> Request<CallBody> {
         let mut head = self.head.clone();
         Deadline::refresh_headers(&mut head, now);
         Request::from_parts(head, self.body())
     }
 
-    /// A copy of the body alone. The ones before it can no longer be read.
+    /// Returns a copy of the body alone. Earlier copies can no longer be read.
     pub(crate) fn body(&self) -> CallBody {
         self.body.copy()
     }
@@ -85,8 +85,8 @@ impl Resend {
         }
     }
 
-    /// The same; and if another attempt can follow, the copy before can no longer be read from now on: a connection that
-    /// still reads it would read on until there is nothing left to repeat. Beyond the limit the body belongs to its reader.
+    /// The same; and if another attempt can follow, the earlier copy can no longer be read: otherwise a connection that
+    /// still reads it might exceed the limit. Beyond the limit the body belongs to its reader.
     pub(crate) fn take_over(&self) -> ReadState {
         match &self.body {
             Source::Whole { .. } => ReadState::Whole,
@@ -94,7 +94,7 @@ impl Resend {
         }
     }
 
-    /// All of the body in one piece, once it has been read.
+    /// Returns all of the body in one piece, once it has been read.
     pub(crate) fn whole_body(&self) -> Option<Bytes> {
         match &self.body {
             Source::Whole { data, .. } => Some(data.clone()),
@@ -102,7 +102,7 @@ impl Resend {
         }
     }
 
-    /// What another attempt at `now` has left of the call's deadline; `None` if it has none.
+    /// Returns the time that another attempt at `now` has until the call's deadline; `None` without a deadline.
     pub(crate) fn remaining(&self, now: Instant) -> Option<Duration> {
         Deadline::remaining_for_attempt(&self.head.extensions, now)
     }
@@ -116,7 +116,7 @@ impl Drop for Resend {
     }
 }
 
-// The head has credentials in it, and the body what was asked.
+// The head contains credentials, and the body the prompt.
 impl fmt::Debug for Resend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Resend").field("limit", &self.limit).field("state", &self.state()).finish_non_exhaustive()
@@ -159,7 +159,7 @@ impl Source {
         if hint.exact().is_none() || headers.contains_key(EXPECT) {
             return Ok(Self::Recorded(Arc::new(Recording::new(body, hint, length, limit, reserve()))));
         }
-        // The next reader asks again, with a waker.
+        // The next reader polls again, with a waker.
         let first = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
         if let Poll::Ready(Some(Ok(frame))) = &first {
             if let Some(data) = frame.data_ref().filter(|_| body.is_end_stream()) {
@@ -191,7 +191,7 @@ pub(crate) fn head_of<B>(request: &Request<B>) -> Parts {
     head
 }
 
-/// Of a body that does not know its length itself, as a stream in a proxy.
+/// For a body without a known length of its own, such as a stream in a proxy.
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

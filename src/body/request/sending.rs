@@ -1,4 +1,4 @@
-//! Whether an upstream has the whole of a request.
+//! Whether an upstream has received the complete request.
 
 use std::any::Any;
 
@@ -8,20 +8,20 @@ use http_body_util::Full;
 
 use super::{CallBody, UploadWatch};
 
-/// When the upstream has the whole request.
+/// When the upstream has the complete request.
 #[derive(Debug)]
 pub(crate) enum Upload {
     /// When the inner service is called, or soon after.
     AtOnce,
     Watched(UploadWatch),
-    /// Its body is of a kind that is not watched.
+    /// This kind of body is not watched.
     Unknown,
 }
 
 // === impl Upload ===
 
 impl Upload {
-    /// Watches a body of which nothing has been read.
+    /// Watches an unread body.
     #[inline]
     pub(crate) fn watch<B: Body + 'static>(body: &mut B) -> Self {
         if body.is_end_stream() {
@@ -29,7 +29,7 @@ impl Upload {
         }
         let any: &mut dyn Any = body;
         if any.is::<Full<Bytes>>() {
-            // In memory, as most of a `CallBody` are.
+            // In memory, as most `CallBody`s are.
             return Self::AtOnce;
         }
         match any.downcast_mut::<CallBody>() {
@@ -38,12 +38,12 @@ impl Upload {
         }
     }
 
-    /// Whether the upstream is known not to have the whole request. What has dropped the body is taken to have it.
+    /// Whether the upstream is known not to have the complete request. A dropped body counts as received.
     pub(crate) fn is_cut_short(&self) -> bool {
         matches!(self, Self::Watched(watch) if watch.has_failed() || watch.sent_since().is_none())
     }
 
-    /// How many bytes the upstream has taken; `None` where that is not counted.
+    /// The number of bytes that the upstream has taken; `None` if not counted.
     pub(crate) fn bytes(&self) -> Option<u64> {
         match self {
             Self::Watched(watch) => watch.bytes(),

@@ -1,10 +1,10 @@
-//! Whether a request is waiting for its sender or for the upstream.
+//! Whether a request waits for its sender or for the upstream.
 //!
 //! # Why watch the request body?
 //!
-//! A first-byte timeout that starts with the call punishes the upstream for a caller's slow upload; one that starts
-//! when the upload is over waits forever on an upstream that stopped reading. So the wait that counts is the time since
-//! the upstream last took something from the request body, and while the body itself has nothing to give, none at all.
+//! A first-byte timeout from the start of the call would blame the upstream for a caller's slow upload; a timeout from
+//! the end of the upload would wait forever for an upstream that stopped reading. So the wait counts from the upstream's
+//! last read of the request body, and not at all while the body has no data ready.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -16,41 +16,41 @@ use crate::body::boxed::Polled;
 use crate::rt::clock;
 use crate::rt::sync::{AtomicU32, AtomicU64, Mutex, Ordering::Relaxed, lock};
 
-/// The waiting side: since when the upstream has kept the caller waiting.
+/// The waiting side: since when the caller waits for the upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct UploadWatch {
     /// When the request was made.
     start: Instant,
-    // `None`: there is nothing to send but what is sent at once, and the wait began with the call.
+    // `None`: the body is sent at once, and the wait began with the call.
     shared: Option<Arc<Shared>>,
 }
 
-/// The side of the [`CallBody`](super::CallBody) that is watched: it reports each poll.
+/// The watched side, in the [`CallBody`](super::CallBody): it reports each poll.
 ///
-/// Dropping it reports that the body is no longer waited for: from then on it is the upstream's turn.
+/// Dropping it reports that the upload is over: from then on the wait is for the upstream.
 #[derive(Debug)]
 pub(crate) struct UploadReporter {
     shared: Arc<Shared>,
-    /// Whether a layer waits for the sender: there is one waker.
+    /// Whether a layer waits for the sender: there is only one waker.
     has_waiter: bool,
 }
 
-/// What the two sides share.
+/// The state that both sides share.
 #[derive(Debug)]
 struct Shared {
     start: Instant,
-    /// Nanoseconds from the start to when the upstream last took something (584 years fit), or `SENDER`. One word, so
-    /// that reading it needs no lock.
+    /// Nanoseconds from the start to the upstream's last read (584 years fit), or `SENDER`. One word, so reading it needs
+    /// no lock.
     taken: AtomicU64,
-    /// Whether the body has been read to its end, or dropped (`SENT`), or has broken off (`FAILED`).
+    /// Whether the body was read to its end or dropped (`SENT`), or broke off (`FAILED`).
     over: AtomicU32,
-    /// What was read of it.
+    /// The number of bytes read.
     bytes: AtomicU64,
-    /// The task to wake when the sender has nothing to give.
+    /// The task to wake when the sender has no data ready.
     waker: Mutex<Option<Waker>>,
 }
 
-/// The sender has nothing to give: the upstream is not to blame.
+/// The sender has no data ready: the upstream is not at fault.
 const SENDER: u64 = u64::MAX;
 const SENT: u32 = 1;
 const FAILED: u32 = 2;
@@ -58,18 +58,18 @@ const FAILED: u32 = 2;
 // === impl UploadWatch ===
 
 impl UploadWatch {
-    /// Begins to wait for an upstream that has been given a request without a body, or with one that is sent at once.
+    /// Starts the wait for an upstream whose request has no body, or is sent at once.
     pub(super) fn sent() -> Self {
         Self { start: clock::now(), shared: None }
     }
 
-    /// Since when the upstream is waited for; `None` while it waits for the sender.
+    /// Since when the upstream is waited for; `None` while the wait is for the sender.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
         let since = self.shared.as_ref().map_or(Some(self.start), |shared| shared.waiting_since());
         since.map(|since| since.max(self.start))
     }
 
-    /// Since when the upstream has the whole request; `None` while it has not.
+    /// Since when the upstream has the complete request; `None` before that.
     pub(crate) fn sent_since(&self) -> Option<Instant> {
         let is_sent = self.shared.as_ref().is_none_or(|shared| shared.is_over());
         if is_sent { self.waiting_since() } else { None }
@@ -80,7 +80,7 @@ impl UploadWatch {
         self.shared.as_ref().is_some_and(|shared| shared.over.load(Relaxed) == FAILED)
     }
 
-    /// How many bytes the upstream has taken; `None` where that is not counted.
+    /// The number of bytes that the upstream has taken; `None` if not counted.
     pub(crate) fn bytes(&self) -> Option<u64> {
         self.shared.as_ref().map(|shared| shared.bytes.load(Relaxed))
     }
@@ -91,7 +91,7 @@ impl UploadWatch {
         let Some(shared) = self.shared.as_ref().filter(|shared| !shared.is_over()) else {
             return Poll::Pending;
         };
-        // Before looking, so that a report that comes after the look wakes this task.
+        // Before checking, so that a later report wakes this task.
         let before = shared.set_waker(Some(cx.waker().clone()));
         drop(before);
         if shared.waiting_since().is_none() { Poll::Ready(()) } else { Poll::Pending }
@@ -101,14 +101,14 @@ impl UploadWatch {
 // === impl UploadReporter ===
 
 impl UploadReporter {
-    /// Of a body of which nothing was read.
+    /// For an unread body.
     pub(super) fn new() -> Self {
         let (taken, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let (over, waker) = (AtomicU32::new(0), Mutex::new(None));
         Self { shared: Arc::new(Shared { start: clock::now(), taken, over, bytes, waker }), has_waiter: false }
     }
 
-    /// Begins to wait for the upstream; `None` if the watch is to wait for the sender, and another one does.
+    /// Starts the wait for the upstream; `None` if the watch should wait for the sender, and another one already does.
     pub(super) fn watch(&mut self, waits_for_sender: bool) -> Option<UploadWatch> {
         if waits_for_sender && self.has_waiter {
             return None;
@@ -117,7 +117,7 @@ impl UploadReporter {
         Some(UploadWatch { start: clock::now(), shared: Some(self.shared.clone()) })
     }
 
-    /// The upstream has polled the body, which is `over` or not.
+    /// Reports a poll by the upstream; `over`: the body has ended.
     pub(super) fn report(&self, polled: &Polled, over: bool) {
         match polled {
             Poll::Pending => self.nothing_to_take(),
@@ -219,10 +219,10 @@ mod tests {
         let start = clock::now();
         let (mut sender, body) = Channel::<Bytes>::new(8);
         let (upload, mut body) = watched(body);
-        // The upstream has not begun to read: we wait for it.
+        // The upstream has not begun to read: the wait is for it.
         tokio::time::advance(S).await;
         assert_eq!(upload.waiting_since(), Some(start));
-        // It reads, and there is nothing to read.
+        // It reads, and no data is ready.
         assert!(is_pending(&mut body));
         assert_eq!(upload.waiting_since(), None);
         // It took a frame, and takes no more.
@@ -259,7 +259,7 @@ mod tests {
         drop(body);
         assert_eq!(upload.sent_since(), Some(start + S));
 
-        // What is in memory is sent at once, unless it is much.
+        // A body in memory is sent at once, unless it is large.
         let long = Bytes::from(vec![0; MAX_SENT_AT_ONCE + 1]);
         for (mut body, sent) in [(CallBody::empty(), true), (long.slice(1..).into(), true), (long.into(), false)] {
             assert_eq!(body.watch_sending().is_none(), sent);

@@ -1,22 +1,20 @@
-//! A request body that is recorded while it streams, so that it can be sent more than once.
+//! Records a request body while it streams, so that it can be sent more than once.
 //!
 //! # Why record while it streams?
 //!
-//! Collecting a body first delays the first attempt by the whole upload; cloning it works for buffers only. So each
-//! attempt gets a copy of the body that reads through to the original, and what is read is kept, as the very [`Bytes`]
-//! that came, for the copies that may follow. A later copy replays what is there and goes on reading where the one
-//! before it stopped.
+//! Collecting a body first delays the first attempt by the whole upload; cloning works only for buffers. So each attempt
+//! gets a copy of the body that reads through to the original. The data is kept, as the original [`Bytes`], for further
+//! copies. A later copy replays it and continues reading where the one before it stopped.
 //!
-//! Only the latest copy can be read: the current *generation*. One that an earlier attempt still holds, as a connection
-//! does that has not noticed that its answer came early, fails when it is polled, and is woken to be.
+//! Only the latest copy can be read: the current *generation*. An earlier copy, still held by a connection that has not
+//! noticed its early answer, fails when it is polled, and is woken for that.
 //!
-//! What is kept is bounded. A body that grows beyond it is no longer kept and streams on, untouched; then there is no
-//! other copy.
+//! The recording is bounded. A body that exceeds the limit streams on unrecorded; then there is no further copy.
 //!
 //! # Locking
 //!
-//! Several copies, on several threads, share a [`Record`]. The body itself is never polled under its lock: it is taken
-//! out, polled, and put back. A copy that comes meanwhile waits for that.
+//! Several copies, on several threads, share a [`Record`]. The body itself is never polled under its lock: a copy takes
+//! it out, polls it, and puts it back. Another copy waits for that.
 
 use std::fmt;
 use std::pin::Pin;
@@ -34,9 +32,9 @@ use crate::rt::sync::{Mutex, MutexGuard, lock};
 mod record;
 
 pub(super) struct Recording<B> {
-    /// What the body said of its length before it was read.
+    /// The body's size hint before it was read.
     hint: SizeHint,
-    /// Where a sender stops reading, if it is known.
+    /// Where a sender stops reading, if known.
     length: Option<u64>,
     record: Mutex<Record<B>>,
 }
@@ -55,13 +53,13 @@ pub(crate) enum ReadState {
     Partial,
     /// All of it.
     Whole,
-    /// More than may be kept: it cannot be sent again.
+    /// It exceeds the limit: it cannot be sent again.
     TooLarge,
     /// It failed.
     Failed,
 }
 
-/// The body, while it is polled outside of the lock.
+/// The body, while it is polled outside the lock.
 struct BorrowedBody<'a, B: Recordable> {
     recording: &'a Recording<B>,
     generation: u64,
@@ -84,7 +82,7 @@ impl<B: Recordable> Recording<B> {
         Self { hint, length, record: Mutex::new(Record::new(body, limit, held)) }
     }
 
-    /// With what was read ahead of it.
+    /// Returns a recording with a part that was read ahead.
     pub(super) fn begun(first: Polled, body: B, hint: SizeHint, limit: usize, held: Reservation) -> Self {
         let mut record = Record::new(body, limit, held);
         if record.add(&first, false) {
@@ -94,13 +92,13 @@ impl<B: Recordable> Recording<B> {
         Self { hint, length: hint.exact(), record: Mutex::new(record) }
     }
 
-    /// Makes one layer more depend on this recording, which keeps up to `limit` bytes for it. Returns `false` where the
-    /// copy of this generation would not read all of the body.
+    /// Adds a layer that depends on this recording, which keeps up to `limit` bytes for it. Returns `false` if the copy
+    /// of this generation would not read all of the body.
     pub(super) fn share(&self, generation: u64, limit: usize) -> bool {
         self.lock().share(generation, limit)
     }
 
-    /// Begins a new generation, and wakes the reader of the one before.
+    /// Begins a new generation, and wakes the reader of the last one.
     pub(super) fn restart(&self) -> u64 {
         let mut record = self.lock();
         let before = record.restart();
@@ -110,7 +108,7 @@ impl<B: Recordable> Recording<B> {
         generation
     }
 
-    /// The same, unless what has been read of it cannot be read again.
+    /// The same, unless the part that was read cannot be read again.
     pub(super) fn take_over(&self, limit: usize) -> ReadState {
         let mut record = self.lock();
         let state = self.state_of(&record, limit);
@@ -120,12 +118,12 @@ impl<B: Recordable> Recording<B> {
         state
     }
 
-    /// One of the layers that share it will ask for no other copy.
+    /// One of its layers needs no further copy.
     pub(super) fn release(&self) {
         self.lock().release();
     }
 
-    /// All of the body in one piece, once it has been read.
+    /// Returns all of the body in one piece, once it has been read.
     pub(super) fn whole(&self) -> Option<Bytes> {
         self.lock().whole()
     }
@@ -149,11 +147,11 @@ impl<B: Recordable> Recording<B> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Record<B>> {
-        // A body that panicked did so outside of the lock.
+        // A panic of the body happens outside the lock.
         lock(&self.record)
     }
 
-    /// The next frame of this generation, and the body itself, once that is all that is left to read of it.
+    /// Returns the next frame of this generation, and the body itself, once only that is left to read.
     pub(super) fn poll_frame(&self, generation: u64, cx: &mut Context<'_>) -> (Polled, Option<B>) {
         let mut record = self.lock();
         if record.generation != generation {
@@ -171,7 +169,7 @@ impl<B: Recordable> Recording<B> {
             Next::Rest => {}
         }
         let Some(mut rest) = record.rest.take() else {
-            // The copy before is polling it at this moment, on another thread, and will wake this one.
+            // The copy before is polling it on another thread, and will wake this one.
             let before = record.wait(cx.waker());
             drop((record, before));
             return (Poll::Pending, None);
@@ -201,7 +199,7 @@ impl<B: Recordable> Recording<B> {
         if record.generation != generation {
             return SizeHint::default();
         }
-        // The same for each copy, so that each is framed alike: what is known once it was read is not added.
+        // The same for each copy, so that each is framed alike: later knowledge is not added.
         let mut left = SizeHint::new();
         if let Some(upper) = self.hint.upper() {
             left.set_upper(upper.saturating_sub(record.delivered));
@@ -224,8 +222,8 @@ fn unavailable() -> Polled {
 // === impl BorrowedBody ===
 
 impl<B: Recordable> BorrowedBody<'_, B> {
-    /// Polls the body, adds what came to the record, and gives the body back: to the record, or, where it records no
-    /// longer, to the copy.
+    /// Polls the body, adds the result to the record, and puts the body back into the record, or, if that no longer
+    /// records, into the copy.
     fn poll_frame(mut self, cx: &mut Context<'_>) -> (Polled, Option<B>) {
         let mut polled = match &mut self.rest {
             Some(rest) => Pin::new(rest).poll_frame(cx),
@@ -249,7 +247,7 @@ impl<B: Recordable> BorrowedBody<'_, B> {
             drop((record, before));
         } else {
             record.fail(std::mem::replace(&mut polled, unavailable()));
-            // The copy that took over may be waiting for the body to come back.
+            // The copy that took over may wait for the body.
             let waiting = record.waiting.take();
             drop(record);
             waiting.inspect(Waker::wake_by_ref);
@@ -260,7 +258,7 @@ impl<B: Recordable> BorrowedBody<'_, B> {
 }
 
 impl<B: Recordable> Drop for BorrowedBody<'_, B> {
-    // The body panicked: it goes back as it is, and the copy that polls it next sees what it does then.
+    // The body panicked: it is put back, and the next copy polls it again.
     fn drop(&mut self) {
         if let Some(rest) = self.rest.take() {
             let mut record = self.recording.lock();

@@ -1,6 +1,6 @@
-//! What has been read of a request body, and how far the current copy has got with it.
+//! The recorded part of a request body, and the position of the current copy.
 //!
-//! The plain half of [`recording`](super): no polling here, and everything here happens under a lock.
+//! The plain half of [`recording`](super): it polls nothing, and is always used under a lock.
 
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
@@ -12,35 +12,35 @@ use crate::body::boxed::Polled;
 use crate::call::Reservation;
 use crate::error::BoxError;
 
-/// One recording, and the position of its current copy in it.
+/// One recording, and the position of its current copy.
 ///
-/// Only the latest copy counts: the current generation. All the positions below are its own, and a new generation begins
-/// at the first byte.
+/// Only the latest copy counts: the current generation. All positions below are its own, and a new generation begins at
+/// the first byte.
 #[derive(Debug)]
 pub(super) struct Record<B> {
     pub(super) generation: u64,
-    /// The body itself. Not here while a copy polls it, nor once it is over.
+    /// The body itself. Absent while a copy polls it, and after its end.
     pub(super) rest: Option<B>,
     pub(super) phase: Phase,
     /// The reader of the current generation, if it waits.
     pub(super) waiting: Option<Waker>,
-    /// How many layers may ask for another copy. Without any, nothing is kept of what was delivered.
+    /// The number of layers that may need another copy. With 0, delivered data is dropped.
     sharers: usize,
     limit: usize,
-    /// Given back when nothing is kept any longer.
+    /// Released when nothing is kept any longer.
     reservation: Option<Reservation>,
     frames: VecDeque<Bytes>,
-    /// Small frames, joined: they stand behind `frames`, and the current generation has had them.
+    /// Small frames, joined: they come after `frames`, and the current generation has had them.
     joined: BytesMut,
     trailers: Option<HeaderMap>,
-    /// An error that was not delivered yet.
+    /// An undelivered error.
     failed: Option<BoxError>,
     recorded: usize,
-    /// How many of `frames` the current generation has had, how many bytes that is, and whether it had the trailers.
+    /// How many of `frames` the current generation has had, their bytes, and whether it had the trailers.
     next: usize,
     pub(super) delivered: u64,
     trailers_delivered: bool,
-    /// Whether a new generation may come: then what this one has had is kept.
+    /// Whether a new generation may come: then delivered data is kept.
     kept: bool,
 }
 
@@ -50,27 +50,27 @@ pub(super) enum Phase {
     Unread,
     /// There may be more to read.
     Reading,
-    /// The body is over, and all of it is here.
+    /// The body has ended, and all of it is recorded.
     Ended,
-    /// It failed: no copy will have all of it.
+    /// It failed: no copy can read all of it.
     Failed,
 }
 
-/// What the current generation reads next.
+/// The next read of the current generation.
 pub(super) enum Next {
     Data(Bytes),
     Trailers(HeaderMap),
-    /// What is still in the body.
+    /// From the body.
     Rest,
     End,
-    /// It failed. The first to read that gets the error.
+    /// The body failed. The first reader gets the error.
     Lost(Option<BoxError>),
 }
 
-/// As many frames are shared as they came. A shared frame keeps the whole buffer alive that it was cut from: a sender
-/// of single bytes would hold a read buffer with each of them (8 KiB in hyper).
+/// This many frames are shared unchanged. A shared frame pins the buffer that it is a slice of: a sender of single bytes
+/// would pin a read buffer with each of them (8 KiB in hyper).
 const MAX_SMALL_SHARED: usize = 64;
-/// What is larger is shared in any case: it pins little that it does not fill.
+/// A larger frame is always shared: it fills most of what it pins.
 const SMALL: usize = 4 * 1024;
 
 // === impl Record ===
@@ -97,7 +97,7 @@ impl<B> Record<B> {
         }
     }
 
-    /// Makes one layer more depend on this record: see [`Recording::share`](super::Recording::share).
+    /// Adds a layer that depends on this record: see [`Recording::share`](super::Recording::share).
     pub(super) fn share(&mut self, generation: u64, limit: usize) -> bool {
         let unread = self.generation == generation && self.delivered == 0 && !self.trailers_delivered;
         if !unread || !self.is_kept() {
@@ -108,7 +108,7 @@ impl<B> Record<B> {
         true
     }
 
-    /// One layer less depends on it.
+    /// Removes a layer that depends on it.
     pub(super) fn release(&mut self) {
         self.sharers = self.sharers.saturating_sub(1);
         if self.sharers == 0 {
@@ -116,7 +116,7 @@ impl<B> Record<B> {
         }
     }
 
-    /// Remembers the task to wake. Returns the one that it remembered before: to be dropped outside of the lock.
+    /// Stores the waker of a task. Returns the previous one, to be dropped outside the lock.
     pub(super) fn wait(&mut self, waker: &Waker) -> Option<Waker> {
         match &self.waiting {
             Some(waiting) if waiting.will_wake(waker) => None,
@@ -124,7 +124,7 @@ impl<B> Record<B> {
         }
     }
 
-    /// Begins a new generation. Returns the reader of the one before, to be woken.
+    /// Begins a new generation. Returns the reader of the last one, to be woken.
     pub(super) fn restart(&mut self) -> Option<Waker> {
         self.flush();
         self.generation += 1;
@@ -154,8 +154,7 @@ impl<B> Record<B> {
         }
     }
 
-    /// Adds what was read; returns whether that was the end. `current`: it was read by the current generation, which has
-    /// it with that.
+    /// Adds the result of a read; returns whether that was the end. `current`: the current generation has read it.
     pub(super) fn add(&mut self, polled: &Polled, current: bool) -> bool {
         match polled {
             Poll::Pending => return false,
@@ -200,14 +199,14 @@ impl<B> Record<B> {
         self.next += usize::from(current);
     }
 
-    /// Adds the trailers, which are the end.
+    /// Adds the trailers, which end the body.
     fn finish(&mut self, trailers: Option<HeaderMap>, current: bool) {
         self.phase = Phase::Ended;
         self.trailers_delivered = current;
         self.trailers = trailers;
     }
 
-    /// No new generation will come: drops what the current one has had.
+    /// No new generation will come: drops the data that the current one has had.
     fn stop_recording(&mut self) {
         self.kept = false;
         self.frames.drain(..self.next.min(self.frames.len()));
@@ -216,23 +215,23 @@ impl<B> Record<B> {
         self.reservation = None;
     }
 
-    /// Whether a new generation could read the same again.
+    /// Whether a new generation could read the same data again.
     pub(super) fn is_kept(&self) -> bool {
         self.kept && self.phase != Phase::Failed
     }
 
-    /// How many bytes of the body have been seen.
+    /// The number of bytes read from the body so far.
     pub(super) fn recorded(&self) -> u64 {
         self.recorded as u64
     }
 
-    /// Whether the current generation has had everything that was recorded.
+    /// Whether the current generation has had all recorded data.
     pub(super) fn is_caught_up(&self) -> bool {
         let frames = if self.kept { self.next == self.frames.len() } else { self.frames.is_empty() };
         frames && (self.trailers.is_none() || self.trailers_delivered)
     }
 
-    /// All of it, if it is over, in one piece. Frames that are one already are not copied.
+    /// Returns the complete body in one piece. A single frame is not copied.
     pub(super) fn whole(&mut self) -> Option<Bytes> {
         if self.phase != Phase::Ended || !self.kept {
             return None;
@@ -246,7 +245,7 @@ impl<B> Record<B> {
         Some(whole.freeze())
     }
 
-    /// Makes one frame of what was joined, with the position of the current generation behind it.
+    /// Turns the joined data into a frame; the current generation is after it.
     fn flush(&mut self) {
         if !self.joined.is_empty() {
             self.frames.push_back(self.joined.split().freeze());
