@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -18,7 +18,7 @@ pub(crate) fn take_ready<S: Clone>(service: &mut S) -> S {
 }
 
 pin_project! {
-    /// Waits until a service is ready, and calls it.
+    /// Calls a service when it is ready.
     ///
     /// For layers that have work to do before they know whether to call the service inside: until then they hold no
     /// readiness, which may be a place that others wait for.
@@ -27,17 +27,35 @@ pin_project! {
     where
         S: Service<R>,
     {
-        Waiting { service: S, request: Option<R> },
+        Parked { parked: Box<Parked<S, R>> },
         Called { #[pin] call: S::Future },
+        Failed { err: Option<Box<S::Error>> },
     }
+}
+
+/// A call that was not made yet. Boxed, so that every other future is not as large as a request.
+pub(crate) struct Parked<S, R> {
+    service: S,
+    /// Taken when it is sent.
+    request: Option<R>,
 }
 
 // === impl ReadyCall ===
 
 impl<S: Service<R>, R> ReadyCall<S, R> {
-    /// A call to a service that has not been polled ready.
-    pub(crate) fn new(service: S, request: R) -> Self {
-        Self::Waiting { service, request: Some(request) }
+    /// A call to a service that has not been polled ready. Most are, and then it is made at once; one that is not is asked again
+    /// by the task that polls this.
+    pub(crate) fn new(mut service: S, request: R) -> Self {
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Self::called(service.call(request)),
+            Poll::Ready(Err(err)) => Self::Failed { err: Some(Box::new(err)) },
+            Poll::Pending => Self::parked(service, request),
+        }
+    }
+
+    /// A call that is not made before this is polled.
+    pub(crate) fn parked(service: S, request: R) -> Self {
+        Self::Parked { parked: Box::new(Parked { service, request: Some(request) }) }
     }
 
     /// A call in progress.
@@ -53,12 +71,13 @@ impl<S: Service<R>, R> Future for ReadyCall<S, R> {
         loop {
             let call = match self.as_mut().project() {
                 ReadyCallProj::Called { call } => return call.poll(cx),
-                ReadyCallProj::Waiting { service, request } => {
-                    ready!(service.poll_ready(cx))?;
+                ReadyCallProj::Parked { parked } => {
+                    ready!(parked.service.poll_ready(cx))?;
                     // Polled again after it failed.
-                    let Some(request) = request.take() else { return Poll::Pending };
-                    service.call(request)
+                    let Some(request) = parked.request.take() else { return Poll::Pending };
+                    parked.service.call(request)
                 }
+                ReadyCallProj::Failed { err } => return err.take().map_or(Poll::Pending, |err| Poll::Ready(Err(*err))),
             };
             self.set(Self::Called { call });
         }

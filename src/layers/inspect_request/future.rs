@@ -9,6 +9,7 @@ use tower_service::Service;
 
 use super::reading::Reading;
 use crate::body::request::CallBody;
+use crate::rt::ready::ReadyCall;
 
 pin_project! {
     /// The future of [`InspectRequest`](crate::inspect_request::InspectRequest).
@@ -18,18 +19,17 @@ pin_project! {
         S: Service<Request<CallBody>>,
     {
         #[pin]
-        stage: Stage<S, S::Future>,
+        stage: Stage<S, ReadyCall<S, Request<CallBody>>>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<S, F> {
+    enum Stage<S, C> {
         // The service is asked for its readiness when the request has been read: a place that it gives would else be held
         // by a caller who sends nothing.
         Reading { reading: Box<Reading>, service: S },
-        Ready { request: Option<Request<CallBody>>, service: S },
-        Calling { #[pin] call: F },
+        Calling { #[pin] call: C },
     }
 }
 
@@ -44,7 +44,7 @@ where
     }
 
     pub(super) fn calling(call: S::Future) -> Self {
-        Self { stage: Stage::Calling { call } }
+        Self { stage: Stage::Calling { call: ReadyCall::called(call) } }
     }
 }
 
@@ -57,20 +57,14 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut stage = self.project().stage;
         loop {
-            let next = match stage.as_mut().project() {
+            let call = match stage.as_mut().project() {
                 StageProj::Calling { call } => return call.poll(cx),
                 StageProj::Reading { reading, service } => {
                     let request = ready!(reading.poll(cx));
-                    Stage::Ready { request: Some(request), service: service.clone() }
-                }
-                StageProj::Ready { request, service } => {
-                    ready!(service.poll_ready(cx))?;
-                    // Polled again after it was over.
-                    let Some(request) = request.take() else { return Poll::Pending };
-                    Stage::Calling { call: service.call(request) }
+                    ReadyCall::new(service.clone(), request)
                 }
             };
-            stage.set(next);
+            stage.set(Stage::Calling { call });
         }
     }
 }
@@ -80,10 +74,6 @@ where
     S: Service<Request<CallBody>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.stage {
-            Stage::Reading { .. } => "InspectRequestFuture::Reading",
-            Stage::Ready { .. } => "InspectRequestFuture::Ready",
-            Stage::Calling { .. } => "InspectRequestFuture::Calling",
-        })
+        f.debug_struct("InspectRequestFuture").finish_non_exhaustive()
     }
 }
