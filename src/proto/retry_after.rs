@@ -28,7 +28,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::header::{DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::http_date::HttpDate;
 
@@ -69,6 +69,15 @@ pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
         }
     }
     asked
+}
+
+/// Whether clients try again by themselves after such an answer.
+pub(crate) fn is_retried(status: StatusCode, headers: &HeaderMap) -> bool {
+    use StatusCode as Is;
+    should_retry(headers).unwrap_or_else(|| {
+        status.is_server_error()
+            || matches!(status, Is::REQUEST_TIMEOUT | Is::CONFLICT | Is::TOO_EARLY | Is::TOO_MANY_REQUESTS)
+    })
 }
 
 /// Forbids the caller to retry.

@@ -10,6 +10,7 @@
 
 mod body;
 mod config;
+mod entered;
 mod future;
 mod handle;
 mod key;
