@@ -3,6 +3,7 @@
 pub(crate) mod boxed;
 pub(crate) mod collect;
 pub(crate) mod drain;
+pub(crate) mod either;
 pub(crate) mod ending;
 pub(crate) mod erased;
 pub(crate) mod frame_budget;

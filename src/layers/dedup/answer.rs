@@ -17,6 +17,7 @@ use super::config::Config;
 use super::driver::SharedCall;
 use super::offer::Offer;
 use super::role::DedupRole;
+use super::shared_body::SharedBody;
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;
 use crate::proto::grpc;
@@ -175,7 +176,7 @@ fn with_body<B>(
     offer: Option<&Offer>,
 ) -> Response<DedupBody<B>> {
     let ids = offer.and_then(|offer| offer.add_to(response.headers_mut()));
-    response.map(|()| DedupBody::shared(reader, head, ids, VecDeque::new()))
+    response.map(|()| DedupBody::shared(SharedBody::new(reader, head, ids, VecDeque::new())))
 }
 
 /// There is no head yet. Ready when the caller is to be told where there will be one.

@@ -32,6 +32,7 @@ mod resumable;
 mod returning;
 mod role;
 mod service;
+mod shared_body;
 mod sweeper;
 mod upstream_call;
 

@@ -16,6 +16,7 @@ use super::call_limit::{CallLimit, LimitReached};
 use super::config::Config;
 use super::offer::{self, Later};
 use super::role::DedupRole;
+use super::shared_body::SharedBody;
 use crate::call::Reservation;
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;
@@ -187,7 +188,7 @@ impl Returning {
             self.log.add_charge(charge);
         }
         let limit = self.limit.take();
-        Poll::Ready(response.map(|()| DedupBody::shared(reader, &head, ids, rest).limited(limit)))
+        Poll::Ready(response.map(|()| DedupBody::shared(SharedBody::new(reader, &head, ids, rest).limited(limit))))
     }
 
     /// There is no head yet.

@@ -7,6 +7,7 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::body::boxed::Polled;
+use crate::body::either::EitherBody;
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat};
@@ -16,16 +17,7 @@ pin_project! {
     #[derive(Debug)]
     pub struct FallbackBody<A, B> {
         #[pin]
-        body: Either<A, B>,
-    }
-}
-
-pin_project! {
-    #[derive(Debug)]
-    #[project = EitherProj]
-    enum Either<A, B> {
-        Primary { #[pin] body: ResponseBody<A> },
-        Backup { #[pin] body: ResponseBody<B> },
+        body: EitherBody<ResponseBody<A>, ResponseBody<B>>,
     }
 }
 
@@ -33,15 +25,15 @@ pin_project! {
 
 impl<A, B> FallbackBody<A, B> {
     pub(super) fn primary(body: A) -> Self {
-        Self { body: Either::Primary { body: ResponseBody::inner(body) } }
-    }
-
-    pub(super) fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
-        ResponseBody::refuse(rejection, format).map(|body| Self { body: Either::Primary { body } })
+        Self { body: EitherBody::Inner { body: ResponseBody::inner(body) } }
     }
 
     pub(super) fn backup(body: B) -> Self {
-        Self { body: Either::Backup { body: ResponseBody::inner(body) } }
+        Self { body: EitherBody::Other { body: ResponseBody::inner(body) } }
+    }
+
+    pub(super) fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
+        ResponseBody::refuse(rejection, format).map(|body| Self { body: EitherBody::Inner { body } })
     }
 }
 
@@ -57,23 +49,14 @@ where
 
     #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
-        match self.project().body.project() {
-            EitherProj::Primary { body } => body.poll_frame(cx),
-            EitherProj::Backup { body } => body.poll_frame(cx),
-        }
+        self.project().body.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.body {
-            Either::Primary { body } => body.is_end_stream(),
-            Either::Backup { body } => body.is_end_stream(),
-        }
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            Either::Primary { body } => body.size_hint(),
-            Either::Backup { body } => body.size_hint(),
-        }
+        self.body.size_hint()
     }
 }

@@ -7,6 +7,7 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::body::boxed::Polled;
+use crate::body::either::EitherBody;
 use crate::body::request::CallBody;
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
@@ -15,15 +16,7 @@ pin_project! {
     /// The response body of [`StructuredOutput`](crate::structured_output::StructuredOutput): the upstream's as it comes, or what was read of it.
     pub struct StructuredOutputBody<B> {
         #[pin]
-        kind: Kind<B>,
-    }
-}
-
-pin_project! {
-    #[project = KindProj]
-    enum Kind<B> {
-        Inner { #[pin] body: ResponseBody<B> },
-        Read { #[pin] body: CallBody },
+        body: EitherBody<ResponseBody<B>, CallBody>,
     }
 }
 
@@ -31,11 +24,11 @@ pin_project! {
 
 impl<B> StructuredOutputBody<B> {
     pub(super) fn inner(body: B) -> Self {
-        Self { kind: Kind::Inner { body: ResponseBody::inner(body) } }
+        Self { body: EitherBody::Inner { body: ResponseBody::inner(body) } }
     }
 
     pub(super) fn read(body: CallBody) -> Self {
-        Self { kind: Kind::Read { body } }
+        Self { body: EitherBody::Other { body } }
     }
 }
 
@@ -49,24 +42,15 @@ where
 
     #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
-        match self.project().kind.project() {
-            KindProj::Inner { body } => body.poll_frame(cx),
-            KindProj::Read { body } => body.poll_frame(cx),
-        }
+        self.project().body.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Inner { body } => body.is_end_stream(),
-            Kind::Read { body } => body.is_end_stream(),
-        }
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Inner { body } => body.size_hint(),
-            Kind::Read { body } => body.size_hint(),
-        }
+        self.body.size_hint()
     }
 }
 
