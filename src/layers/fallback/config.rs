@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 
+use crate::body::request::{CallBody, Resend};
 use crate::call::Memory;
-use crate::event::Emitter;
+use crate::event::{Emitter, Event};
 use crate::policy::verdict::Classifier;
 
 pub(super) struct Config<Bk> {
@@ -59,6 +60,16 @@ impl<Bk> Config<Bk> {
         Bk: Clone,
     {
         self.backup.as_ref().map(|backup| backup.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// What it takes to send the request again; `None`, and told, where that is too large.
+    pub(super) fn keep(&self, request: &mut Request<CallBody>) -> Option<Resend> {
+        let resend = Resend::keep(request, self.replay_limit, &self.memory);
+        if resend.is_none() {
+            let reason = "the request body is larger than the replay limit";
+            self.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+        }
+        resend
     }
 
     pub(super) fn with_backup<B2>(&self, backup: Option<Arc<Mutex<B2>>>) -> Config<B2> {

@@ -1,9 +1,11 @@
 //! Another upstream, when the first cannot serve the call: see [`FallbackLayer`].
 
+mod backup;
 mod body;
 mod config;
 mod future;
 mod layer;
+mod otherwise;
 mod service;
 mod session;
 

@@ -7,14 +7,12 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::FallbackBody;
-use super::config::{Config, NAME};
+use super::config::Config;
 use super::future::FallbackFuture;
 use super::session::Session;
 use crate::body::request::CallBody;
-use crate::body::request::Resend;
 use crate::call::{NoFallback, PinTo};
 use crate::error::BoxError;
-use crate::event::Event;
 use crate::rejection::RejectionFormat;
 use crate::rt::per_thread::PerThread;
 
@@ -58,15 +56,10 @@ impl<S, Bk> Fallback<S, Bk> {
     {
         request.extensions_mut().insert(within);
         let format = RejectionFormat::of_request(&request);
-        let resend = Resend::keep(&mut request, self.config.replay_limit, &self.config.memory);
-        if resend.is_none() {
-            self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason: TOO_LARGE });
-        }
+        let resend = self.config.keep(&mut request);
         FallbackFuture::pinned(resend.map(|resend| Session::pinned(self.config.hold(), resend)), format)
     }
 }
-
-const TOO_LARGE: &str = "the request body is larger than the replay limit";
 
 impl<S: Clone, Bk> Clone for Fallback<S, Bk> {
     fn clone(&self) -> Self {
@@ -101,20 +94,16 @@ where
         let unwanted = extensions.get::<NoFallback>().is_some();
         // What follows the head of a CONNECT is a tunnel, and not a body that could be sent again.
         if !self.config.is_on() || (unwanted && pin.is_none()) || request.method() == Method::CONNECT {
-            return FallbackFuture::passing(self.inner.call(request));
+            return FallbackFuture::calling(self.inner.call(request), None);
         }
         if let Some(pin) = pin {
             return match pin.through(&self.config.name) {
                 Some(within) => self.call_backup(request, within),
-                None => FallbackFuture::passing(self.inner.call(request)),
+                None => FallbackFuture::calling(self.inner.call(request), None),
             };
         }
-        let resend = Resend::keep(&mut request, self.config.replay_limit, &self.config.memory);
+        let resend = self.config.keep(&mut request);
         let call = self.inner.call(request);
-        let Some(resend) = resend else {
-            self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason: TOO_LARGE });
-            return FallbackFuture::passing(call);
-        };
-        FallbackFuture::attempting(call, Session::new(self.config.hold(), resend))
+        FallbackFuture::calling(call, resend.map(|resend| Session::new(self.config.hold(), resend)))
     }
 }

@@ -22,7 +22,7 @@ use crate::rt::per_thread::ThreadArc;
 pub(super) struct Session<Bk> {
     config: ThreadArc<Config<Bk>>,
     resend: Resend,
-    pub(super) reason: Reason,
+    reason: Reason,
     /// What an answer of the backup's has cost that is not returned.
     #[cfg(feature = "schema")]
     pub(super) spent: Option<OutputUsage>,
@@ -30,7 +30,7 @@ pub(super) struct Session<Bk> {
 
 /// Why the backup is asked.
 #[derive(Clone, Copy)]
-pub(super) enum Reason {
+enum Reason {
     /// The primary failed, in this matter.
     Failed(Matter),
     /// The call is pinned to it.
@@ -60,13 +60,13 @@ impl<Bk> Session<Bk> {
         }
     }
 
-    /// Whose matter the failure is, where the backup is to be asked.
-    pub(super) fn needs_backup<R, E: Error + 'static>(&self, result: &Result<Response<R>, E>) -> Option<Matter> {
+    /// Whether the backup is to be asked, after the primary came to this.
+    pub(super) fn needs_backup<R, E: Error + 'static>(&mut self, result: &Result<Response<R>, E>) -> bool {
         let verdict = self.config.classifier.classify(&Outcome::of(result).with_request(self.request_view()));
+        self.reason = Reason::Failed(verdict.matter);
         let failed = matches!(verdict.next, NextStep::TryAnother | NextStep::Retry { .. });
         // The primary's connection may still read the body, whatever became of its answer.
-        let is_asked = failed && self.may_ask(verdict.matter) && self.can_resend(Resend::take_over);
-        is_asked.then_some(verdict.matter)
+        failed && self.may_ask(verdict.matter) && self.can_resend(Resend::take_over)
     }
 
     /// Whether the backup may be asked in this matter, with the credential that it would be asked with.

@@ -1,0 +1,61 @@
+//! What is returned if the backup does no better.
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body;
+
+use super::body::FallbackBody;
+#[cfg(feature = "schema")]
+use crate::body::output_usage::OutputUsage;
+use crate::error::BoxError;
+use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
+
+pub(super) enum Otherwise<R> {
+    /// What the primary came to.
+    Primary(R),
+    /// A refusal: the primary was not to be asked.
+    Refusal(RejectionFormat),
+}
+
+// === impl Otherwise ===
+
+impl<A, E> Otherwise<Result<Response<A>, E>>
+where
+    A: Body<Data = Bytes> + 'static,
+    A::Error: Into<BoxError> + 'static,
+{
+    /// The answer of the backup, if it has one, or this.
+    pub(super) fn unless<B>(self, served: Option<Response<B>>) -> Result<Response<FallbackBody<A, B>>, E> {
+        match (served, self) {
+            (Some(response), _) => Ok(response.map(FallbackBody::backup)),
+            (None, Self::Primary(result)) => primary(result),
+            (None, Self::Refusal(format)) => {
+                Ok(FallbackBody::refuse(Rejection::new(RejectionKind::UpstreamFailed), format))
+            }
+        }
+    }
+
+    /// Whichever answer is returned says what those of both upstreams have cost. `spent`: what that of the backup has cost
+    /// which is not returned.
+    #[cfg(feature = "schema")]
+    pub(super) fn carry_usage<B>(
+        mut self,
+        spent: Option<OutputUsage>,
+        mut served: Option<Response<B>>,
+    ) -> (Self, Option<Response<B>>) {
+        if let Self::Primary(Ok(primary)) = &mut self {
+            let (spent, returned) = match &mut served {
+                Some(served) => (OutputUsage::of(primary.extensions()), served.extensions_mut()),
+                None => (spent, primary.extensions_mut()),
+            };
+            if let Some(spent) = spent {
+                spent.carry_to(returned);
+            }
+        }
+        (self, served)
+    }
+}
+
+pub(super) fn primary<A, B, E>(result: Result<Response<A>, E>) -> Result<Response<FallbackBody<A, B>>, E> {
+    result.map(|response| response.map(FallbackBody::primary))
+}
