@@ -9,8 +9,9 @@ use tower_service::Service;
 
 use super::body::LastGoodBody;
 use super::config::Config;
-use super::future::{LastGoodFuture, Reading};
+use super::future::LastGoodFuture;
 use super::key::PendingKeys;
+use super::reading::Reading;
 use super::stored::AnswerStore;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
@@ -76,7 +77,7 @@ where
         match keys {
             Ok(keys) => {
                 let (store, config) = (Arc::clone(&self.store), Arc::clone(&self.config));
-                LastGoodFuture::reading(Reading::new(service, keys, request, store, config))
+                LastGoodFuture::reading(service, Reading::new(keys, request, store, config))
             }
             Err(reason) => {
                 if let Some(reason) = reason {

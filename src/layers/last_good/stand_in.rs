@@ -13,7 +13,8 @@ use super::body::LastGoodBody;
 use super::config::Config;
 use super::key::RequestKeys;
 use super::recorder::AnswerRecorder;
-use super::similar::{Embedding, Similar};
+use super::search::{Found, Search, Source};
+use super::similar::Similar;
 use super::stored::{AnswerStore, StoredAnswer};
 use super::template::UnansweredRequest;
 use crate::body::request::CallBody;
@@ -25,7 +26,7 @@ use crate::policy::verdict::{Classifier, Outcome};
 use crate::rt::clock;
 use crate::rt::deadline::CallDeadline;
 use crate::rt::timeout::Timeout;
-use crate::store::{AnswerFuture, LastGoodAnswer};
+use crate::store::LastGoodAnswer;
 
 /// What it takes to answer a call that is under way from memory, if it fails.
 pub(super) struct StandIn {
@@ -45,20 +46,9 @@ pub(super) enum Settled {
     /// What the upstream said.
     Upstream,
     Stored(Response<Bytes>),
-    /// Until then, the other processes are asked.
-    Recall {
-        recalling: Recalling,
-        until: Instant,
-    },
-    /// An answer to a similar request is looked for, until then.
-    Embed {
-        embedding: Embedding,
-        until: Instant,
-    },
+    /// One is looked for elsewhere first.
+    Search(Search),
 }
-
-/// The question to the other processes.
-pub(super) type Recalling = AnswerFuture<Option<LastGoodAnswer>>;
 
 /// Whether the deadline is watched.
 enum DeadlineWatch {
@@ -106,14 +96,17 @@ impl StandIn {
         if let Some(stored) = self.find() {
             return Settled::Stored(stored);
         }
-        self.recall().unwrap_or_else(|| self.settle_otherwise())
+        match self.recall().or_else(|| self.embed()) {
+            Some(search) => Settled::Search(search),
+            None => self.fill_in().map_or(Settled::Upstream, Settled::Stored),
+        }
     }
 
     /// Asks the other processes, where there are any and the caller takes an earlier answer.
-    fn recall(&self) -> Option<Settled> {
+    fn recall(&self) -> Option<Search> {
         let (peers, max_age) = self.config.peers.as_ref().zip(self.request.max_age)?;
         let until = self.by(RECALL)?;
-        Some(Settled::Recall { recalling: peers.find(self.request.shared(), max_age), until })
+        Some(Search::new(Source::Peers(peers.find(self.request.shared(), max_age)), until))
     }
 
     /// When `limit` has passed, or half of what is left to the deadline.
@@ -121,14 +114,6 @@ impl StandIn {
         let now = clock::now();
         let left = self.deadline.as_ref().and_then(CallDeadline::get).map(|deadline| deadline.remaining_at(now) / 2);
         now.checked_add(left.map_or(limit, |left| left.min(limit)))
-    }
-
-    /// Without an answer to the same request.
-    pub(super) fn settle_otherwise(&self) -> Settled {
-        if let Some((embedding, until)) = self.embed() {
-            return Settled::Embed { embedding, until };
-        }
-        self.fill_in().map_or(Settled::Upstream, Settled::Stored)
     }
 
     /// The upstream's answer, which is kept if it is one.
@@ -147,8 +132,27 @@ impl StandIn {
         })
     }
 
+    /// The answer that is looked for, or `None` where there is none in time.
+    pub(super) fn poll_search(&self, search: &mut Search, cx: &mut Context<'_>) -> Poll<Option<Response<Bytes>>> {
+        loop {
+            let found = match ready!(search.poll(cx)) {
+                Found::Meaning(vector) => self.find_similar(vector),
+                Found::Answer(answer) => {
+                    let recalled = answer.and_then(|answer| self.recalled(answer));
+                    let next = if recalled.is_none() { self.embed() } else { None };
+                    if let Some(next) = next {
+                        *search = next;
+                        continue;
+                    }
+                    recalled
+                }
+            };
+            return Poll::Ready(found.or_else(|| self.fill_in()));
+        }
+    }
+
     /// An answer that another process has kept, if it is young enough.
-    pub(super) fn recalled(&self, answer: LastGoodAnswer) -> Option<Response<Bytes>> {
+    fn recalled(&self, answer: LastGoodAnswer) -> Option<Response<Bytes>> {
         let now = clock::now();
         let kind = if answer.is_exact { StaleKind::Exact } else { StaleKind::Normalized };
         let stored = StoredAnswer { head: answer.head, body: answer.body, _reservation: None };
@@ -161,17 +165,18 @@ impl StandIn {
     }
 
     /// Asks what the last message means, where there is something to compare it with, and until when that may take.
-    fn embed(&self) -> Option<(Embedding, Instant)> {
+    fn embed(&self) -> Option<Search> {
         let (similar, question) = self.config.similar.as_ref().zip(self.request.question.as_ref())?;
         self.request.max_age?;
         if !self.store.with(|answers| answers.has_scope(question.scope)) {
             return None;
         }
-        Some((similar.embed(question.text.clone()), self.by(similar.timeout)?))
+        let until = self.by(similar.timeout)?;
+        Some(Search::new(Source::Embedder(similar.embed(question.text.clone())), until))
     }
 
     /// The answer to the most similar request, if one is similar enough and means the same as far as can be told.
-    pub(super) fn find_similar(&self, vector: Option<Vec<f32>>) -> Option<Response<Bytes>> {
+    fn find_similar(&self, vector: Option<Vec<f32>>) -> Option<Response<Bytes>> {
         let (similar, question) = self.config.similar.as_ref().zip(self.request.question.as_ref())?;
         let (vector, max_age, now) = (vector?, self.request.max_age?, clock::now());
         let candidates = self.store.with(|answers| answers.candidates(question.scope, now));
@@ -189,26 +194,12 @@ impl StandIn {
     }
 
     /// The operator's text.
-    pub(super) fn fill_in(&self) -> Option<Response<Bytes>> {
+    fn fill_in(&self) -> Option<Response<Bytes>> {
         let (template, unanswered) = self.config.template.as_ref().zip(self.unanswered.as_ref())?;
         let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         let response = unanswered.answer(template, now.as_secs())?;
         self.config.emitter.emit(&Event::StaleServed { kind: StaleKind::Template, age: Duration::ZERO });
         Some(response)
-    }
-
-    /// Leaves nothing behind, for the stage that follows.
-    pub(super) fn take(&mut self) -> Box<Self> {
-        Box::new(Self {
-            request: self.request.clone(),
-            unanswered: self.unanswered.take(),
-            tenant: self.tenant.take(),
-            classifier: self.classifier.clone(),
-            deadline: self.deadline.take(),
-            watch: DeadlineWatch::No,
-            store: Arc::clone(&self.store),
-            config: Arc::clone(&self.config),
-        })
     }
 
     /// Ready, with an earlier answer, shortly before the deadline.
