@@ -37,6 +37,11 @@ impl<B> StreamGuardBody<B> {
         Self { held, reservation: None, error: None, watch, body }
     }
 
+    /// The inner body as it is.
+    pub(super) fn inner(body: B) -> Self {
+        Self::pass(ResponseBody::inner(body))
+    }
+
     /// A body that is passed as it is.
     pub(super) fn pass(body: ResponseBody<B>) -> Self {
         Self::new(VecDeque::new(), BodyWatch::Nothing, body)

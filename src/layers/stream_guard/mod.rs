@@ -2,9 +2,11 @@
 
 mod body;
 mod config;
+mod expected;
 mod future;
 mod layer;
 mod prelude;
+mod promise;
 mod refusal;
 mod service;
 mod state;

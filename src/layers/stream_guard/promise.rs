@@ -1,0 +1,69 @@
+//! What the head of an answer promises.
+
+use http::Response;
+use http_body::Body;
+
+use super::config::Chosen;
+use crate::proto::dialect::{Framing, Kind};
+use crate::proto::event_stream::EventStream;
+use crate::proto::{bodiless, media_type};
+use crate::rejection::Rejection;
+
+/// What is looked for in an answer with such a head.
+pub(super) enum Promise {
+    Nothing,
+    /// Nothing, for this reason.
+    Unreadable(&'static str),
+    /// An error, whose body says why.
+    Error,
+    /// An answer in JSON.
+    Answer,
+    Stream(Framing),
+}
+
+// === impl Promise ===
+
+impl Promise {
+    /// `generates`: whether the request asks for something to be generated. `dialect`: that of the answer, where it is known.
+    pub(super) fn of<B: Body>(response: &Response<B>, generates: bool, dialect: Option<&Chosen>) -> Self {
+        let (status, headers) = (response.status(), response.headers());
+        // What our own layers say is no answer of the upstream's.
+        if Rejection::of(response).is_some() {
+            return Self::Nothing;
+        }
+        if status.as_u16() >= 400 {
+            let says_why = generates && media_type::is_json(headers) && !response.body().is_end_stream();
+            return match says_why {
+                true if media_type::is_encoded(headers) => Self::Unreadable("the answer is compressed"),
+                true => Self::Error,
+                false => Self::Nothing,
+            };
+        }
+        if !status.is_success() || bodiless::with_status(status) {
+            return Self::Nothing;
+        }
+        match EventStream::of(headers) {
+            EventStream::Plain => return Self::Stream(Framing::EventStream),
+            EventStream::Encoded => return Self::Unreadable("the event stream is compressed"),
+            EventStream::No => {}
+        }
+        let Some(dialect) = dialect.filter(|_| generates) else { return Self::Nothing };
+        let essence = media_type::essence(headers);
+        let is = |name: &str| essence.eq_ignore_ascii_case(name.as_bytes());
+        if is("application/vnd.amazon.eventstream") {
+            return Self::Unreadable("binary event streams are not read");
+        }
+        let lines = is("application/x-ndjson") || is("application/jsonl");
+        if !(lines || media_type::is_json(headers)) {
+            return Self::Nothing;
+        }
+        if media_type::is_encoded(headers) {
+            return Self::Unreadable("the answer is compressed");
+        }
+        match dialect.kind() {
+            Some(Kind::Ollama) | None if lines => Self::Stream(Framing::Lines),
+            _ if lines => Self::Nothing,
+            _ => Self::Answer,
+        }
+    }
+}
