@@ -8,6 +8,7 @@ pub(crate) mod fallback;
 #[cfg(feature = "llm")]
 pub(crate) mod fault;
 pub(crate) mod grace;
+pub(crate) mod heartbeat_frame;
 pub(crate) mod heartbeat_schedule;
 pub(crate) mod idle;
 pub(crate) mod instant;

@@ -36,6 +36,7 @@
 //!
 //! The feature `store-suite` has `suite`, which tests any implementation against this contract.
 
+pub(crate) mod answers;
 mod claim;
 mod drive;
 mod elsewhere;
@@ -43,12 +44,14 @@ mod head;
 mod last_good;
 mod log;
 mod memory;
+pub(crate) mod pace;
 mod part;
 mod reader;
 mod recorder;
 mod shared;
 #[cfg(any(test, feature = "store-suite"))]
 pub mod suite;
+pub(crate) mod supersede;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -7,7 +7,6 @@ use http::header::{ALLOW, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 
-use super::answers::{self, Found, ResumableAnswers};
 use super::body::DedupBody;
 use super::config::Config;
 use super::key;
@@ -20,6 +19,7 @@ use crate::proto::fingerprint::Fingerprint;
 use crate::proto::sse::EventId;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
+use crate::store::answers::{self, Found, ResumableAnswers};
 use crate::store::{AnswerFuture, OfferedAnswer, Recorder, SharedAnswers, Store};
 
 /// What becomes of a request at the URL of an answer.

@@ -7,11 +7,11 @@ use std::time::Duration;
 use http::HeaderName;
 use http::request::Parts;
 
-use super::answers::ResumableAnswers;
 use crate::call::Memory;
 use crate::event::{Emitter, Event};
 use crate::policy::broadcast::Limits;
 use crate::policy::request_scope::{FINGERPRINT_HEADERS, NameTenant};
+use crate::store::answers::ResumableAnswers;
 
 /// The name of the layer in events.
 pub(super) const NAME: &str = "dedup";

@@ -12,7 +12,6 @@ use http::Response;
 use http_body::Body;
 use tokio::runtime::Handle;
 
-use super::answers::UnattendedPlace;
 use super::config::Config;
 use super::grace::{GraceCall, GraceTask};
 use super::recorder::ResponseRecorder;
@@ -24,6 +23,7 @@ use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::deadline::{Deadline, SharedDeadline};
 use crate::rt::sync::{Mutex, lock};
+use crate::store::answers::UnattendedPlace;
 use crate::store::{Drive, Driven, Lease, ResponseLog};
 
 /// A call to the upstream that several callers share.

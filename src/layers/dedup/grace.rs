@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::answers::UnattendedPlace;
 use crate::body::frame_budget::FrameBudget;
 use crate::policy::broadcast::ReaderId;
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::timeout::Timeout;
+use crate::store::answers::UnattendedPlace;
 use crate::store::{Drive, Driven, ResponseLog, Watched};
 
 /// The task that keeps a call going while it has no caller: browsers try again.

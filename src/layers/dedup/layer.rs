@@ -5,13 +5,12 @@ use http::HeaderName;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::answers::ResumableAnswers;
 use super::config::{Config, InFlightPolicy};
-use super::resumable::Resumable;
 use super::service::Dedup;
 use crate::call::{Memory, Tenant, TenantHash};
 use crate::event::{Emitter, Observer};
 use crate::store::MemoryStore;
+use crate::store::answers::{Resumable, ResumableAnswers};
 
 /// Makes one upstream call for duplicate requests, streams included.
 ///

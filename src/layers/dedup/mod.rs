@@ -8,12 +8,11 @@
 // - `driver`: which caller polls a shared call, `upstream_call`: the call itself; `grace`: the task that polls it after
 //   all have left; `recorder`: records its answer, and decides whether it is stored.
 // - `come_back`: a request at the URL of an answer, `returning`: its caller until it has its head; `offer`: tells a
-//   caller the URL, `answers`: the answers to come back to, `held`: until when, `sweeper`: the task that drops expired
-//   ones.
-// - `body`: the response body. `config` and `resumable`: the settings as values. `role`: how a response came about.
+//   caller the URL. The answers to come back to, and until when, are in `store::answers`.
+// - `body`: the response body, `shared_body`: that of a shared call. `config`: the settings as values. `role`: how a
+//   response came about.
 
 mod answer;
-mod answers;
 mod body;
 mod call_limit;
 mod come_back;
@@ -21,25 +20,22 @@ mod config;
 mod driver;
 mod future;
 mod grace;
-mod held;
 mod key;
 mod layer;
 mod offer;
 mod reading;
 mod recorder;
 mod request;
-mod resumable;
 mod returning;
 mod role;
 mod service;
 mod shared_body;
-mod sweeper;
 mod upstream_call;
 
 pub use self::body::DedupBody;
 pub use self::config::InFlightPolicy;
 pub use self::future::DedupFuture;
 pub use self::layer::DedupLayer;
-pub use self::resumable::Resumable;
 pub use self::role::DedupRole;
 pub use self::service::Dedup;
+pub use crate::store::answers::Resumable;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use super::answers::{Issued, ResumableAnswers, TokenCaller};
 use crate::proto::digests;
 use crate::proto::sse::EventIds;
 use crate::rt::cancellation::GoesOn;
 use crate::rt::timeout::Timeout;
+use crate::store::answers::{Issued, ResumableAnswers, TokenCaller};
 
 /// Tells one caller where its answer is, with its head or, if it would rather not wait, before.
 pub(super) struct Offer {

@@ -7,7 +7,6 @@ use http::Request;
 use http::request::Parts;
 
 use super::answer::KeyIgnored;
-use super::answers::ResumableRequest;
 use super::config::Config;
 use super::key::PendingKey;
 use super::offer;
@@ -19,6 +18,7 @@ use crate::proto::dialect::Kind;
 use crate::proto::prefer::Preferences;
 use crate::rejection::RejectionFormat;
 use crate::rt::clock;
+use crate::store::answers::ResumableRequest;
 use crate::store::{ClaimRequest, Store};
 
 /// A request whose body is being read, and hashed while it is.

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
 
-use super::answers::AnswerInFlight;
 use super::config::{Config, NAME};
 use crate::body::ending::Ending;
 use crate::call::{Reservation, Stale};
@@ -19,6 +18,7 @@ use crate::proto::fingerprint::Fingerprint;
 use crate::proto::{grpc, retry_after};
 use crate::rejection::Rejection;
 use crate::rt::clock;
+use crate::store::answers::AnswerInFlight;
 use crate::store::{Appended, BodyPart, Head, Lease, Recorder, ResponseLog, Retention};
 
 /// Records the answer to a shared call, and has its key.

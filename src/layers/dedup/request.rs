@@ -9,7 +9,6 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::answer::{CallAnswer, Following, KeyIgnored, OnAccepted};
-use super::answers::{ResumableAnswers, ResumableRequest, TokenCaller};
 use super::config::{Config, InFlightPolicy};
 use super::driver::SharedCall;
 use super::offer::Offer;
@@ -25,6 +24,7 @@ use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::deadline::{Deadline, PropagatedHeaders, SharedDeadline};
 use crate::rt::ready::ReadyCall;
+use crate::store::answers::{ResumableAnswers, ResumableRequest, TokenCaller};
 use crate::store::{Claim, ClaimRequest, Lease, Recorder, ResponseLog, Store};
 
 /// A request that was read, and all it takes to send it.

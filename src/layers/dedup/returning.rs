@@ -10,7 +10,6 @@ use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use super::answers;
 use super::body::DedupBody;
 use super::call_limit::{CallLimit, LimitReached};
 use super::config::Config;
@@ -26,6 +25,7 @@ use crate::proto::sse::{EventId, EventIds};
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
+use crate::store::answers;
 use crate::store::{BodyPart, Head, OfferedAnswer, Reader, ResponseLog, Stopped};
 
 /// A caller that came back, until it has its head.

@@ -1,19 +1,24 @@
 //! The settings.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
+use tokio::sync::Semaphore;
 
-use super::similar::Similar;
-use super::stored::NAME;
-use super::template::Template;
 use crate::call::Memory;
+use crate::error::BoxError;
 use crate::event::{Emitter, Event};
+use crate::policy::last_good::template::Template;
 use crate::policy::request_scope::{FINGERPRINT_HEADERS, NameTenant};
 use crate::policy::verdict::Classifier;
 use crate::store::SharedLastGood;
+
+/// The name of the layer in events, and in [`ServedBy`](crate::ServedBy).
+pub(super) const NAME: &str = "last-good";
 
 #[derive(Clone)]
 pub(super) struct Config {
@@ -35,6 +40,50 @@ pub(super) struct Config {
     pub(super) emitter: Emitter,
 }
 
+/// Says what texts mean, as vectors: texts that mean the same have vectors that point the same way.
+///
+/// [`OpenAiEmbeddings`](crate::OpenAiEmbeddings) asks a service for them.
+///
+/// ```
+/// use tower_buttress::{Embedder, Embedding};
+///
+/// /// Tells texts apart by their length.
+/// struct Length;
+///
+/// impl Embedder for Length {
+///     fn id(&self) -> &str {
+///         "length"
+///     }
+///
+///     fn embed(&self, texts: Vec<String>) -> Embedding {
+///         let vectors = texts.iter().map(|text| vec![text.len() as f32, 1.0]).collect();
+///         Box::pin(async { Ok(vectors) })
+///     }
+/// }
+/// ```
+pub trait Embedder: Send + Sync {
+    /// Which model it is, of which version. Vectors of two models are never compared.
+    fn id(&self) -> &str;
+
+    /// A vector for each text, in their order.
+    fn embed(&self, texts: Vec<String>) -> Embedding;
+}
+
+/// The future of an [`Embedder`].
+pub type Embedding = Pin<Box<dyn Future<Output = Result<Vec<Vec<f32>>, BoxError>> + Send>>;
+
+/// How similar requests are found: for [`LastGoodLayer::similar`](crate::LastGoodLayer::similar).
+#[derive(Clone)]
+pub struct Similar {
+    pub(super) embedder: Arc<dyn Embedder>,
+    pub(super) threshold: f32,
+    pub(super) timeout: Duration,
+    /// Embeddings of kept answers that are under way.
+    pub(super) places: Arc<Semaphore>,
+}
+
+/// Kept answers that are embedded at once. Others are kept without.
+const PLACES: usize = 8;
 /// Headers in which applications name the user of a request, in addition to those of every fingerprint.
 const SCOPE_HEADERS: [HeaderName; 4] = [
     HeaderName::from_static("x-conversation-id"),
@@ -90,6 +139,47 @@ impl fmt::Debug for Config {
             .field("max_body_bytes", &self.max_body_bytes)
             .field("read_timeout", &self.read_timeout)
             .field("emitter", &self.emitter)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Similar ===
+
+impl Similar {
+    /// Asks this embedder what messages mean.
+    #[must_use]
+    pub fn new(embedder: impl Embedder + 'static) -> Self {
+        Self {
+            embedder: Arc::new(embedder),
+            threshold: 0.95,
+            timeout: Duration::from_secs(2),
+            places: Arc::new(Semaphore::new(PLACES)),
+        }
+    }
+
+    /// The least cosine of two messages of which one's answer is the other's. Default: 0.95. Choose it with pairs of your own:
+    /// the example `similarity` prints what each threshold lets through.
+    #[must_use]
+    pub fn threshold(mut self, cosine: f32) -> Self {
+        // What is no number lets nothing through.
+        self.threshold = if cosine.is_nan() { f32::INFINITY } else { cosine };
+        self
+    }
+
+    /// How long a call that has failed waits for its embedding. Default: 2 s.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+impl fmt::Debug for Similar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Similar")
+            .field("embedder", &self.embedder.id())
+            .field("threshold", &self.threshold)
+            .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
 }

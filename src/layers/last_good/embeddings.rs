@@ -11,7 +11,7 @@ use http_body::Body;
 use serde_json::{Value, json};
 use tower_service::Service;
 
-use super::similar::{Embedder, Embedding};
+use super::config::{Embedder, Embedding};
 use crate::body::collect::{Collected, collect};
 use crate::body::erased::ErasedBody;
 use crate::body::request::CallBody;

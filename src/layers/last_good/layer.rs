@@ -5,13 +5,12 @@ use http::HeaderName;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::config::Config;
+use super::config::{Config, Similar};
 use super::service::LastGood;
-use super::similar::Similar;
 use super::stored::AnswerStore;
-use super::template::UnansweredRequest;
 use crate::call::{Memory, Tenant, TenantHash};
 use crate::event::{Emitter, Observer};
+use crate::policy::last_good::template::UnansweredRequest;
 use crate::policy::verdict::{Classifier, Classify};
 use crate::store::SharedLastGood;
 

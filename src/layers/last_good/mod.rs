@@ -13,12 +13,11 @@ mod service;
 mod similar;
 mod stand_in;
 mod stored;
-mod template;
 
 pub use self::body::LastGoodBody;
+pub use self::config::{Embedder, Embedding, Similar};
 pub use self::embeddings::OpenAiEmbeddings;
 pub use self::future::LastGoodFuture;
 pub use self::layer::LastGoodLayer;
 pub use self::service::LastGood;
-pub use self::similar::{Embedder, Embedding, Similar};
-pub use self::template::UnansweredRequest;
+pub use crate::policy::last_good::template::UnansweredRequest;

@@ -10,8 +10,8 @@ use super::config::Config;
 use super::key::PendingKeys;
 use super::stand_in::StandIn;
 use super::stored::AnswerStore;
-use super::template::UnansweredRequest;
 use crate::body::request::{CallBody, RequestRead, RequestReading};
+use crate::policy::last_good::template::UnansweredRequest;
 
 pub(super) struct Reading {
     /// Taken when the body has been read.

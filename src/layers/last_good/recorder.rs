@@ -7,9 +7,8 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Response, StatusCode};
 
-use super::config::Config;
+use super::config::{Config, Similar};
 use super::key::RequestKeys;
-use super::similar::Similar;
 use super::stored::{AnswerStore, StoredAnswer};
 use crate::body::ending::Ending;
 use crate::body::observed::{BodyEnd, BodyObserver};

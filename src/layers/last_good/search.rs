@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use super::similar::Embedding;
+use super::config::Embedding;
 use crate::rt::timeout::Timeout;
 use crate::store::{AnswerFuture, LastGoodAnswer};
 

@@ -10,18 +10,17 @@ use http::{Request, Response};
 use http_body::Body;
 
 use super::body::LastGoodBody;
-use super::config::Config;
+use super::config::{Config, Similar};
 use super::key::RequestKeys;
 use super::recorder::AnswerRecorder;
 use super::search::{Found, Search, Source};
-use super::similar::Similar;
-use super::stored::{AnswerStore, StoredAnswer};
-use super::template::UnansweredRequest;
+use super::stored::{AnswerStore, StoredAnswer, mark_template};
 use crate::body::request::CallBody;
 use crate::call::{StaleKind, Tenant};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::last_good::may_stand_in;
+use crate::policy::last_good::template::UnansweredRequest;
 use crate::policy::verdict::{Classifier, Outcome};
 use crate::rt::clock;
 use crate::rt::deadline::CallDeadline;
@@ -197,7 +196,8 @@ impl StandIn {
     fn fill_in(&self) -> Option<Response<Bytes>> {
         let (template, unanswered) = self.config.template.as_ref().zip(self.unanswered.as_ref())?;
         let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let response = unanswered.answer(template, now.as_secs())?;
+        let mut response = unanswered.answer(&**template, fastrand::u64(..), now.as_secs())?;
+        mark_template(&mut response);
         self.config.emitter.emit(&Event::StaleServed { kind: StaleKind::Template, age: Duration::ZERO });
         Some(response)
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response};
 
+use super::config::NAME;
 use crate::call::{Reservation, ServedBy, Stale, StaleKind};
 use crate::policy::last_good::cache::AnswerCache;
 use crate::policy::last_good::cache_control;
@@ -32,10 +33,20 @@ pub(super) struct MeaningVector {
 /// What is kept for all services of a layer.
 pub(super) struct AnswerStore(Mutex<AnswerCache<StoredAnswer, MeaningVector>>);
 
-/// The name of the layer in events, and in [`ServedBy`](crate::ServedBy).
-pub(super) const NAME: &str = "last-good";
-pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const SIMILARITY: HeaderName = HeaderName::from_static("x-buttress-similarity");
+
+/// Says of an answer that it is the operator's text.
+pub(super) fn mark_template(response: &mut Response<Bytes>) {
+    let status = HeaderValue::from_static("buttress; fwd=miss; detail=last-good-template");
+    response.headers_mut().insert(CACHE_STATUS, status);
+    mark(response, StaleKind::Template, Duration::ZERO);
+}
+
+fn mark(response: &mut Response<Bytes>, kind: StaleKind, age: Duration) {
+    response.extensions_mut().insert(Stale::new(kind, age));
+    response.extensions_mut().insert(ServedBy::new(NAME));
+}
 
 // === impl StoredAnswer ===
 
@@ -50,8 +61,7 @@ impl StoredAnswer {
         let age = self.age(now);
         let mut response = self.head.to_aged(self.body.clone(), now);
         response.headers_mut().append(CACHE_STATUS, self.cache_status(kind, age.as_secs()));
-        response.extensions_mut().insert(Stale::new(kind, age));
-        response.extensions_mut().insert(ServedBy::new(NAME));
+        mark(&mut response, kind, age);
         response
     }
 

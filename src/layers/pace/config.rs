@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use http::request::Parts;
 
-use super::peers::Peers;
 use crate::event::Emitter;
 use crate::policy::pace::{Bucket, Rate};
 use crate::policy::verdict::Classifier;
 use crate::proto::rate_limit::Unit;
+use crate::store::pace::PacePeers;
 
 #[derive(Clone, Debug)]
 pub(super) struct Config {
@@ -42,6 +42,10 @@ pub(super) enum PaceRole {
 pub(super) struct KeyBy(pub(super) Arc<KeyFn>);
 
 pub(super) type KeyFn = dyn Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync;
+
+/// The peers of a layer.
+#[derive(Clone)]
+pub(super) struct Peers(pub(super) Arc<dyn PacePeers>);
 
 // === impl Config ===
 
@@ -103,5 +107,11 @@ impl Config {
 impl fmt::Debug for KeyBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyBy")
+    }
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PacePeers")
     }
 }

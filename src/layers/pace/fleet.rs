@@ -4,13 +4,14 @@ use std::fmt;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::config::Peers;
 use super::key::Limit;
-use super::peers::{PeerLimit, PeerReserving, PeerTurn, Peers, RateCost};
 use super::report::peer_limit;
 use crate::policy::pace::{Bucket, Demand};
 use crate::proto::rate_limit::Unit;
 use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
+use crate::store::pace::{PeerLimit, PeerReserving, PeerTurn, RateCost};
 
 /// A call that asks the others.
 pub(super) struct Asking {

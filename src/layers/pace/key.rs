@@ -5,7 +5,6 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::config::Config;
-use super::peers::{Pausing, PeerPause};
 use super::tally::Tally;
 use super::turn_line::TurnLine;
 use crate::policy::micros::{Micros, micros};
@@ -16,6 +15,7 @@ use crate::proto::fingerprint::Fingerprint;
 use crate::proto::rate_limit::Quota;
 use crate::rt::clock;
 use crate::rt::sync::{AtomicBool, Mutex, MutexGuard, Ordering, lock};
+use crate::store::pace::{Pausing, PeerPause};
 
 /// What the calls of one key share.
 #[derive(Debug)]

@@ -5,9 +5,8 @@ use std::time::Duration;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::config::{Config, KeyBy, PaceRole};
+use super::config::{Config, KeyBy, PaceRole, Peers};
 use super::gate::PaceGate;
-use super::peers::{PacePeers, Peers};
 use super::service::Pace;
 use super::shared::{PaceStats, Shared};
 use crate::event::{Emitter, Observer};
@@ -15,6 +14,7 @@ use crate::policy::pace::Rate;
 use crate::policy::verdict::{Classifier, Classify};
 use crate::proto::rate_limit::Unit;
 use crate::rt::per_thread::PerThread;
+use crate::store::pace::PacePeers;
 
 /// Keeps calls within the rate limits of an upstream: a 429 pauses all calls that it speaks of, and rates that are known are
 /// never overrun.

@@ -5,7 +5,6 @@ mod fleet;
 mod gate;
 mod key;
 mod layer;
-mod peers;
 mod permit;
 mod report;
 mod service;
@@ -18,7 +17,7 @@ mod usage;
 mod wait;
 
 pub use self::layer::PaceLayer;
-pub use self::peers::{PacePeers, PeerLimit, PeerPause, PeerReserving, PeerTurn, RateCost};
 pub use self::service::{Pace, PaceBody, PaceFuture};
 pub use self::shared::PaceStats;
 pub use self::tokens::TokenEstimate;
+pub use crate::store::pace::{PacePeers, PeerLimit, PeerPause, PeerReserving, PeerTurn, RateCost};

@@ -7,13 +7,13 @@ use http::HeaderMap;
 
 use super::config::Config;
 use super::key::Limit;
-use super::peers::{Pausing, PeerLimit, PeerPause};
 use crate::admission::{gauge, gauge_add};
 use crate::event::Event;
 use crate::proto::rate_limit::{self, Policy, Unit};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
+use crate::store::pace::{Pausing, PeerLimit, PeerPause};
 
 /// A caller who is refused for the number of its calls may come again in this.
 const SOON: Duration = Duration::from_secs(1);

@@ -3,7 +3,6 @@ use std::time::{Duration, Instant};
 
 use super::fleet::{Asking, Share};
 use super::key::{Decision, Limit};
-use super::peers::PeerTurn;
 use super::permit::PacePermit;
 use super::turns::TurnWait;
 use super::usage::TokenCount;
@@ -18,6 +17,7 @@ use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
 use crate::rt::timeout::Timeout;
 use crate::rt::timer::LazyTimer;
+use crate::store::pace::PeerTurn;
 
 /// A wait for room in a limit. Dropping it ends the wait without a trace.
 #[derive(Debug)]

@@ -2,13 +2,13 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::key::Keys;
 use crate::call::Memory;
 use crate::event::Emitter;
 use crate::policy::backoff::Backoff;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::Classifier;
 use crate::rt::entropy::Entropy;
+use crate::rt::random_key::RandomKeys;
 use crate::rt::retry_budget::RetryBudget;
 
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Config {
     pub(super) replay_limit: usize,
     pub(super) memory: Memory,
     pub(super) attempt_header: Option<HeaderName>,
-    pub(super) keys: Option<Keys>,
+    pub(super) keys: Option<RandomKeys>,
     pub(super) mark_exhausted: bool,
     pub(super) emitter: Emitter,
 }

@@ -5,13 +5,13 @@ use http::HeaderName;
 use tower_layer::Layer;
 
 use super::config::Config;
-use super::key::Keys;
 use super::service::RetryAfterBackoff;
 use crate::call::Memory;
 use crate::event::{Emitter, Observer};
 use crate::policy::backoff::Jitter;
 use crate::policy::verdict::{Classifier, Classify};
 use crate::rt::entropy::Entropy;
+use crate::rt::random_key::RandomKeys;
 use crate::rt::retry_budget::RetryBudget;
 use crate::rt::settings::Settings;
 
@@ -240,7 +240,7 @@ impl RetryAfterBackoffLayer {
     /// UUID). Only for upstreams that support such keys: the call then counts as repeatable. Default: no.
     #[must_use]
     pub fn generate_idempotency_key(mut self, generate: bool) -> Self {
-        self.config.keys = generate.then(Keys::default);
+        self.config.keys = generate.then(RandomKeys::default);
         self
     }
 

@@ -2,7 +2,6 @@
 
 mod config;
 mod future;
-mod key;
 mod layer;
 mod service;
 mod session;

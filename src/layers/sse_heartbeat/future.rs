@@ -11,7 +11,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::SseHeartbeatBody;
-use super::config::{CallConfig, NAME};
+use super::call_config::CallConfig;
+use super::config::NAME;
 use super::head::{self, AnswerKind};
 use super::pending::PendingAnswer;
 use super::state::HeartbeatState;

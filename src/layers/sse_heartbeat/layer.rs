@@ -4,12 +4,11 @@ use std::time::Duration;
 use http::HeaderMap;
 use tower_layer::Layer;
 
-use super::config::{Config, SHORTEST_INTERVAL};
-use super::frame::HeartbeatFrame;
-use super::notices::NoticeText;
+use super::config::{Config, NoticeText, SHORTEST_INTERVAL};
 use super::service::SseHeartbeat;
 use crate::call::Notice;
 use crate::event::{Emitter, Observer};
+use crate::policy::heartbeat_frame::HeartbeatFrame;
 
 /// Keeps `text/event-stream` responses alive through proxies by inserting comments.
 ///

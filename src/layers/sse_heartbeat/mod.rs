@@ -2,10 +2,10 @@
 
 mod body;
 mod bom;
+mod call_config;
 mod config;
 mod delayed_end;
 mod failure;
-mod frame;
 mod future;
 mod head;
 mod layer;
@@ -16,7 +16,7 @@ mod service;
 mod state;
 
 pub use self::body::SseHeartbeatBody;
-pub use self::frame::{CustomFrame, HeartbeatFrame};
 pub use self::future::{HeadersSentEarly, SseHeartbeatFuture};
 pub use self::layer::SseHeartbeatLayer;
 pub use self::service::SseHeartbeat;
+pub use crate::policy::heartbeat_frame::{CustomFrame, HeartbeatFrame};

@@ -1,21 +1,15 @@
 //! What goes on while a caller waits, as its stream says it.
 
 use std::fmt;
-use std::sync::Arc;
 use std::task::Context;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 
+use super::config::NoticeText;
 use super::position::StreamPosition;
-use crate::call::{Notice, Notices};
+use crate::call::Notices;
 use crate::proto::dialect::NoticeWriter;
-
-/// The operator's texts.
-#[derive(Clone)]
-pub(super) struct NoticeText(Arc<Text>);
-
-type Text = dyn Fn(&Notice, &HeaderMap) -> Option<String> + Send + Sync;
 
 /// The notices of one call.
 pub(super) struct CallNotices {
@@ -28,20 +22,6 @@ pub(super) struct CallNotices {
 
 /// Longer texts are cut.
 const MAX_TEXT: usize = 500;
-
-// === impl NoticeText ===
-
-impl NoticeText {
-    pub(super) fn new(text: impl Fn(&Notice, &HeaderMap) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(text))
-    }
-}
-
-impl fmt::Debug for NoticeText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NoticeText")
-    }
-}
 
 // === impl CallNotices ===
 

@@ -7,7 +7,8 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::SseHeartbeatBody;
-use super::config::{CallConfig, Config};
+use super::call_config::CallConfig;
+use super::config::Config;
 use super::future::SseHeartbeatFuture;
 use crate::error::BoxError;
 

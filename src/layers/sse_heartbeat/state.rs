@@ -7,10 +7,10 @@ use http_body::Frame;
 use memchr::memmem;
 
 use super::bom::BomStripper;
-use super::config::{CallConfig, NAME};
+use super::call_config::CallConfig;
+use super::config::NAME;
 use super::delayed_end::DelayedEnd;
 use super::failure;
-use super::frame::HeartbeatFrame;
 use super::head;
 use super::notices::CallNotices;
 use super::pending::PendingAnswer;
@@ -19,6 +19,7 @@ use crate::body::boxed::Polled;
 use crate::body::ending::Ending;
 use crate::error::{BoxError, StreamSilent};
 use crate::event::{Emitter, Event};
+use crate::policy::heartbeat_frame::HeartbeatFrame;
 use crate::policy::heartbeat_schedule::HeartbeatSchedule;
 use crate::proto::dialect::Kind;
 use crate::proto::sse::Scanner;
@@ -119,7 +120,12 @@ impl<B> HeartbeatState<B> {
     /// Whether a heartbeat may be inserted where the stream is.
     #[inline]
     pub(super) fn may_beat(&self) -> bool {
-        self.frame.as_ref().is_some_and(|frame| frame.may_be_at(self.position()))
+        self.frame.as_ref().is_some_and(|frame| self.may_take(frame))
+    }
+
+    #[inline]
+    fn may_take(&self, frame: &HeartbeatFrame) -> bool {
+        frame.may_be_at(&self.scanner, || self.position().has_ids())
     }
 
     #[inline]
@@ -237,7 +243,11 @@ impl<B> HeartbeatState<B> {
 
     #[cold]
     pub(super) fn beat(&mut self) -> Polled {
-        let bytes = self.frame.as_ref().map(|frame| frame.render(self.position())).unwrap_or_default();
+        let bytes = self
+            .frame
+            .as_ref()
+            .map(|frame| frame.render(self.scanner.ending(), self.position().has_ids()))
+            .unwrap_or_default();
         self.emitter.emit(&Event::HeartbeatSent);
         self.insert(bytes)
     }
@@ -247,8 +257,8 @@ impl<B> HeartbeatState<B> {
     pub(super) fn notice(&mut self, cx: &Context<'_>) -> Option<Polled> {
         // Between JSON lines is where a comment may be between the lines of an event.
         let frame =
-            if self.kind == Some(Kind::Ollama) { HeartbeatFrame::CommentNoBlank } else { HeartbeatFrame::Comment };
-        let notices = self.notices.as_ref().filter(|_| frame.may_be_at(self.position()))?;
+            if self.kind == Some(Kind::Ollama) { &HeartbeatFrame::CommentNoBlank } else { &HeartbeatFrame::Comment };
+        let notices = self.notices.as_ref().filter(|_| self.may_take(frame))?;
         let bytes = notices.next(self.position(), cx)?;
         Some(self.insert(bytes))
     }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use http::request::Parts;
 
-use super::peers::Peers;
 use crate::call::Memory;
 use crate::event::{Emitter, Event};
 use crate::policy::supersede::SupersedeMode;
+use crate::store::supersede::SupersedePeers;
 
 /// The name of the layer in events and gauges.
 pub(super) const NAME: &str = "supersede";
@@ -27,6 +27,10 @@ pub(super) struct Config {
 
 /// Hands on the name of the conversation, if there is one.
 pub(super) type NameConversation = dyn Fn(&Parts, &mut dyn FnMut(&[u8])) + Send + Sync;
+
+/// The peers of a layer.
+#[derive(Clone)]
+pub(super) struct Peers(pub(super) Arc<dyn SupersedePeers>);
 
 // === impl Config ===
 
@@ -61,5 +65,11 @@ impl fmt::Debug for Config {
             .field("read_timeout", &self.read_timeout)
             .field("emitter", &self.emitter)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SupersedePeers")
     }
 }

@@ -7,14 +7,14 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use super::Supersede;
-use super::config::{Config, NameConversation};
+use super::config::{Config, NameConversation, Peers};
 use super::handle::SupersedeHandle;
 use super::key;
-use super::peers::{Peers, SupersedePeers};
 use super::shared::{MOST_IDLE, Shared, SupersedeStats};
 use crate::call::{Memory, Tenant};
 use crate::event::{Emitter, Observer};
 use crate::policy::supersede::SupersedeMode;
+use crate::store::supersede::SupersedePeers;
 
 /// Ends what is under way for a conversation when its user sends another message.
 ///

@@ -4,15 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::config::{Config, NAME};
+use super::config::{Config, NAME, Peers};
 use super::key::PendingMessage;
-use super::peers::{PeerMessage, Peers, Superseding};
 use crate::admission::{CallerHasher, gauge_add};
 use crate::policy::supersede::{Arrival, Arriving, CallId, Conversations, Ended, Refusal, StartTime, SupersedeMode};
 use crate::proto::fingerprint::Fingerprint;
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::store::supersede::{PeerMessage, Superseding};
 
 pub(super) struct Shared {
     /// By conversation, so that calls do not wait for each other.

@@ -4,6 +4,7 @@ pub(crate) mod cache;
 pub(crate) mod cache_control;
 pub(crate) mod normalize;
 pub(crate) mod similar;
+pub(crate) mod template;
 
 use super::verdict::{Health, Matter, NextStep, Verdict};
 

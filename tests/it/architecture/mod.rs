@@ -80,6 +80,35 @@ fn no_layer_reaches_another() {
 }
 
 #[test]
+fn within_a_layer_imports_run_one_way() {
+    for (module, targets) in Crate::read(&root().join("src")).imports() {
+        let ["layers", layer, file] = module.iter().map(String::as_str).collect::<Vec<_>>()[..] else { continue };
+        let Some(rank) = rank(file) else { continue };
+        for target in targets.iter().filter(|target| target[..target.len().min(2)] == ["layers", layer]) {
+            let is_below = target.get(2).and_then(|file| self::rank(file)).is_none_or(|other| other > rank);
+            assert!(is_below && file != "config", "{} imports {}", module.join("::"), target.join("::"));
+        }
+    }
+}
+
+/// Where a file of a layer's folder stands, the outermost first. Other files may be imported by each of them, and import each.
+fn rank(file: &str) -> Option<usize> {
+    ["layer", "service", "future", "body", "config"].iter().position(|ranked| *ranked == file)
+}
+
+#[test]
+fn what_a_layer_decides_is_apart_from_its_plumbing() {
+    for (module, code) in Crate::read(&root().join("src")).code() {
+        let ["layers", _, "service" | "future" | "body"] = module.iter().map(String::as_str).collect::<Vec<_>>()[..]
+        else {
+            continue;
+        };
+        let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
+        assert!(lines <= 150, "{}: {lines} lines of code", module.join("::"));
+    }
+}
+
+#[test]
 fn no_files_import_each_other_in_a_circle() {
     for sources in SOURCES {
         let circles = Crate::read(&root().join(sources)).circles();

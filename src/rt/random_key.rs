@@ -1,13 +1,15 @@
+//! Keys that no other process makes.
+
 use http::HeaderValue;
 
-use crate::rt::entropy::Entropy;
+use super::entropy::Entropy;
 
 /// Makes idempotency keys, no two alike.
 ///
 /// Two requests with one key are one request to the upstream, so that keys of other processes must differ too: 64 bits of
 /// seed are too few for many processes that make many keys each. Two sequences, seeded apart, have 128.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Keys {
+pub(crate) struct RandomKeys {
     high: Entropy,
     low: Entropy,
 }
@@ -18,11 +20,11 @@ const DIGITS: &[u8; 16] = b"0123456789abcdef";
 /// Where the digits of each byte stand.
 const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
 
-// === impl Keys ===
+// === impl RandomKeys ===
 
-impl Keys {
+impl RandomKeys {
     /// A random UUID (RFC 9562 5.4), which is what upstreams expect of a key.
-    pub(super) fn next(&self) -> Option<HeaderValue> {
+    pub(crate) fn next(&self) -> Option<HeaderValue> {
         let high = self.high.rng().u64(..) & !0xf000 | 0x4000;
         let low = self.low.rng().u64(..) & !(0b11 << 62) | 0b10 << 62;
         HeaderValue::from_bytes(&uuid(u128::from(high) << 64 | u128::from(low))).ok()
@@ -52,7 +54,7 @@ mod tests {
 
     #[test]
     fn keys_are_random_uuids_and_no_two_alike() {
-        let (one, other) = (Keys::default(), Keys::default());
+        let (one, other) = (RandomKeys::default(), RandomKeys::default());
         let keys: HashSet<String> = (0..500)
             .flat_map(|_| [one.next(), one.clone().next(), other.next()])
             .map(|key| key.unwrap().to_str().unwrap().to_owned())

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::super::{AnswerOffers, ResponseLog};
 use crate::call::{Reservation, TenantHash};
 use crate::event::{Emitter, Event};
 use crate::policy::unattended::{Unattended, UnattendedLimits};
@@ -11,7 +12,6 @@ use crate::proto::fingerprint::Fingerprint;
 use crate::proto::sse::EventIds;
 use crate::rt::cancellation::Cancellation;
 use crate::rt::entropy::Secrets;
-use crate::store::{AnswerOffers, ResponseLog};
 
 /// What layers with different settings share.
 pub(super) struct HeldAnswers {

@@ -1,7 +1,7 @@
 //! How the messages of one process supersede those of another.
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use crate::proto::fingerprint::Fingerprint;
 
@@ -49,20 +49,16 @@ pub struct PeerMessage {
 }
 
 /// The conversations of a layer.
-pub(super) trait Superseding: Send + Sync {
+pub(crate) trait Superseding: Send + Sync {
     fn supersede(&self, conversation: &Fingerprint, payload: &Fingerprint);
 
     fn refuse(&self, conversation: &Fingerprint, payload: &Fingerprint);
 }
 
-/// The peers of a layer.
-#[derive(Clone)]
-pub(super) struct Peers(pub(super) Arc<dyn SupersedePeers>);
-
 // === impl PeerMessage ===
 
 impl PeerMessage {
-    pub(super) fn new(conversations: Weak<dyn Superseding>, conversation: Fingerprint, payload: Fingerprint) -> Self {
+    pub(crate) fn new(conversations: Weak<dyn Superseding>, conversation: Fingerprint, payload: Fingerprint) -> Self {
         Self { conversations, conversation, payload }
     }
 
@@ -97,13 +93,5 @@ impl PeerMessage {
 impl fmt::Debug for PeerMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerMessage").field("conversation", &self.conversation).finish_non_exhaustive()
-    }
-}
-
-// === impl Peers ===
-
-impl fmt::Debug for Peers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SupersedePeers")
     }
 }

@@ -1,5 +1,9 @@
 //! The answers that callers come back to, each by the tokens that were given out for it.
 
+mod held;
+mod resumable;
+mod sweeper;
+
 use std::fmt;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
@@ -7,9 +11,10 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use tokio::runtime::Handle;
 
-use super::held::{AfterEnd, HeldAnswer, HeldAnswers, LONGEST_REST, MAX_TOKENS, Table, TokenTarget};
-use super::resumable::Resumable;
-use super::sweeper::Sweeper;
+use self::held::{AfterEnd, HeldAnswer, HeldAnswers, LONGEST_REST, MAX_TOKENS, Table, TokenTarget};
+pub use self::resumable::Resumable;
+use self::sweeper::Sweeper;
+use super::{AnswerOffer, AnswerOffers, OfferedAnswer, ResponseLog};
 use crate::call::{Reservation, TenantHash};
 use crate::event::Emitter;
 use crate::proto::event_stream::EventStream;
@@ -17,25 +22,24 @@ use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::sse::EventIds;
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
-use crate::store::{AnswerOffer, AnswerOffers, OfferedAnswer, ResponseLog};
 
 /// All of them, with the settings of those that are given out from here on.
-pub(super) struct ResumableAnswers {
+pub(crate) struct ResumableAnswers {
     settings: Resumable,
     held: Arc<HeldAnswers>,
 }
 
 /// What is known of an answer before it comes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ResumableRequest {
+pub(crate) struct ResumableRequest {
     /// Events may have ids.
-    pub(super) bears_ids: bool,
+    pub(crate) bears_ids: bool,
     /// The caller would rather be told where the answer will be than wait for longer than this.
-    pub(super) wait: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
 }
 
 /// The answer to a call in flight, as its recorder has it. Dropped, the answer has ended.
-pub(super) struct AnswerInFlight {
+pub(crate) struct AnswerInFlight {
     answers: Arc<ResumableAnswers>,
     number: u64,
     log: ResponseLog,
@@ -47,33 +51,33 @@ pub(super) struct AnswerInFlight {
 }
 
 /// A place among the calls that go on without a listener, for as long as none listens.
-pub(super) struct UnattendedPlace {
+pub(crate) struct UnattendedPlace {
     answers: Arc<ResumableAnswers>,
     /// `None`: the place is the call's own, to its end.
     of: Option<Fingerprint>,
 }
 
 /// Where an answer is.
-pub(super) struct Issued {
-    pub(super) location: HeaderValue,
+pub(crate) struct Issued {
+    pub(crate) location: HeaderValue,
     /// Writes the ids of its events, where they bear them.
-    pub(super) ids: Option<EventIds>,
+    pub(crate) ids: Option<EventIds>,
 }
 
 /// An answer that a token leads to.
-pub(super) struct Found {
-    pub(super) number: u64,
-    pub(super) log: ResponseLog,
-    pub(super) tenant: Fingerprint,
-    pub(super) bears_ids: bool,
+pub(crate) struct Found {
+    pub(crate) number: u64,
+    pub(crate) log: ResponseLog,
+    pub(crate) tenant: Fingerprint,
+    pub(crate) bears_ids: bool,
     /// Says whether a newer message has taken the place of its caller's.
-    pub(super) cancellation: Option<Cancellation>,
+    pub(crate) cancellation: Option<Cancellation>,
 }
 
 /// A caller that is told where its answer is.
-pub(super) struct TokenCaller {
-    pub(super) cancellation: Option<Cancellation>,
-    pub(super) emitter: Emitter,
+pub(crate) struct TokenCaller {
+    pub(crate) cancellation: Option<Cancellation>,
+    pub(crate) emitter: Emitter,
 }
 
 /// 128 bits, in hexadecimal digits.
@@ -82,21 +86,21 @@ const TOKEN_LENGTH: usize = 32;
 // === impl ResumableAnswers ===
 
 impl ResumableAnswers {
-    pub(super) fn new(settings: Resumable) -> Self {
+    pub(crate) fn new(settings: Resumable) -> Self {
         Self { settings, held: Arc::new(HeldAnswers::new()) }
     }
 
     /// The same answers with other settings.
-    pub(super) fn configured(&self, settings: Resumable) -> Self {
+    pub(crate) fn configured(&self, settings: Resumable) -> Self {
         Self { settings, held: self.held.clone() }
     }
 
-    pub(super) fn settings(&self) -> &Resumable {
+    pub(crate) fn settings(&self) -> &Resumable {
         &self.settings
     }
 
     /// The token in the path of a request, where it has the form of one.
-    pub(super) fn token<'a>(&self, uri: &'a Uri) -> Option<&'a str> {
+    pub(crate) fn token<'a>(&self, uri: &'a Uri) -> Option<&'a str> {
         let token = uri.path().strip_prefix(self.settings.prefix())?.strip_prefix('/')?;
         let is_token =
             token.len() == TOKEN_LENGTH && token.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -104,7 +108,7 @@ impl ResumableAnswers {
     }
 
     /// A call is made whose answer may be come back to.
-    pub(super) fn open(
+    pub(crate) fn open(
         self: &Arc<Self>,
         log: &ResponseLog,
         (tenant, owner): (Fingerprint, Option<TenantHash>),
@@ -151,20 +155,20 @@ impl ResumableAnswers {
     }
 
     /// The same, once there is a head: for event streams.
-    pub(super) fn issue_for_head(self: &Arc<Self>, number: u64, caller: &TokenCaller) -> Option<Issued> {
+    pub(crate) fn issue_for_head(self: &Arc<Self>, number: u64, caller: &TokenCaller) -> Option<Issued> {
         let is_offered = self.table().answers.get(&number).is_some_and(|kept| kept.is_offered);
         is_offered.then(|| self.issue(number, caller)).flatten()
     }
 
     /// The same, where the caller is to be sent away: the call goes on when it leaves.
-    pub(super) fn promise(self: &Arc<Self>, number: u64, caller: &TokenCaller) -> Option<Issued> {
+    pub(crate) fn promise(self: &Arc<Self>, number: u64, caller: &TokenCaller) -> Option<Issued> {
         let limits = self.settings.unattended_limits();
         let may_go_on = self.table().promise(number, limits);
         may_go_on.then(|| self.issue(number, caller)).flatten()
     }
 
     /// The answer that this token was given out for.
-    pub(super) fn find(&self, token: &str, now: Instant) -> Option<Found> {
+    pub(crate) fn find(&self, token: &str, now: Instant) -> Option<Found> {
         let table = self.table();
         let (token, kept) = table.get(&hash(token), now)?;
         let (number, cancellation) = (token.number, token.cancellation.clone());
@@ -172,12 +176,12 @@ impl ResumableAnswers {
     }
 
     /// Ends the call, if it has not ended. No caller can come back to this answer any more.
-    pub(super) fn stop(&self, number: u64, emitter: &Emitter) {
+    pub(crate) fn stop(&self, number: u64, emitter: &Emitter) {
         self.held.stop(number, emitter);
     }
 
     /// Forgets the answers of this tenant that have ended, or of all. Returns how many there were.
-    pub(super) fn forget(&self, owner: Option<TenantHash>) -> usize {
+    pub(crate) fn forget(&self, owner: Option<TenantHash>) -> usize {
         let mut table = self.table();
         let is_theirs = |kept: &HeldAnswer| kept.has_ended() && owner.is_none_or(|owner| kept.owner == Some(owner));
         let numbers: Vec<_> = table.answers.iter().filter(|(_, kept)| is_theirs(kept)).map(|(nth, _)| *nth).collect();
@@ -188,12 +192,12 @@ impl ResumableAnswers {
     }
 
     /// A tenant has had a 2xx: from now on it has shares of its own.
-    pub(super) fn know(&self, tenant: Fingerprint) {
+    pub(crate) fn know(&self, tenant: Fingerprint) {
         self.table().know(tenant);
     }
 
     /// The last listener has left a call: a place, if it may go on without one.
-    pub(super) fn leave_unattended(self: &Arc<Self>, number: u64) -> Option<UnattendedPlace> {
+    pub(crate) fn leave_unattended(self: &Arc<Self>, number: u64) -> Option<UnattendedPlace> {
         let limits = self.settings.unattended_limits();
         let mut table = self.table();
         let Table { answers, unattended, .. } = &mut *table;
@@ -204,7 +208,7 @@ impl ResumableAnswers {
     }
 
     /// See [`Table::awaited`].
-    pub(super) fn awaited(&self, number: u64) -> Option<Option<Cancellation>> {
+    pub(crate) fn awaited(&self, number: u64) -> Option<Option<Cancellation>> {
         self.table().awaited(number)
     }
 
@@ -232,14 +236,14 @@ impl fmt::Debug for ResumableAnswers {
 }
 
 /// What is held of a token, here and elsewhere.
-pub(super) fn hash(token: &str) -> Fingerprint {
+pub(crate) fn hash(token: &str) -> Fingerprint {
     let mut hash = Fingerprinter::new("tower-buttress answer");
     hash.field(token.as_bytes());
     hash.finish(0)
 }
 
 /// Whether a caller of an answer with this head is told where it is.
-pub(super) fn is_offered(status: StatusCode, headers: &HeaderMap) -> bool {
+pub(crate) fn is_offered(status: StatusCode, headers: &HeaderMap) -> bool {
     status.is_success() && EventStream::of(headers) == EventStream::Plain
 }
 
@@ -247,13 +251,13 @@ pub(super) fn is_offered(status: StatusCode, headers: &HeaderMap) -> bool {
 
 impl AnswerInFlight {
     /// There is a head. Returns whether the answer is held for those who come back, whatever it says.
-    pub(super) fn on_head(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+    pub(crate) fn on_head(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let is_offered = is_offered(status, headers);
         (is_offered || self.request.wait.is_some()) && self.register(is_offered)
     }
 
     /// The upstream has answered with a 2xx: its tenant is no stranger.
-    pub(super) fn accepted(&self) {
+    pub(crate) fn accepted(&self) {
         let mut table = self.answers.table();
         table.know(self.tenant);
         table.accepted(self.number);
@@ -279,7 +283,7 @@ impl AnswerInFlight {
     }
 
     /// The answer has ended. Returns `reservation` where it is not held any longer.
-    pub(super) fn finish(mut self, reservation: Reservation) -> Option<Reservation> {
+    pub(crate) fn finish(mut self, reservation: Reservation) -> Option<Reservation> {
         self.end(Some(reservation))
     }
 

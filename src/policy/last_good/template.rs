@@ -1,16 +1,12 @@
 //! The operator's own text in the place of a model's answer.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Response};
 
-use super::stored::{CACHE_STATUS, NAME};
-use crate::call::{ServedBy, Stale, StaleKind};
 use crate::proto::dialect::{Composed, Kind};
 use crate::proto::output_format;
 use crate::proto::prompt::{self, LastMessage};
@@ -24,12 +20,12 @@ pub struct UnansweredRequest {
 }
 
 /// Gives the text for a request, if there is one.
-pub(super) type Template = dyn Fn(&UnansweredRequest) -> Option<String> + Send + Sync;
+pub(crate) type Template = dyn Fn(&UnansweredRequest) -> Option<String> + Send + Sync;
 
 // === impl UnansweredRequest ===
 
 impl UnansweredRequest {
-    pub(super) fn new(kind: Kind, head: Parts, body: Bytes) -> Self {
+    pub(crate) fn new(kind: Kind, head: Parts, body: Bytes) -> Self {
         Self { kind, head, body }
     }
 
@@ -58,13 +54,12 @@ impl UnansweredRequest {
     }
 
     /// The text that `template` has for it, as an answer of its dialect. None to a request for JSON, or for a call of a tool.
-    pub(super) fn answer(&self, template: &Arc<Template>, created: u64) -> Option<Response<Bytes>> {
+    pub(crate) fn answer(&self, template: &Template, id: u64, created: u64) -> Option<Response<Bytes>> {
         let text = output_format::wants_text(self.kind, &self.body).then(|| template(self))??;
         let model = self.model().unwrap_or_default();
         let path = self.head.uri.path();
         let query = self.head.uri.query().unwrap_or_default();
         let sse = query.split('&').any(|parameter| parameter == "alt=sse");
-        let id = fastrand::u64(..);
         let composed = Composed { kind: self.kind, path, sse, model: &model, text: &text, id, created };
         let streams = prompt::asks_for_stream(self.kind, path, &self.body);
         let (content_type, body) = if streams { composed.stream() } else { composed.answer() };
@@ -74,9 +69,6 @@ impl UnansweredRequest {
         if !streams {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
-        headers.insert(CACHE_STATUS, HeaderValue::from_static("buttress; fwd=miss; detail=last-good-template"));
-        response.extensions_mut().insert(Stale::new(StaleKind::Template, Duration::ZERO));
-        response.extensions_mut().insert(ServedBy::new(NAME));
         *response.body_mut() = body.into();
         Some(response)
     }

@@ -1,11 +1,12 @@
+//! Which bytes keep a silent event stream alive, and where they may stand in it.
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::position::StreamPosition;
 use crate::error::InvalidConfig;
 use crate::proto::dialect::{KeepAlive, Kind};
-use crate::proto::sse::LineEnding;
+use crate::proto::sse::{LineEnding, Scanner};
 
 /// The bytes of a heartbeat. In the extensions of a request or a response, it sets the frame of that call.
 ///
@@ -69,7 +70,7 @@ impl HeartbeatFrame {
     }
 
     /// The frame for an event stream of this dialect. `None`: no frame is harmless to all of its clients.
-    pub(super) fn of_event_stream(&self, kind: Option<Kind>) -> Option<Self> {
+    pub(crate) fn of_event_stream(&self, kind: Option<Kind>) -> Option<Self> {
         match (self, kind) {
             (Self::ByDialect, None) => Some(Self::Comment),
             (Self::ByDialect, Some(kind)) => match kind.keep_alive() {
@@ -82,20 +83,19 @@ impl HeartbeatFrame {
     }
 
     /// Whether heartbeats may go out before it is known what the answer will be.
-    pub(super) fn before_headers(&self, kind: Option<Kind>) -> bool {
+    pub(crate) fn before_headers(&self, kind: Option<Kind>) -> bool {
         match self {
             Self::ByDialect => kind.is_some_and(|kind| kind.keep_alive() != KeepAlive::Nothing),
             _ => true,
         }
     }
 
-    /// Whether one may be inserted where the stream is.
+    /// Whether one may be inserted where the stream is. `has_ids`: whether it has set an id, or may have.
     #[inline]
-    pub(super) fn may_be_at(&self, position: StreamPosition<'_>) -> bool {
-        let scanner = position.scanner;
+    pub(crate) fn may_be_at(&self, scanner: &Scanner, has_ids: impl FnOnce() -> bool) -> bool {
         // A frame that loses its blank line once an id was seen stays outside of events.
         let safe = if self.has_blank() {
-            scanner.block_is_safe() && (scanner.comment_is_safe() || !position.has_ids())
+            scanner.block_is_safe() && (scanner.comment_is_safe() || !has_ids())
         } else {
             scanner.comment_is_safe()
         };
@@ -112,16 +112,15 @@ impl HeartbeatFrame {
     }
 
     /// The bytes of a heartbeat for where the stream is.
-    pub(super) fn render(&self, position: StreamPosition<'_>) -> Bytes {
-        let (ending, id_seen) = (position.scanner.ending(), position.has_ids());
+    pub(crate) fn render(&self, ending: LineEnding, has_ids: bool) -> Bytes {
         let bytes = match self {
-            Self::Custom(CustomFrame(rendered)) => return rendered.of(ending)[usize::from(id_seen)].clone(),
-            Self::ByDialect | Self::Comment if !id_seen => match ending {
+            Self::Custom(CustomFrame(rendered)) => return rendered.of(ending)[usize::from(has_ids)].clone(),
+            Self::ByDialect | Self::Comment if !has_ids => match ending {
                 LineEnding::Lf => ": keepalive\n\n",
                 LineEnding::CrLf => ": keepalive\r\n\r\n",
                 LineEnding::Cr => ": keepalive\r\r",
             },
-            Self::BareNewline if !id_seen => ending.as_str(),
+            Self::BareNewline if !has_ids => ending.as_str(),
             _ => match ending {
                 LineEnding::Lf => ": keepalive\n",
                 LineEnding::CrLf => ": keepalive\r\n",
@@ -179,13 +178,11 @@ impl Rendered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::sse::Scanner;
 
     fn at(frame: &HeartbeatFrame, stream: &str) -> Option<Bytes> {
         let mut scanner = Scanner::new();
         scanner.scan(stream.as_bytes());
-        let position = StreamPosition { scanner: &scanner, ids: None };
-        frame.may_be_at(position).then(|| frame.render(position))
+        frame.may_be_at(&scanner, || scanner.id_seen()).then(|| frame.render(scanner.ending(), scanner.id_seen()))
     }
 
     #[test]

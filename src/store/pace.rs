@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::{Future, ready};
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
 use crate::proto::fingerprint::Fingerprint;
@@ -119,13 +119,9 @@ pub struct PeerLimit {
 }
 
 /// A limit that others can pause.
-pub(super) trait Pausing: Send + Sync {
+pub(crate) trait Pausing: Send + Sync {
     fn pause(&self, pause: PeerPause);
 }
-
-/// The peers of a layer.
-#[derive(Clone)]
-pub(super) struct Peers(pub(super) Arc<dyn PacePeers>);
 
 // === impl PeerPause ===
 
@@ -140,7 +136,7 @@ impl PeerPause {
 // === impl PeerLimit ===
 
 impl PeerLimit {
-    pub(super) fn new(key: Weak<dyn Pausing>, id: Fingerprint) -> Self {
+    pub(crate) fn new(key: Weak<dyn Pausing>, id: Fingerprint) -> Self {
         Self { key, id }
     }
 
@@ -175,11 +171,11 @@ impl fmt::Debug for PeerLimit {
 // === impl RateCost ===
 
 impl RateCost {
-    pub(super) fn new(name: String, cost: Duration, burst: Duration) -> Self {
+    pub(crate) fn new(name: String, cost: Duration, burst: Duration) -> Self {
         Self { name, cost, burst, level: Duration::ZERO }
     }
 
-    pub(super) fn with_level(self, level: Duration) -> Self {
+    pub(crate) fn with_level(self, level: Duration) -> Self {
         Self { level, ..self }
     }
 
@@ -207,13 +203,5 @@ impl RateCost {
     #[must_use]
     pub fn level(&self) -> Duration {
         self.level
-    }
-}
-
-// === impl Peers ===
-
-impl fmt::Debug for Peers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PacePeers")
     }
 }

@@ -19,11 +19,11 @@ use crate::policy::unattended::UnattendedLimits;
 #[derive(Clone, Debug)]
 pub struct Resumable {
     prefix: String,
-    pub(super) window: Duration,
-    pub(super) max_response: usize,
+    pub(crate) window: Duration,
+    pub(crate) max_response: usize,
     per_tenant: u32,
     total: Total,
-    pub(super) respond_async: bool,
+    pub(crate) respond_async: bool,
 }
 
 /// The limit on all calls that continue while no caller listens.
@@ -110,7 +110,7 @@ impl Resumable {
     }
 
     /// Returns the current limits on calls that continue while no caller listens.
-    pub(super) fn unattended_limits(&self) -> UnattendedLimits {
+    pub(crate) fn unattended_limits(&self) -> UnattendedLimits {
         let total = match &self.total {
             Total::Fixed(total) => *total,
             Total::Now(total) => total(),
@@ -119,7 +119,7 @@ impl Resumable {
     }
 
     /// Begins with a slash, and does not end with one, except for the root.
-    pub(super) fn prefix(&self) -> &str {
+    pub(crate) fn prefix(&self) -> &str {
         if self.prefix == "/" { "" } else { &self.prefix }
     }
 }
