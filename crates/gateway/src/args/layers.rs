@@ -65,7 +65,7 @@ pub(crate) struct LayerArgs {
 
     /// Read the caller's remaining milliseconds from this header.
     ///
-    /// The gateway sends the time that is left to the upstream in the same header.
+    /// The upstream gets the time that is left in the same header.
     #[arg(
         long, env = "GATEWAY_DEADLINE_HEADER", value_name = "NAME|off", default_value = "x-deadline-ms",
         help_heading = TIME
@@ -122,7 +122,7 @@ pub(crate) struct LayerArgs {
 
     /// Buffer answers up to this size and pass on only whole ones.
     ///
-    /// For example `256KiB`. A fault anywhere in the answer can then be retried.
+    /// For example `256KiB`. A fault anywhere in the answer can then be retried. A longer answer gets 502.
     #[arg(long, env = "GATEWAY_HOLD", value_name = "BYTES|off", default_value = "off", help_heading = STREAMS)]
     pub(crate) hold: Size,
 
@@ -159,7 +159,7 @@ pub(crate) struct LayerArgs {
     )]
     pub(crate) heartbeat_before_headers: TimeLimit,
 
-    /// Limit the upstream's silence while heartbeats are sent.
+    /// Limit the upstream's silence while the gateway sends heartbeats.
     #[arg(
         long, env = "GATEWAY_HEARTBEAT_MAX_SILENCE", value_name = "TIME|off", default_value = "off",
         help_heading = STREAMS
@@ -175,7 +175,8 @@ pub(crate) struct LayerArgs {
 
     /// Tell the caller of a stream why it waits.
     ///
-    /// Reasons are a retry, a fallback and a queue. `header`: only callers that send `x-notices: on`.
+    /// The reason may be a retry, a fallback, a queue, a rate limit or a broken stream. `header`: only callers that send
+    /// `x-notices: on`.
     #[arg(long, env = "GATEWAY_NOTICES", value_name = "WHEN", default_value = "off", help_heading = STREAMS)]
     pub(crate) notices: Notices,
 
@@ -185,7 +186,9 @@ pub(crate) struct LayerArgs {
     #[arg(long, env = "GATEWAY_DEDUP", value_name = "on|off", default_value = "on", help_heading = DEDUP)]
     pub(crate) dedup: Switch,
 
-    /// Keep an answer for duplicate requests this long.
+    /// Replay answers to repeated `Idempotency-Key`s for this long.
+    ///
+    /// Requests without a key get a replay for at most 2 s.
     #[arg(long, env = "GATEWAY_DEDUP_WINDOW", value_name = "TIME|off", default_value = "60s", help_heading = DEDUP)]
     pub(crate) dedup_window: TimeLimit,
 
@@ -210,7 +213,7 @@ pub(crate) struct LayerArgs {
     /// Continue a call without callers, and keep its answer, this long.
     ///
     /// The answer stays readable for this time after its end. At most 8 calls per tenant continue without callers, and
-    /// in total a quarter of the slots of --concurrency, at least one.
+    /// in total a quarter of the places of --concurrency, at least one.
     #[arg(
         long, env = "GATEWAY_RESUME_WINDOW", value_name = "TIME", default_value = "5m", value_parser = time,
         help_heading = DEDUP
@@ -313,7 +316,8 @@ pub(crate) struct LayerArgs {
 
     /// Open the circuit after this many consecutive failures.
     ///
-    /// Only without a success or stream data in the last 5 s.
+    /// Only without a success or stream data in the last 5 s. Three times as many failures, over at least 5 s, open it in
+    /// any case.
     #[arg(long, env = "GATEWAY_BREAKER_CONSECUTIVE", value_name = "N", default_value = "5", help_heading = BREAKER)]
     pub(crate) breaker_consecutive: NonZeroU32,
 
@@ -360,13 +364,13 @@ pub(crate) struct LayerArgs {
     #[arg(long, env = "GATEWAY_CONCURRENCY", value_name = "N|auto|off", default_value = "off", help_heading = LOAD)]
     pub(crate) concurrency: Concurrency,
 
-    /// Limit the calls that wait for a slot of --concurrency.
+    /// Limit the calls that wait for a place of --concurrency.
     ///
     /// Calls beyond the limit get 503.
     #[arg(long, env = "GATEWAY_QUEUE", value_name = "N", default_value = "1024", help_heading = LOAD)]
     pub(crate) queue: u32,
 
-    /// Limit the wait for a slot of --concurrency.
+    /// Limit the wait for a place of --concurrency.
     #[arg(
         long, env = "GATEWAY_QUEUE_WAIT", value_name = "TIME", default_value = "30s", value_parser = time,
         help_heading = LOAD

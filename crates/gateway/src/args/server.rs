@@ -62,7 +62,7 @@ pub(crate) struct ServerArgs {
     /// Limit the memory for bodies of calls in flight.
     ///
     /// Counts, over all callers, the requests kept for a retry and the answers that a layer buffers. At the limit,
-    /// bodies pass through unbuffered. One tenant may hold a quarter.
+    /// bodies pass through unbuffered, and --hold refuses answers. One tenant may hold a quarter.
     #[arg(long, env = "GATEWAY_MEMORY", value_name = "BYTES|off", default_value = "512MiB", help_heading = SERVER)]
     pub(crate) memory: Size,
 
