@@ -1,10 +1,10 @@
-// Reads an answer to its end however often the connection is cut, with nothing but `fetch`: this is all that
-// `DedupLayer::resumable` (in the gateway: `--resumable on`) asks of a client. The model is asked once, and again only
-// where the first request was answered with a 5xx.
+// Reads an answer to its end across broken connections, with only `fetch`: a complete client of `DedupLayer::resumable`
+// (in the gateway: `--resumable on`). It repeats the request only if the first answer is a 5xx; otherwise the model is
+// called once.
 //
 //   API_KEY=.. node examples/resumable.mjs http://127.0.0.1:8080/v1/chat/completions '{"model":"m","stream":true,"messages":[]}'
 
-/** All events of the answer to `request`, each once. It is sent again after a 5xx or none: it needs an `Idempotency-Key`. */
+/** Yields each event of the answer to `request` once. Needs an `Idempotency-Key`, because it repeats a request without an answer or with a 5xx. */
 async function* resumable(url, request) {
   for (let place = '', id = '', seen = 0, failed = 0; ; failed++) {
     let retryAfter = 0;
