@@ -1,4 +1,4 @@
-//! The circuits that clones of a layer share, with the services they make.
+//! The circuits that clones of a layer and their services share.
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -26,21 +26,21 @@ use crate::rt::sync::{Mutex, lock};
 #[derive(Debug)]
 pub(super) struct BreakerSet {
     config: Mutex<CircuitBreakerConfig>,
-    /// Of the calls without a key.
+    /// The circuit of calls without a key.
     unkeyed: Arc<Circuit>,
     keyed: Registry,
     models: ReadMostly<KnownModels>,
     emitter: Arc<SharedEmitter>,
     prober: Arc<OnceLock<Prober>>,
     followers: Arc<Followers>,
-    /// Gone with the last clone of the layer and of its services: what works for them ends.
+    /// Dropped with the last clone of the layer and of its services, which ends their background tasks.
     alive: watch::Sender<()>,
 }
 
-/// Who follows the changes of the circuits, for as long as one of them lives.
+/// The listeners to the circuits' changes, while any of them lives.
 #[derive(Debug)]
 struct Followers {
-    /// Belongs to the layer: a handle keeps no service alive.
+    /// Owned by the layer: a handle keeps no service alive.
     prober: Weak<OnceLock<Prober>>,
     peers: SharedPeers,
 }
@@ -71,7 +71,7 @@ impl BreakerSet {
         }
     }
 
-    /// Leave to make a call under this key, or when to come back.
+    /// Admits a call under this key, or returns when to retry.
     pub(super) fn admit(&self, key: Option<&str>) -> Result<CircuitPermit, Option<Duration>> {
         match key {
             Some(key) => {
@@ -81,7 +81,7 @@ impl BreakerSet {
                 self.tell_peers(new);
                 match admission {
                     Some(admission) => admission,
-                    // No circuit could make room for it.
+                    // No circuit could be evicted for it.
                     None => self.unkeyed.admit(clock::now),
                 }
             }
@@ -89,7 +89,7 @@ impl BreakerSet {
         }
     }
 
-    /// The key of calls to this host and model, and whether the model is to be [learned](Self::learn) when it is served.
+    /// Returns the key of calls to this host and model, and whether to [learn](Self::learn) the model when it is served.
     pub(super) fn model_key(&self, host: &str, model: Option<&str>) -> (Option<Arc<str>>, bool) {
         let found = self.models.read().key(host, model);
         match found {
@@ -131,7 +131,7 @@ impl BreakerSet {
         lock(&self.config).clone()
     }
 
-    /// Changes the settings of all circuits, those that are made later included.
+    /// Changes the settings of all circuits, including later ones.
     pub(super) fn configure(&self, change: impl FnOnce(CircuitBreakerConfig) -> CircuitBreakerConfig) {
         let mut config = lock(&self.config);
         *config = change(config.clone());
@@ -147,12 +147,12 @@ impl BreakerSet {
         self.emitter.set(emitter);
     }
 
-    /// Lets this prober look after the circuits that open, if none does yet.
+    /// Lets this prober probe circuits that open, unless there is one.
     pub(super) fn probe_with(&self, prober: impl FnOnce(watch::Receiver<()>) -> Prober) {
         self.prober.get_or_init(|| prober(self.alive.subscribe()));
     }
 
-    /// Shares the circuits with other processes, unless they are already.
+    /// Shares the circuits with other processes, unless they are shared already.
     pub(super) fn share(&self, peers: impl CircuitPeers) {
         if !self.followers.peers.set(peers) {
             return;
@@ -160,7 +160,7 @@ impl BreakerSet {
         self.tell_peers(self.all_keyed().into_iter().chain([self.unkeyed.clone()]));
     }
 
-    /// Called without a lock.
+    /// Called outside every lock.
     fn tell_peers(&self, new: impl IntoIterator<Item = Arc<Circuit>>) {
         let Some(peers) = self.followers.peers.get() else { return };
         for circuit in new {
@@ -223,7 +223,7 @@ fn set_limits(circuit: &Circuit, config: &CircuitBreakerConfig) {
     circuit.counters().for_each(|counters| counters.limits().set(slow_after, whole_body, patience));
 }
 
-/// How many threads run at once. Asking reads files.
+/// The number of threads that run at once. Asking the system reads files.
 fn threads() -> usize {
     static THREADS: OnceLock<usize> = OnceLock::new();
     *THREADS.get_or_init(|| available_parallelism().map_or(1, NonZeroUsize::get))

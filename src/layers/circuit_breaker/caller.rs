@@ -6,7 +6,7 @@ use crate::call::Tenant;
 use crate::policy::breaker::Caller;
 use crate::proto::credentials::HEADERS;
 
-/// The caller of this request: its tenant, or else the account that its credentials name.
+/// Returns the caller of this request: its tenant, or else the account of its credentials.
 #[inline]
 pub(super) fn of<B>(request: &Request<B>) -> Caller {
     if let Some(tenant) = Tenant::of(request) {
@@ -16,8 +16,8 @@ pub(super) fn of<B>(request: &Request<B>) -> Caller {
     credential.map_or(Caller::Anonymous, |value| Caller::Tenant(fingerprint(value.as_bytes())))
 }
 
-/// Tells callers apart, at the price of a few multiplications. A caller who finds another's is taken for the same, which
-/// gains nothing.
+/// Distinguishes callers at the cost of a few multiplications. A caller that finds a collision counts as the other
+/// caller, and gains nothing.
 fn fingerprint(bytes: &[u8]) -> u64 {
     // The odd fraction of the golden ratio, as Fibonacci hashing takes it.
     const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -47,7 +47,7 @@ mod tests {
         assert_ne!(of(&alice), Caller::Anonymous);
         assert_ne!(of(&request("x-api-key", "alice")), of(&request("x-api-key", "bobby")));
 
-        // One tenant with many keys is one.
+        // One tenant with many keys counts once.
         let of_tenant = |mut request: Request<()>| {
             request.extensions_mut().insert(Tenant::new("acme"));
             of(&request)

@@ -1,4 +1,4 @@
-//! The machine, shared by threads. What is in which place, and why, is told in [the module above](super).
+//! The state machine, shared by threads. [The module above](super) explains the design.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -20,7 +20,7 @@ pub(super) struct Circuit {
     machine: Mutex<Breaker>,
     /// The generation under which calls pass, or [`NONE`].
     passing: AtomicU32,
-    /// Until when everything is refused, in nanoseconds from `epoch`; zero where something may pass.
+    /// Until when every call is refused, in nanoseconds from `epoch`; zero if calls may pass.
     refusing: AtomicU64,
     epoch: Instant,
     shards: Box<[Arc<CounterShard>]>,
@@ -29,36 +29,35 @@ pub(super) struct Circuit {
     listener: Option<Arc<dyn CircuitListener>>,
 }
 
-/// What is to happen when a circuit changes its state, besides that its observers and subscribers learn of it. Called without
-/// any lock.
+/// Called when a circuit changes its state, besides its observers and subscribers. Called outside every lock.
 pub(super) trait CircuitListener: fmt::Debug + Send + Sync {
     fn on_change(&self, circuit: &Weak<Circuit>, change: &CircuitChange);
 
-    /// An order is for every process.
+    /// An operator gave an order for every process.
     fn on_order(&self, circuit: &Weak<Circuit>, order: CircuitOrder);
 }
 
-/// Leave to make one call. Its holder, a `BreakerPermit`, says exactly once what came of it.
+/// Admits one call. Its holder, a `BreakerPermit`, reports exactly once how the call ended.
 ///
-/// It has a shard, not the circuit: a reference that all threads count is a counter that all threads write.
+/// It holds a shard, not the circuit: a reference counted by all threads is a counter that all threads write.
 #[derive(Debug)]
 pub(super) struct CircuitPermit {
     pub(super) shard: Arc<CounterShard>,
     pub(super) grant: CallGrant,
 }
 
-/// Where a few threads count, in two cache lines of their own: processors fetch them in pairs.
+/// Counters of a few threads, in two cache lines of their own: processors fetch them in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct CounterShard {
     pub(super) counters: Counters,
-    /// Once it is gone, nothing that is said of it matters any more.
+    /// Once it is gone, results no longer matter.
     circuit: Weak<Circuit>,
 }
 
 /// Longer than any process lives.
 const FOREVER: u64 = u64::MAX;
-/// Beyond this, threads share shards: a failure has to look into all of them.
+/// Further threads share shards: a failure has to read all of them.
 const MAX_SHARDS: usize = 16;
 
 // === impl Circuit ===
@@ -89,7 +88,7 @@ impl Circuit {
         })
     }
 
-    /// A call that passes, without asking the machine; `None` if it would be a probe, or refused.
+    /// Admits a call without asking the machine; `None` if it would be a probe, or refused.
     #[inline]
     pub(super) fn pass(&self) -> Option<CircuitPermit> {
         match self.passing.load(Ordering::Acquire) {
@@ -98,7 +97,7 @@ impl Circuit {
         }
     }
 
-    /// Lets a call pass, or says when to come back.
+    /// Admits a call, or returns when to retry.
     #[inline]
     pub(super) fn admit(&self, now: impl FnOnce() -> Instant) -> Result<CircuitPermit, Option<Duration>> {
         self.pass().map_or_else(|| self.admit_slowly(now()), Ok)
@@ -110,7 +109,7 @@ impl Circuit {
         self.passing.load(Ordering::Acquire) != NONE
     }
 
-    /// The service could not even be made ready.
+    /// Counts a readiness error of the service.
     #[cold]
     pub(super) fn record_readiness_error(&self, result: impl FnOnce() -> CallResult) {
         if let Some(CircuitPermit { shard, grant }) = self.pass() {
@@ -136,13 +135,13 @@ impl Circuit {
         }
     }
 
-    /// Leave to send a health probe, while the circuit is open.
+    /// Admits a health probe, while the circuit is open.
     pub(super) fn admit_health(&self, now: Instant) -> Option<CircuitPermit> {
         let grant = lock(&self.machine).admit_health(now)?;
         Some(CircuitPermit { shard: self.shard().clone(), grant })
     }
 
-    /// Where this thread counts.
+    /// Returns this thread's shard.
     #[inline]
     fn shard(&self) -> &Arc<CounterShard> {
         &self.shards[thread_number() & (self.shards.len() - 1)]
@@ -164,7 +163,7 @@ impl Circuit {
         lock(&self.machine).is_pinned()
     }
 
-    /// How many calls wait that began lately, if that matters for one that fails after having waited for this long.
+    /// The number of recently begun calls that wait, if that matters for a failure after a wait of this length.
     pub(super) fn waiting(&self, waited: Duration, now: Instant) -> u64 {
         if waited >= QUIET {
             return 0;
@@ -173,7 +172,7 @@ impl Circuit {
         self.counters().map(|counters| counters.waiting(now)).sum()
     }
 
-    /// A call of this shard has succeeded or failed, and could not be counted there.
+    /// Counts the result of a call of this shard that could not be counted there.
     pub(super) fn settle(
         &self,
         counters: &Counters,
@@ -183,8 +182,8 @@ impl Circuit {
         now: Instant,
     ) -> Counted {
         let machine = lock(&self.machine);
-        // The one that had the lock before may have been all there was to wait for. To drain the shards again would send
-        // the next one here too, and so on forever.
+        // The previous holder of the lock may have been the only reason to wait. Draining the shards again would send the
+        // next thread here too, and so on.
         if result == CallResult::SUCCESS && grant.is_call() {
             if let Some(counted) = counters.count(grant.generation, now) {
                 return counted;
@@ -194,7 +193,7 @@ impl Circuit {
         self.ask(machine, |machine| machine.settle(grant, result, waiting, now))
     }
 
-    /// Asks the machine, which has seen everything that happened before.
+    /// Asks the machine, after adding all earlier results.
     pub(super) fn with<T>(&self, ask: impl FnOnce(&mut Breaker) -> (T, Option<BreakerEvent>)) -> T {
         let machine = lock(&self.machine);
         self.ask(machine, ask)
@@ -237,7 +236,7 @@ impl Circuit {
             Some(Refuses::Always) => FOREVER,
             None => 0,
         };
-        // Written only when they change: all threads read them.
+        // Written only on a change: all threads read them.
         if self.passing.load(Ordering::Relaxed) != passing {
             self.passing.store(passing, Ordering::Release);
         }
@@ -254,7 +253,7 @@ impl Circuit {
 // === impl CounterShard ===
 
 impl CounterShard {
-    /// A call, which waited for this long, has succeeded or failed. Returns where a success was counted.
+    /// Counts the result of a call that waited for this long. Returns where a success was counted.
     #[inline]
     pub(super) fn settle(&self, grant: CallGrant, result: CallResult, waited: Duration, now: Instant) -> Counted {
         let counted = if result == CallResult::SUCCESS && grant.is_call() {
@@ -273,7 +272,7 @@ impl CounterShard {
         }
     }
 
-    /// A call whose success was counted is over.
+    /// Handles the end of a call whose success was counted.
     #[cold]
     pub(super) fn finish(&self, counted: Counted, result: CallResult, now: Instant) {
         if let Some(circuit) = self.circuit.upgrade() {
@@ -282,7 +281,7 @@ impl CounterShard {
         }
     }
 
-    /// A call was given up, after it had waited for too long.
+    /// Counts a call that was cancelled after it had waited too long.
     #[cold]
     pub(super) fn give_up(&self, grant: CallGrant, caller: Caller, slow: bool, waited: Duration, now: Instant) {
         if let Some(circuit) = self.circuit.upgrade() {
@@ -291,7 +290,7 @@ impl CounterShard {
         }
     }
 
-    /// A probe says nothing.
+    /// Releases a probe without a result.
     #[cold]
     pub(super) fn give_back(&self, probe: CallGrant) {
         if let Some(circuit) = self.circuit.upgrade() {

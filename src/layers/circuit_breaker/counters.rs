@@ -1,4 +1,4 @@
-//! What the calls of some of the threads are counted in, without a lock.
+//! Lock-free counters for the calls of some threads.
 
 use std::time::{Duration, Instant};
 
@@ -6,40 +6,41 @@ use crate::policy::breaker::{Counted, QUIET};
 use crate::policy::window::Slot;
 use crate::rt::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// The successes of a few threads, and what a call asks at its beginning.
+/// The successes of a few threads, and the state that a call reads at its start.
 #[derive(Debug)]
 pub(super) struct Counters {
-    /// The generation for which successes are counted here, or [`NONE`], above; how many there were, below.
+    /// The generation whose successes are counted here, or [`NONE`], in the upper half; their number in the lower.
     packed: AtomicU64,
-    /// Until when that is so, in nanoseconds from the epoch; and where they are counted.
+    /// Until when they may be counted, in nanoseconds from the epoch; and in which slot.
     until: AtomicU64,
     slot: AtomicU64,
-    /// When the upstream last gave a sign of life, in nanoseconds from the epoch, or [`NEVER`].
+    /// The upstream's last sign of life, in nanoseconds from the epoch, or [`NEVER`].
     last_sign: AtomicU64,
     refused: AtomicU64,
-    /// Of the calls that began in one second and wait for their first data: the second above, how many below.
+    /// For each second, the calls that began in it and wait for their first data: the second in the upper half, the
+    /// number in the lower.
     waiting: [AtomicU32; SECONDS],
     limits: SlownessLimits,
     epoch: Instant,
 }
 
-/// What makes a call slow, in nanoseconds; [`u64::MAX`] for never.
+/// The limit that makes a call slow, in nanoseconds; [`u64::MAX`] for never.
 #[derive(Debug)]
 pub(super) struct SlownessLimits {
     slow_after: AtomicU64,
-    /// Zero: slow calls are told by their first data.
+    /// Zero: slow calls are measured by their first data.
     whole_body: AtomicU32,
     patience: AtomicU64,
 }
 
-/// Nanoseconds since a circuit was made.
+/// Nanoseconds since the circuit was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Nanos(pub(super) u64);
 
-/// No generation at all: the machine counts from one.
+/// No generation: the machine counts from one.
 pub(super) const NONE: u32 = 0;
 const NEVER: u64 = u64::MAX;
-/// The seconds of [`QUIET`], the present one, and some that the count of an old one is not taken for.
+/// The seconds of [`QUIET`], the current one, and some more, so that an old count is never read as a new one.
 const SECONDS: usize = 8;
 
 // === impl Counters ===
@@ -75,7 +76,7 @@ impl Counters {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Counts a success here, if that is allowed.
+    /// Counts a success here, if allowed.
     #[inline]
     pub(super) fn count(&self, generation: u32, now: Instant) -> Option<Counted> {
         let now = self.nanos(now);
@@ -87,7 +88,7 @@ impl Counters {
             }
             let slot = Slot(self.slot.load(Ordering::Relaxed));
             self.last_sign.store(now.0, Ordering::Relaxed);
-            // The generation is part of what is compared: what is counted is counted for this one.
+            // The comparison includes the generation: the count belongs to it.
             match self.packed.compare_exchange_weak(seen, seen + 1, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Some(Counted { generation, slot, slow: false }),
                 Err(now) => seen = now,
@@ -95,12 +96,12 @@ impl Counters {
         }
     }
 
-    /// Data of a stream under way has come.
+    /// Notes data of a stream in flight.
     pub(super) fn note_sign_of_life(&self, now: Nanos) {
         self.last_sign.store(now.0, Ordering::Relaxed);
     }
 
-    /// A call begins to wait for its first data.
+    /// Notes that a call begins to wait for its first data.
     pub(super) fn begin_wait(&self, since: Nanos) {
         let second = since.second();
         self.update_waiting(
@@ -109,7 +110,7 @@ impl Counters {
         );
     }
 
-    /// A call that began to wait then waits no longer.
+    /// Notes that a call that began to wait at `since` no longer waits.
     pub(super) fn end_wait(&self, since: Nanos) {
         let second = since.second();
         self.update_waiting(second, |of, calls| (of, calls.saturating_sub((of == second).into())));
@@ -128,7 +129,7 @@ impl Counters {
         }
     }
 
-    /// How many calls wait here that began in the last seconds.
+    /// The number of waiting calls here that began in the last seconds.
     pub(super) fn waiting(&self, now: Nanos) -> u64 {
         let recent = |place: &AtomicU32| {
             let (second, calls) = halves(place.load(Ordering::Relaxed));
@@ -138,7 +139,7 @@ impl Counters {
         self.waiting.iter().map(recent).sum()
     }
 
-    /// Takes away what was counted, when the upstream was last heard, and the leave to count.
+    /// Takes the count, the last sign of life, and the permission to count.
     pub(super) fn drain(&self) -> (u64, Option<Instant>) {
         let mut calls = 0;
         if self.packed.load(Ordering::Relaxed) != packed(NONE, 0) {
@@ -146,14 +147,14 @@ impl Counters {
         }
         let mut last_sign = self.last_sign.load(Ordering::Relaxed);
         if last_sign != NEVER {
-            // Brought in once: what the machine has forgotten since must not come back.
+            // Taken once: an older sign must not come back after the machine has forgotten it.
             last_sign = self.last_sign.swap(NEVER, Ordering::Relaxed);
         }
         let last_sign = (last_sign != NEVER).then(|| self.epoch.checked_add(Duration::from_nanos(last_sign))).flatten();
         (calls.into(), last_sign)
     }
 
-    /// Gives leave to count.
+    /// Permits counting.
     pub(super) fn resume(&self, generation: u32, until: u64, slot: Slot) {
         self.until.store(until, Ordering::Relaxed);
         self.slot.store(slot.0, Ordering::Relaxed);
@@ -169,14 +170,14 @@ impl Counters {
 // === impl SlownessLimits ===
 
 impl SlownessLimits {
-    /// No slow calls, and this patience.
+    /// Sets the limits.
     pub(super) fn set(&self, slow_after: Option<Duration>, whole_body: bool, patience: Duration) {
         self.slow_after.store(slow_after.map_or(u64::MAX, clamped), Ordering::Relaxed);
         self.whole_body.store(whole_body.into(), Ordering::Relaxed);
         self.patience.store(clamped(patience), Ordering::Relaxed);
     }
 
-    /// Whether it matters how long a call takes.
+    /// Whether the duration of a call matters.
     #[inline]
     pub(super) fn has_slow(&self) -> bool {
         self.slow_after.load(Ordering::Relaxed) != u64::MAX
@@ -187,13 +188,12 @@ impl SlownessLimits {
         took.0 > self.slow_after.load(Ordering::Relaxed)
     }
 
-    /// Whether a call is slow by its whole body, and not by its first data.
+    /// Whether the whole body counts for slowness, not the first data.
     pub(super) fn by_whole_body(&self) -> bool {
         self.whole_body.load(Ordering::Relaxed) != 0
     }
 
-    /// How long a call must have waited to count when it is given up; `first_byte` is the limit that holds for it, where
-    /// that is not the layer's.
+    /// How long a cancelled call must have waited to count; `first_byte` is the request's own limit, if it has one.
     pub(super) fn patience(&self, first_byte: Option<Duration>) -> Duration {
         let slow = match self.slow_after.load(Ordering::Relaxed) {
             u64::MAX => Duration::ZERO,
@@ -213,7 +213,7 @@ impl Default for SlownessLimits {
 // === impl Nanos ===
 
 impl Nanos {
-    /// Before the epoch is at the epoch; five hundred years from it is the end of time.
+    /// Saturates: before the epoch at zero, after five hundred years at the maximum.
     #[inline]
     pub(super) fn since(epoch: Instant, at: Instant) -> Self {
         let since = at.saturating_duration_since(epoch);
@@ -228,7 +228,7 @@ impl Nanos {
         self == Self::NONE
     }
 
-    /// From `earlier` to here.
+    /// The time from `earlier` to `self`.
     #[inline]
     pub(super) fn elapsed_since(self, earlier: Self) -> Self {
         Self(self.0.saturating_sub(earlier.0))
@@ -238,7 +238,7 @@ impl Nanos {
         Duration::from_nanos(self.0)
     }
 
-    /// Counted around every eighteen hours.
+    /// Wraps around every eighteen hours.
     #[allow(clippy::cast_possible_truncation, reason = "counted around")]
     fn second(self) -> u16 {
         (self.0 / 1_000_000_000) as u16

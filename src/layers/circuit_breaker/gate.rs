@@ -19,7 +19,7 @@ use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
 use crate::rt::per_thread::PerThread;
 
-/// What the services of one layer share.
+/// The state that the services of one layer share.
 #[derive(Clone, Debug)]
 pub struct BreakerGate(pub(super) PerThread<Shared>);
 
@@ -29,7 +29,7 @@ pub(super) struct Shared {
     pub(super) calls: CallConfig,
 }
 
-/// A breaker lets no call wait. There is no value of this type.
+/// A breaker never makes a call wait. This type has no values.
 #[derive(Debug)]
 pub enum NoWait {}
 
@@ -39,8 +39,8 @@ impl Admit for BreakerGate {
     type Permit = BreakerPermit;
     type Wait = NoWait;
 
-    /// Which circuit a call with a key belongs to is known when the request is; and where no call passes, or one only, no
-    /// other is to wait for the service.
+    /// With keys, the circuit is known only with the request. If no call passes, or only a probe, other calls must not
+    /// wait for the service.
     #[inline]
     fn is_open(&self) -> bool {
         self.0.only().is_some_and(Circuit::passes)
@@ -94,7 +94,7 @@ impl Wait for NoWait {
     }
 }
 
-/// The host and port that a request goes to, without what may be a password before them.
+/// The host and port of a request, without user and password.
 fn host<B>(request: &Request<B>) -> Option<&str> {
     let from_header = || request.headers().get(HOST)?.to_str().ok();
     let authority = request.uri().authority().map(Authority::as_str).or_else(from_header)?;
@@ -104,7 +104,7 @@ fn host<B>(request: &Request<B>) -> Option<&str> {
 // === impl Shared ===
 
 impl Shared {
-    /// The only circuit, where calls have no keys.
+    /// The only circuit, if calls have no keys.
     #[inline]
     fn only(&self) -> Option<&Circuit> {
         self.calls.key.is_none().then_some(self.set.unkeyed())

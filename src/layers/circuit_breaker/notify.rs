@@ -1,4 +1,4 @@
-//! How observers and subscribers learn of a change of state.
+//! Notifies observers and subscribers of changes of state.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use crate::policy::breaker::BreakerEvent;
 use crate::policy::breaker::report::CircuitState;
 use crate::rt::sync::{AtomicU32, Mutex, Ordering, lock};
 
-/// Reports what one circuit does to its subscribers, and as events. Called without any lock.
+/// Reports the changes of one circuit to its subscribers, and as events. Called outside every lock.
 #[derive(Debug)]
 pub(super) struct StateNotifier {
     key: Option<Arc<str>>,
     emitter: Arc<SharedEmitter>,
     state: watch::Sender<CircuitState>,
-    /// The latest change that subscribers know of.
+    /// The latest change that was published to subscribers.
     told: AtomicU32,
 }
 
-/// The observer of all circuits of a layer, which may be set after they were made.
+/// The observer of all circuits of a layer, which may be set after they were created.
 #[derive(Debug, Default)]
 pub(super) struct SharedEmitter(Mutex<Emitter>);
 
@@ -44,7 +44,7 @@ impl StateNotifier {
         match *event {
             BreakerEvent::Changed(change) => {
                 self.state.send_if_modified(|state| {
-                    // Of two threads the later change may get here first, and is then not taken back by the earlier.
+                    // The later of two changes may arrive first; the earlier must not overwrite it.
                     let news = self.told.fetch_max(change.generation, Ordering::Relaxed) < change.generation;
                     if news {
                         *state = change.to;

@@ -28,18 +28,18 @@ use crate::policy::verdict::{Classifier, Health};
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 
-/// Held by one call: counts what came of it.
+/// Held by one call: counts its result.
 #[derive(Debug)]
 pub struct BreakerPermit {
     phase: Phase,
     classifier: Classifier,
     caller: Caller,
-    /// Says whether a layer outside has ended the call on purpose.
+    /// Tells whether a layer outside has cancelled the call on purpose.
     cancellation: Option<Cancellation>,
-    /// The limit for the first byte that the request itself names.
+    /// The first-byte limit of the request itself.
     first_byte: Option<Duration>,
     upload: Upload,
-    /// To be learned when the upstream serves it.
+    /// Learned when the upstream serves it.
     learns: Option<Box<NewModel>>,
     /// When it began, where it matters how long it takes.
     started: Nanos,
@@ -114,7 +114,7 @@ impl BreakerPermit {
         }
     }
 
-    /// Its caller, or a limit of time on our side, ended it before its first data.
+    /// The caller, or a time limit outside, has cancelled the call before its first data.
     #[cold]
     fn give_up(&mut self) {
         let Phase::Waiting(CircuitPermit { shard, grant }) = mem::replace(&mut self.phase, Phase::Over) else { return };
@@ -122,7 +122,7 @@ impl BreakerPermit {
         let counters = &shard.counters;
         self.end_wait(counters, now);
         let patience = counters.limits().patience(self.first_byte);
-        // A newer message ended it, and not that it was slow.
+        // A newer message cancelled it; it was not slow.
         let is_cancelled = self.cancellation.as_ref().is_some_and(Cancellation::is_cancelled);
         match self.waited_for_upstream(counters, now).filter(|waited| *waited >= patience && !is_cancelled) {
             Some(waited) => shard.give_up(grant, self.caller, self.is_slow(counters, now), waited, now),
@@ -131,7 +131,7 @@ impl BreakerPermit {
         }
     }
 
-    /// How long the upstream has had the whole request; `None` if it has not, or that is not known.
+    /// How long the upstream has had the complete request; `None` if it has not, or that is unknown.
     fn waited_for_upstream(&self, counters: &Counters, now: Instant) -> Option<Duration> {
         let since = match &self.upload {
             _ if self.since.is_none() => return None,
@@ -142,7 +142,7 @@ impl BreakerPermit {
         Some(counters.nanos(now).elapsed_since(since).as_duration())
     }
 
-    /// How long it has waited for its first data.
+    /// Ends the wait for the first data, and returns its duration.
     fn end_wait(&self, counters: &Counters, now: Instant) -> Duration {
         if self.since.is_none() {
             return Duration::ZERO;
@@ -155,13 +155,13 @@ impl BreakerPermit {
         !self.started.is_none() && counters.limits().is_slow(counters.nanos(now).elapsed_since(self.started))
     }
 
-    /// The call is over with this result.
+    /// Counts the result of the call.
     #[inline]
     fn conclude(&mut self, result: CallResult) {
         if matches!(self.phase, Phase::Waiting(_)) { self.settle(result) } else { self.finish(result) }
     }
 
-    /// The body is over, of a call that had succeeded.
+    /// Counts the end of the body of a call that had succeeded.
     fn finish(&mut self, result: CallResult) {
         let Phase::Streaming(shard, counted) = mem::replace(&mut self.phase, Phase::Over) else { return };
         let by_length = !self.started.is_none() && shard.counters.limits().by_whole_body();
@@ -173,7 +173,7 @@ impl BreakerPermit {
         shard.finish(counted, CallResult { slow, ..result }, now);
     }
 
-    /// What the end of the body says.
+    /// Judges the end of the body.
     fn at_end(&self) -> CallResult {
         match &self.trailers {
             Some(said) => **said,
@@ -184,7 +184,7 @@ impl BreakerPermit {
 }
 
 impl admission::Permit for BreakerPermit {
-    /// While it waits for its first data, that is waiting for the upstream.
+    /// A wait for the first data is a wait for the upstream.
     #[inline]
     fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let polled = poll(cx);
@@ -210,7 +210,7 @@ impl admission::Permit for BreakerPermit {
         if let Some(model) = self.learns.take().filter(|_| response.status().is_success()) {
             model.learn();
         }
-        // What is known from the head needs no body: its caller may not want to read it.
+        // A result that the head decides needs no body: the caller may not read it.
         if result.health != Health::Success || !has_body {
             self.settle(result);
             return Watch::Nothing;
@@ -246,7 +246,7 @@ impl admission::Permit for BreakerPermit {
     #[inline]
     fn end(mut self, end: PermitEnd<'_>) {
         match end {
-            // Settled already.
+            // Already counted.
             PermitEnd::Head => {}
             PermitEnd::Complete => self.conclude(self.at_end()),
             PermitEnd::Failed(err) => self.conclude(of_error(&self.classifier, err)),

@@ -6,22 +6,22 @@ use crate::rt::clock;
 use crate::rt::deadline::{CallDeadline, Deadline, EnteredDeadline};
 use crate::rt::timeout::StreamTimeout;
 
-/// The deadline of one call, and what it takes to keep it: first the future has it, then the body.
+/// The deadline of one call and its timer: first owned by the future, then by the body.
 #[derive(Debug)]
 pub(super) struct DeadlineLimit {
     deadline: CallDeadline,
-    /// What the call had when it began.
+    /// The remaining time when the call began.
     pub(super) total: Duration,
     timeout: StreamTimeout,
-    /// How many ready frames have looked at the clock.
+    /// The number of ready frames that have read the clock.
     clock_reads: u8,
-    /// The caller waits for a frame: the next one is handed on, since a result that is ready beats a timer.
+    /// The caller waits for a frame: the next one is forwarded, since a ready result beats a timer.
     is_awaited: bool,
     pub(super) emitter: Emitter,
 }
 
-/// Ready frames that look at the clock before one arms the timer. To arm it takes the lock of the runtime's timers, which all
-/// threads share, and most answers are over by then.
+/// The ready frames that read the clock before one arms the timer. Arming takes the lock of the runtime's timers, which
+/// all threads share, and most answers have ended by then.
 const UNTIMED_CLOCK_READS: u8 = 8;
 
 // === impl DeadlineLimit ===
@@ -31,19 +31,19 @@ impl DeadlineLimit {
         Self { deadline, total, timeout: StreamTimeout::default(), clock_reads: 0, is_awaited: false, emitter }
     }
 
-    /// Makes it the current deadline of the task until the guard is dropped.
+    /// Makes this the current deadline of the task until the guard is dropped.
     #[inline]
     pub(super) fn enter(&self) -> EnteredDeadline {
         Deadline::enter_any(self.deadline.get())
     }
 
-    /// Whether a frame that is ready need not look at the clock: it was waited for, or a timer runs.
+    /// Whether a ready frame may skip the clock: it was waited for, or a timer runs.
     #[inline]
     pub(super) fn take_skips_clock(&mut self) -> bool {
         std::mem::take(&mut self.is_awaited) || self.timeout.is_running()
     }
 
-    /// Ready once the deadline has passed, for an owner that waits.
+    /// Ready after the deadline, for an owner that waits.
     #[inline]
     pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.deadline.get().map(Deadline::instant) else { return Poll::Pending };
@@ -61,7 +61,7 @@ impl DeadlineLimit {
         self.poll_passed(cx)
     }
 
-    /// Whether the deadline has passed, for an owner that has a frame to hand on.
+    /// Whether the deadline has passed, for an owner with a frame to forward.
     #[inline]
     pub(super) fn has_passed(&mut self, cx: &mut Context<'_>) -> bool {
         if self.clock_reads >= UNTIMED_CLOCK_READS {

@@ -1,4 +1,4 @@
-//! What a call has left when it begins, and what of that goes on.
+//! The remaining time of a call at its start, and the part that is passed on.
 
 use std::time::{Duration, Instant};
 
@@ -9,26 +9,26 @@ use crate::event::Event;
 use crate::policy::timeout_profile::TimeoutProfile;
 use crate::rt::deadline::{CallDeadline, Deadline, PropagatedHeaders};
 
-/// What a call may do with its time.
+/// The remaining time of a call.
 #[derive(Debug)]
 pub(super) enum RemainingTime {
     /// It has no deadline.
     Unlimited,
-    /// It must be over by `deadline`, of which `total` is left now.
+    /// It must end by `deadline`; `total` remains now.
     Until { deadline: CallDeadline, total: Duration },
-    /// Too little is left to begin.
+    /// Too little time is left to start.
     Spent,
 }
 
 // === impl RemainingTime ===
 
 impl RemainingTime {
-    /// Finds the earliest deadline of `request`, and writes it where the services inside will look. What the caller said in an
-    /// accepted header goes no further: it was said to this layer.
+    /// Finds the earliest deadline of `request`, and writes it for the services inside. An accepted header of the caller
+    /// is removed: it was meant for this layer.
     pub(super) fn of<B>(request: &mut Request<B>, config: &Config, now: Instant) -> Self {
         let said = take_said(request.headers_mut(), config, now);
         let Some(deadline) = earliest(request.extensions(), said, config, now) else { return Self::Unlimited };
-        // A shared call may have lost its deadline meanwhile: then this one is the first to be told.
+        // A shared call may have lost its deadline meanwhile: then this caller notices first.
         let Some(until) = deadline.get() else { return Self::Unlimited };
         let total = until.remaining_at(now);
         let left = total.saturating_sub(config.reserve);
@@ -53,7 +53,7 @@ impl RemainingTime {
     }
 }
 
-/// What the accepted headers say, which are removed.
+/// Reads the accepted headers, and removes them.
 fn take_said(headers: &mut HeaderMap, config: &Config, now: Instant) -> Option<Deadline> {
     let mut earliest: Option<Deadline> = None;
     for header in config.accepted() {

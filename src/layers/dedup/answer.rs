@@ -1,4 +1,4 @@
-//! How a request gets its answer, once that is decided.
+//! How a request gets its answer after the decision.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,7 +25,7 @@ use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
 use crate::store::{Head, Reader};
 
-/// Why a request with an `Idempotency-Key` passed as if it had none.
+/// Why a request with an `Idempotency-Key` passed without dedup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyIgnored {
     StoreFull,
@@ -34,8 +34,8 @@ pub(super) enum KeyIgnored {
 }
 
 pin_project! {
-    /// The request passes, makes a shared call, follows one, or is refused. `C`: a call to the inner service. `R`: what it takes
-    /// to claim again.
+    /// The request passes, makes a shared call, follows one, or is refused. `C`: a call to the inner service. `R`: the
+    /// state for another claim.
     #[project = CallAnswerProj]
     pub(super) enum CallAnswer<C, B, E, L, R> {
         Passing { #[pin] call: C, key_ignored: Option<KeyIgnored>, on_accepted: Option<OnAccepted> },
@@ -53,10 +53,10 @@ pin_project! {
     }
 }
 
-/// Is called when the upstream has answered with a 2xx.
+/// Called when the upstream has answered with a 2xx.
 pub(super) type OnAccepted = Box<dyn FnOnce() + Send>;
 
-/// A request that joined a call, or is given an answer that was kept.
+/// A request that joined a call, or gets a stored answer.
 pub(super) struct Following<R> {
     pub(super) reader: Option<Reader>,
     pub(super) role: DedupRole,
@@ -67,10 +67,10 @@ pub(super) struct Following<R> {
     pub(super) request: Option<Box<R>>,
 }
 
-/// What a [`CallAnswer`] led to.
+/// The result of a [`CallAnswer`].
 pub(super) enum Answered<B, E, R> {
     Response(Result<Response<DedupBody<B>>, E>),
-    /// The process that made the call is gone, and there was no head: another must make it.
+    /// The process of the call is gone, and there was no head: claim again.
     ClaimAgain(Box<R>),
 }
 
@@ -100,7 +100,7 @@ where
                 let Some(reading) = reader else { return Poll::Pending };
                 let Poll::Ready(head) = reading.poll_head(cx) else {
                     let response = ready!(poll_later(offer, cx));
-                    // Its last listener leaves the call.
+                    // The last listener leaves the call.
                     *reader = None;
                     return Poll::Ready(Answered::Response(Ok(response)));
                 };
@@ -110,7 +110,7 @@ where
                         response.extensions_mut().insert(DedupRole::Leader);
                         Ok(response)
                     }
-                    // The upstream's own error, or, if the call ended otherwise, what took its place.
+                    // The upstream's own error, or the error that ended the call.
                     (Err(why), _) => {
                         call.take_error().map_or_else(|| Ok(shared_call_failed(why, *format, config)), Err)
                     }
@@ -168,7 +168,7 @@ fn live<B>(head: &Head, reader: Reader, offer: Option<&Offer>) -> Response<Dedup
     with_body(head.to_response(()), head, reader, offer)
 }
 
-/// `response` with a body; it says where it is, where its caller can come back to it.
+/// Adds the body to `response`, and the answer's URL, if its caller can come back to it.
 fn with_body<B>(
     mut response: Response<()>,
     head: &Head,
@@ -179,13 +179,13 @@ fn with_body<B>(
     response.map(|()| DedupBody::shared(SharedBody::new(reader, head, ids, VecDeque::new())))
 }
 
-/// There is no head yet. Ready when the caller is to be told where there will be one.
+/// There is no head yet. Ready when the caller should get a URL instead.
 fn poll_later<B>(offer: &mut Option<Box<Offer>>, cx: &mut Context<'_>) -> Poll<Response<DedupBody<B>>> {
     let Some(offer) = offer else { return Poll::Pending };
     offer.poll_later(cx).map(|response| response.map(|()| DedupBody::empty()))
 }
 
-/// Whether the upstream has answered, and with a success. Of a gRPC call that is known at its end only.
+/// Whether the upstream has answered with a success. A gRPC call shows that only at its end.
 fn knows_caller<B>(response: &Response<B>) -> bool {
     let headers = response.headers();
     let is_ours = Rejection::of(response).is_some();

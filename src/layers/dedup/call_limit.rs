@@ -8,8 +8,8 @@ use crate::rt::deadline::{Deadline, SharedDeadline};
 use crate::rt::timeout::Timeout;
 use crate::store::ResponseLog;
 
-/// What ends a call in flight for a caller that came back to it. It does not keep the call going beyond the call's own
-/// deadline, whatever its own is, nor when a newer message has taken the place of the one that it read the answer to.
+/// Ends a call in flight for a caller that came back to it. Such a caller does not extend the call's deadline, whatever
+/// its own is, nor keep the call alive after a newer message has replaced the message that it belongs to.
 pub(super) struct CallLimit {
     log: ResponseLog,
     deadline: Option<Latest>,
@@ -22,7 +22,7 @@ pub(super) struct CallLimit {
 #[derive(Clone, Copy)]
 struct Latest {
     at: Instant,
-    /// How long that was when the caller came.
+    /// The remaining time when the caller came back.
     left: Duration,
 }
 
@@ -35,7 +35,7 @@ pub(super) enum LimitReached {
 // === impl CallLimit ===
 
 impl CallLimit {
-    /// `None`: the call has ended, or nothing ends it.
+    /// `None`: the call has ended, or has no limit.
     pub(super) fn of(log: &ResponseLog, cancellation: Option<Cancellation>) -> Option<Self> {
         if log.has_ended() {
             return None;
@@ -47,7 +47,7 @@ impl CallLimit {
         is_bound.then(|| Self { log: log.clone(), deadline, cancellation, timeout: Timeout::default() })
     }
 
-    /// Ready when the call ends for this caller, and goes on.
+    /// Ready when the call ends for this caller, but continues for others.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LimitReached> {
         if self.log.has_ended() {
             return Poll::Pending;
@@ -62,7 +62,7 @@ impl CallLimit {
         Poll::Ready(LimitReached::Late(DeadlineExceeded::new(left)))
     }
 
-    /// The same for a caller that has something to read, and does not wait.
+    /// The same for a caller that has data to read, and does not wait.
     pub(super) fn has_passed(&mut self, cx: &mut Context<'_>) -> Option<LimitReached> {
         if self.log.has_ended() {
             return None;

@@ -1,4 +1,4 @@
-//! A request at the URL of an answer: what it asks for, and whether there is such an answer.
+//! A request at the URL of an answer.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -22,12 +22,12 @@ use crate::rt::clock;
 use crate::store::answers::{self, Found, ResumableAnswers};
 use crate::store::{AnswerFuture, OfferedAnswer, Recorder, SharedAnswers, Store};
 
-/// What becomes of a request at the URL of an answer.
+/// The result of a request at the URL of an answer.
 pub(super) enum ComeBack {
     Reply(Response<()>),
     Refuse(Rejection, RejectionFormat),
     Read(Box<Returning>),
-    /// It is not here: perhaps another process has it.
+    /// It is not in this process: another one may have it.
     Seek(AnswerFuture<Self>),
     Over,
 }
@@ -35,14 +35,14 @@ pub(super) enum ComeBack {
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const LAST_EVENT_ID_PARAMETER: &str = "last_event_id=";
 
-/// What is counted for one caller of an answer that another process has: what its log holds, and what the store has received
-/// and not yet written.
+/// The memory counted for one caller of another process's answer: its log, and the data that the store has received and
+/// not yet written.
 const HELD_FROM_ELSEWHERE: usize = 512 * 1024;
 
-/// As long as the log holds less than this, another part of up to 64 KiB may come.
+/// While the log holds less than this, another part of up to 64 KiB may come.
 const LOG_FROM_ELSEWHERE: usize = 64 * 1024;
 
-/// A caller comes back with `token`.
+/// Handles a caller that comes back with `token`.
 pub(super) fn come_back<St: Store>(
     parts: Parts,
     token: &str,
@@ -104,7 +104,7 @@ async fn seek(parts: Parts, token: Fingerprint, shared: Arc<dyn SharedAnswers>, 
         Ok(after) => after,
         Err(kind) => return refuse(&parts, kind, &config),
     };
-    // Callers that have only the token share a tenant of its own for each answer's tenant.
+    // Callers with only a token share one tenant per answer's tenant.
     let tenant = parts.extensions.get().cloned().unwrap_or_else(|| Tenant::new(answer.tenant.to_string()));
     let mut charge = config.memory.reserve(Some(&tenant));
     if !charge.grow(HELD_FROM_ELSEWHERE) {
@@ -112,7 +112,7 @@ async fn seek(parts: Parts, token: Fingerprint, shared: Arc<dyn SharedAnswers>, 
     }
     let limits = Limits { bytes: LOG_FROM_ELSEWHERE, lag: config.limits.lag };
     let (recorder, log) = Recorder::open_behind(limits, charge);
-    // Before it is fed: this caller reads from the first part on, and what it has read is dropped.
+    // Before it is fed: this caller reads from the first part on, and parts that it has read are dropped.
     let rest_charge = config.memory.reserve(Some(&tenant));
     let returning = Returning::new(&parts, answer, (log, None), Some(rest_charge), after, &config);
     recorder.stop_recording();
@@ -120,7 +120,7 @@ async fn seek(parts: Parts, token: Fingerprint, shared: Arc<dyn SharedAnswers>, 
     read(&parts, returning, &config)
 }
 
-/// The token is enough to read. Where a credential comes with it, it must be that of the same tenant.
+/// The token permits reading. If a credential comes with it, it must be of the same tenant.
 fn may_read(parts: &Parts, tenant: Fingerprint, config: &Config) -> bool {
     key::named_tenant(parts, config).is_none_or(|named| named == tenant)
 }
@@ -149,7 +149,7 @@ fn refuse(parts: &Parts, kind: RejectionKind, config: &Config) -> ComeBack {
     ComeBack::Refuse(rejection(kind), RejectionFormat::of(&parts.headers))
 }
 
-/// Whether there is such an answer cannot be said.
+/// The store cannot tell whether there is such an answer.
 #[cold]
 fn unknown(parts: &Parts, why: BoxError, config: &Config) -> ComeBack {
     let kind = RejectionKind::SharedCallFailed;
@@ -157,7 +157,7 @@ fn unknown(parts: &Parts, why: BoxError, config: &Config) -> ComeBack {
     ComeBack::Refuse(rejection(kind).with_source(why), RejectionFormat::of(&parts.headers))
 }
 
-/// The header wins: an `EventSource` that connects again sends it, to the URL that it was made with.
+/// The header takes precedence: a reconnecting `EventSource` sends it to its original URL.
 fn last_event_id<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a [u8]> {
     let in_header = headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
     let mut parameters = uri.query().into_iter().flat_map(|query| query.split('&'));

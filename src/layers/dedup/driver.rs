@@ -26,15 +26,15 @@ use crate::rt::sync::{Mutex, lock};
 use crate::store::answers::UnattendedPlace;
 use crate::store::{Drive, Driven, Lease, ResponseLog};
 
-/// A call to the upstream that several callers share.
+/// An upstream call that several callers share.
 ///
 /// # Who polls it?
 ///
-/// Any caller that has read everything that was recorded. The call is *taken out* of its slot, polled without any lock, and
-/// put back. The waker that is left with the upstream is the log's, and wakes all callers that wait: to wake one of them
-/// would make the others depend on that one being polled, which its own consumer may never do. A caller that comes while
-/// another polls the call notes that it came, and is woken when the call is back and something happened meanwhile. A call
-/// that was pending is not polled again before the upstream has woken its waker.
+/// Any caller that has read everything recorded so far. It *takes* the call out of its slot, polls it outside every lock,
+/// and puts it back. The upstream's waker is the log's, and wakes all waiting callers: waking only one would make the
+/// others depend on it being polled, which its own consumer may never do. A caller that comes while another polls the
+/// call notes that, and is woken when the call is back and something happened meanwhile. A pending call is polled again
+/// only after the upstream has woken its waker.
 ///
 /// No task is spawned for that. Only when the last caller leaves, one [`GraceTask`] is.
 pub(super) struct SharedCall<F, B, E, L> {
@@ -48,7 +48,7 @@ pub(super) struct SharedCall<F, B, E, L> {
 enum Slot<F, B, E, L> {
     Idle {
         call: Pin<Box<UpstreamCall<F, B, L>>>,
-        /// The call was pending at this count of the upstream's wakes: it stays pending until the next one.
+        /// The call was pending at this count of the upstream's wake-ups: it stays pending until the next one.
         pending_at: Option<u64>,
     },
     /// A caller polls it.
@@ -56,9 +56,9 @@ enum Slot<F, B, E, L> {
         /// Another caller came meanwhile.
         has_missed: bool,
     },
-    /// It failed before its head. The error is the leader's.
+    /// It failed before its head. The leader gets the error.
     Failed(E),
-    /// It has ended, or was given up.
+    /// It has ended, or was cancelled.
     Gone,
 }
 
@@ -72,7 +72,7 @@ where
     E: Send + 'static,
     L: Lease,
 {
-    /// Makes the call. `deadline`: that of its leader, which later callers extend.
+    /// Makes the call. `deadline`: the leader's, which later callers extend.
     pub(super) fn launch(
         call: F,
         recorder: ResponseRecorder<L>,
@@ -112,7 +112,8 @@ where
         std::mem::replace(&mut *lock(&self.slot), slot)
     }
 
-    /// Puts the call back. Returns whether another caller came in the meantime. A call that was stopped meanwhile is dropped.
+    /// Puts the call back. Returns whether another caller came in the meantime. A call that was stopped meanwhile is
+    /// dropped.
     fn put_back(&self, call: Pin<Box<UpstreamCall<F, B, L>>>, pending_at: Option<u64>) -> bool {
         let mut slot = lock(&self.slot);
         if let Slot::Polling { has_missed } = *slot {
@@ -124,12 +125,12 @@ where
         false
     }
 
-    /// A place among the calls without a listener, where its callers may come back.
+    /// Returns a place among the calls without a listener, if callers may come back.
     fn leave_unattended(&self) -> Option<UnattendedPlace> {
         self.config.answers.as_ref()?.leave_unattended(self.log.number()?)
     }
 
-    /// Ends the call: first the upstream is dropped, then those who read are told.
+    /// Ends the call: drops the upstream first, then ends the log.
     fn finish(
         &self,
         call: Pin<Box<UpstreamCall<F, B, L>>>,
@@ -144,7 +145,7 @@ where
 }
 
 impl<F, B, E, L> SharedCall<F, B, E, L> {
-    /// The error that ended the call before its head. It can be taken once.
+    /// Takes the error that ended the call before its head, once.
     pub(super) fn take_error(&self) -> Option<E> {
         let mut slot = lock(&self.slot);
         match std::mem::replace(&mut *slot, Slot::Gone) {
@@ -168,13 +169,13 @@ where
     fn drive(&self, reader: Option<ReaderId>) -> Driven {
         let Some(mut call) = self.take() else { return Driven::Wait };
         let wakes = self.log.wake_count();
-        // If the upstream panics, the call is dropped with the recorder, which leaves an error to all who read.
+        // If the upstream panics, the call is dropped with the recorder, which ends the log with an error.
         let step = {
             let _entered = Deadline::enter_any(self.deadline.as_ref().and_then(SharedDeadline::latest));
             call.as_mut().poll(&mut Context::from_waker(&self.upstream_waker), reader)
         };
         let Poll::Ready(step) = step else {
-            // The upstream woke its waker meanwhile: a caller that came for that found the slot empty, and must come again.
+            // The upstream woke its waker meanwhile: a caller that came then found the slot empty, and must come again.
             if self.put_back(call, Some(wakes)) && self.log.wake_count() != wakes {
                 self.log.wake_readers();
             }
@@ -205,7 +206,7 @@ where
                 Driven::Progress
             }
             Step::CallFailed(err) => {
-                // The error is in its place before the leader is woken to look for it.
+                // The error must be in place before the leader is woken.
                 self.finish(call, Slot::Failed(err), |recorder| recorder.fail("the shared call failed"));
                 Driven::Progress
             }

@@ -12,39 +12,39 @@ use crate::rt::timeout::Timeout;
 use crate::store::answers::UnattendedPlace;
 use crate::store::{Drive, Driven, ResponseLog, Watched};
 
-/// The task that keeps a call going while it has no caller: browsers try again.
+/// The task that keeps a call alive without a caller, since browsers retry.
 ///
-/// It ends when there is a caller again, when the call has ended, or, giving the call up, at the end of the grace or
-/// of the call's deadline, or when a layer outside has ended the calls of all callers that may come back.
+/// It ends when there is a caller again, or the call has ended. It cancels the call at the end of the grace or at the
+/// call's deadline, or when a layer outside has cancelled the calls of all callers that may come back.
 pub(super) struct GraceTask {
     call: Arc<dyn GraceCall>,
     cancellation: Option<Cancellation>,
-    /// Its callers were told where to come back: the call goes on for longer.
+    /// Its callers know its URL: the call continues for longer.
     place: Option<UnattendedPlace>,
     id: ReaderId,
-    /// Which time of being abandoned `until` is for.
+    /// The abandonment for which `until` was computed.
     abandon_count: Option<u64>,
-    /// `None`: no end.
+    /// `None`: no limit.
     until: Option<Instant>,
     timeout: Timeout,
     is_done: bool,
 }
 
-/// A call that can be kept going.
+/// A call that can be kept alive.
 pub(super) trait GraceCall: Drive {
     fn log(&self) -> &ResponseLog;
 
-    /// A caller that may come back to a call in flight, and whose message was not superseded: its cancellation, or `Some(None)`
-    /// where it has none. `None`: there is no such caller.
+    /// A caller that may come back to a call in flight, and whose message was not superseded: its cancellation, or
+    /// `Some(None)` if it has none. `None`: there is no such caller.
     fn awaited(&self) -> Option<Option<Cancellation>>;
 
-    /// Whether there is any use in going on without a caller.
+    /// Whether continuing without a caller is useful.
     fn can_continue(&self) -> bool;
 
-    /// When a call that is abandoned now is given up; `None`: never. `is_unattended`: its callers may come back.
+    /// When a call that is abandoned now is cancelled; `None`: never. `is_unattended`: its callers may come back.
     fn grace_end(&self, is_unattended: bool) -> Option<Instant>;
 
-    /// Gives the call up, unless it has a caller after all.
+    /// Cancels the call, unless it has a caller after all.
     fn give_up(&self);
 }
 
@@ -61,7 +61,7 @@ impl GraceTask {
         Self { call, cancellation, place, id, abandon_count, until, timeout, is_done: false }
     }
 
-    /// Whether no caller that may come back has any use for the answer.
+    /// Whether no caller that may come back needs the answer.
     fn is_cancelled(&mut self, cx: &mut Context<'_>) -> bool {
         while self.cancellation.as_ref().is_some_and(|cancellation| cancellation.poll(cx).is_ready()) {
             let Some(another) = self.call.awaited() else { return true };

@@ -1,4 +1,4 @@
-//! What a request is recognised by when it is sent again.
+//! The key by which a repeated request is recognised.
 
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::request::Parts;
@@ -15,28 +15,28 @@ use crate::proto::list;
 use crate::proto::media_type::is_json;
 use crate::rejection::{RejectionFormat, RejectionKind};
 
-/// What the layer does with a request, by its head.
+/// The decision on a request, by its head.
 pub(super) enum DedupDecision {
-    /// It lets it pass; with an event where there is a reason worth one.
+    /// Pass it; with an event if the reason is worth one.
     Bypass(Option<&'static str>),
-    /// It refuses it.
+    /// Refuse it.
     Refuse(RejectionKind, Option<InvalidKey>),
-    /// It reads its body, and claims its key.
+    /// Read its body, and claim its key.
     Claim(PendingKey),
 }
 
-/// The key of a request whose body has still to be read.
+/// The key of a request whose body is still to be read.
 #[derive(Debug)]
 pub(super) struct PendingKey {
     pub(super) source: KeySource,
     tenant: Fingerprint,
-    /// Where the caller gave an `Idempotency-Key`: the body is then not part of the key.
+    /// Set if the request has an `Idempotency-Key`: the body is then not part of the key.
     key: Option<Fingerprint>,
     payload: Fingerprinter,
     is_json: bool,
 }
 
-/// By what a request is recognised.
+/// The key of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestKey {
     pub(super) key: Fingerprint,
@@ -50,8 +50,8 @@ const PURPOSE: &str = "tower-buttress dedup";
 const RAW: u8 = 0;
 const CANONICAL_JSON: u8 = 1;
 
-/// The headers that are part of the payload of a request with a key. Others may change between two attempts (a cookie that
-/// the first one was given, say) without making it another request.
+/// The headers that are part of the payload of a request with a key. Others (such as a cookie set by the first answer)
+/// may change between two attempts of the same request.
 const PAYLOAD_HEADERS: [HeaderName; 2] = [CONTENT_ENCODING, CONTENT_TYPE];
 
 // === impl DedupDecision ===
@@ -91,8 +91,8 @@ impl DedupDecision {
     }
 }
 
-/// The tenant that a request names which comes back to an answer: `None` where it names none at all, as an `EventSource`, which
-/// cannot.
+/// The tenant of a request that comes back to an answer: `None` without credentials, for example from an `EventSource`,
+/// which cannot send any.
 pub(super) fn named_tenant(parts: &Parts, config: &Config) -> Option<Fingerprint> {
     let mut scope = Fingerprinter::new(PURPOSE);
     let is_known = hash_tenant(parts, config.tenant.as_deref(), &mut scope);
@@ -100,7 +100,7 @@ pub(super) fn named_tenant(parts: &Parts, config: &Config) -> Option<Fingerprint
     is_named.then(|| scope.finish(RAW))
 }
 
-/// Methods that may change something: only there does it matter whether a request is executed once or twice.
+/// Methods that may change state: only for them does a second execution matter.
 fn is_unsafe(method: &Method) -> bool {
     !method.is_safe() && *method != Method::CONNECT
 }
@@ -110,20 +110,21 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
     if protocols.peek().is_none() {
         return list::members(headers, &CONNECTION).any(|member| list::names(member, "upgrade"));
     }
-    // HTTP/2 in the clear is an offer that no server takes any more (RFC 9113, 3.1), and some clients make it with every
+    // Cleartext HTTP/2 is an offer that servers no longer accept (RFC 9113, 3.1), and some clients make it with every
+    // request.
     // request.
     !protocols.all(|protocol| protocol == "h2c")
 }
 
-/// POST is what is clicked twice; the other unsafe methods either name what they act on or are sent again on purpose.
-/// A gRPC call may be a conversation, whose request ends when its answer does: it cannot be read first.
+/// Double clicks send POST; other unsafe methods name their target or are repeated on purpose. A gRPC call may be a
+/// conversation, whose request ends with its answer: it cannot be read first.
 fn may_be_fingerprinted(parts: &Parts) -> bool {
     parts.method == Method::POST
         && RejectionFormat::of(&parts.headers) == RejectionFormat::Http
         && !wants_another_answer(&parts.headers)
 }
 
-/// The caller knows the last answer, and wants another.
+/// The caller knows the last answer, and wants another one.
 fn wants_another_answer(headers: &HeaderMap) -> bool {
     list::members(headers, &CACHE_CONTROL)
         .any(|member| list::names(member, "no-cache") || list::names(member, "no-store"))
@@ -140,7 +141,7 @@ impl PendingKey {
         }
     }
 
-    /// The key. `body` is all of it, once more.
+    /// Returns the key. `body` is the complete body.
     pub(super) fn finish(mut self, body: &[u8], trailers: Option<&HeaderMap>) -> RequestKey {
         let mut form = RAW;
         if self.is_json {
@@ -157,7 +158,7 @@ impl PendingKey {
             self.payload.field(value.as_bytes());
         }
         let payload = self.payload.finish(form);
-        // Without an `Idempotency-Key`, what the request says is its key.
+        // Without an `Idempotency-Key`, the payload is the key.
         RequestKey { key: self.key.unwrap_or(payload), payload, tenant: self.tenant }
     }
 }

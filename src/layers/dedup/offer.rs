@@ -1,4 +1,4 @@
-//! What a caller is told of where its answer is.
+//! Tells a caller the URL of its answer.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,7 +13,7 @@ use crate::rt::cancellation::GoesOn;
 use crate::rt::timeout::Timeout;
 use crate::store::answers::{Issued, ResumableAnswers, TokenCaller};
 
-/// Tells one caller where its answer is, with its head or, if it would rather not wait, before.
+/// Tells one caller the URL of its answer, with its head or, if it prefers not to wait, before.
 pub(super) struct Offer {
     answers: Arc<ResumableAnswers>,
     number: u64,
@@ -21,7 +21,7 @@ pub(super) struct Offer {
     caller: TokenCaller,
 }
 
-/// The caller does not wait for longer than this.
+/// The longest that the caller waits.
 #[derive(Debug)]
 pub(super) struct Later {
     wait: Duration,
@@ -30,7 +30,7 @@ pub(super) struct Later {
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// How long a caller may wait that would rather not.
+/// The range of waits for `respond-async`, in seconds.
 const WAITS: std::ops::RangeInclusive<u64> = 1..=60;
 
 // === impl Offer ===
@@ -45,7 +45,7 @@ impl Offer {
         Self { answers, number, later: wait.map(Later::new), caller }
     }
 
-    /// There is a head: adds where the answer is. Returns what writes the ids of its events.
+    /// Adds the URL to the head. Returns the writer of the events' ids.
     pub(super) fn add_to(&self, headers: &mut HeaderMap) -> Option<EventIds> {
         let Issued { location, ids } = self.answers.issue_for_head(self.number, &self.caller)?;
         headers.insert(CONTENT_LOCATION, location);
@@ -56,12 +56,12 @@ impl Offer {
         ids
     }
 
-    /// There is no head yet. Ready when the caller is to be sent away.
+    /// There is no head yet. Ready when the caller gets a 202.
     pub(super) fn poll_later(&mut self, cx: &mut Context<'_>) -> Poll<Response<()>> {
         let Some(later) = &mut self.later else { return Poll::Pending };
         let wait = ready!(later.poll(cx));
         self.later = None;
-        // Without a place for it the preference is not applied: the caller waits.
+        // Without a place for it the preference is ignored: the caller waits.
         match self.answers.promise(self.number, &self.caller) {
             Some(Issued { location, .. }) => Poll::Ready(accepted(location, wait)),
             None => Poll::Pending,
@@ -90,13 +90,13 @@ impl Later {
         Self { wait, timeout: Timeout::default() }
     }
 
-    /// Ready when the caller has waited for as long as it would.
+    /// Ready when the caller has waited as long as it prefers.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         self.timeout.poll_after(self.wait, cx).map(|()| self.wait)
     }
 }
 
-/// How long a caller waits that said so, or said nothing.
+/// How long a caller waits, given its preference.
 pub(super) fn wait(preferred: Option<Duration>) -> Duration {
     let seconds = preferred.map_or(*WAITS.start(), |wait| wait.as_secs());
     Duration::from_secs(seconds.clamp(*WAITS.start(), *WAITS.end()))

@@ -21,7 +21,7 @@ use crate::rt::clock;
 use crate::store::answers::ResumableRequest;
 use crate::store::{ClaimRequest, Store};
 
-/// A request whose body is being read, and hashed while it is.
+/// A request whose body is being read and hashed.
 pub(super) struct Reading<S, St> {
     service: S,
     store: St,
@@ -31,11 +31,11 @@ pub(super) struct Reading<S, St> {
     body: RequestReading,
 }
 
-/// What reading a request led to.
+/// The result of reading a request.
 pub(super) enum Read<S, St> {
-    /// The request is whole: its key is to be claimed.
+    /// The request is complete: claim its key.
     Whole(ReadRequest<S, St>),
-    /// The request passes unrecognised.
+    /// The request passes without dedup.
     Bypassed { service: S, request: Request<CallBody>, key_ignored: Option<KeyIgnored> },
 }
 
@@ -115,8 +115,8 @@ impl<S, St: Store> Reading<S, St> {
     }
 }
 
-/// Whether the caller of this request may come back to its answer: it must have said that it may, by a key of its own or by
-/// preferring to be answered later. Any other that leaves has most likely lost interest, and the call would go on for nothing.
+/// Whether the caller of this request may come back to its answer: it must send a key or prefer to be answered later. Any
+/// other caller that leaves has most likely lost interest, and its call would continue in vain.
 fn resumable(parts: &Parts, source: KeySource, config: &Config) -> Option<ResumableRequest> {
     let settings = config.answers.as_ref()?.settings();
     if RejectionFormat::of(&parts.headers) != RejectionFormat::Http {

@@ -1,4 +1,4 @@
-//! What is recorded of an answer, and whether it is kept.
+//! Records an answer, and decides whether it is stored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,29 +21,29 @@ use crate::rt::clock;
 use crate::store::answers::AnswerInFlight;
 use crate::store::{Appended, BodyPart, Head, Lease, Recorder, ResponseLog, Retention};
 
-/// Records the answer to a shared call, and has its key.
+/// Records the answer to a shared call, and holds the lease of its key.
 pub(super) struct ResponseRecorder<L> {
     recorder: Recorder,
     lease: Option<L>,
-    /// The share of all calls' memory.
+    /// Its share of the memory of all calls.
     reservation: Reservation,
     source: KeySource,
-    /// How long it is kept, if it is.
+    /// How long it is stored.
     window: Duration,
-    /// How it is kept, as far as is known.
+    /// How it is stored, as far as known.
     storable: Storable,
-    /// The store had no room for more.
+    /// The store has no more room.
     storage_full: bool,
-    /// Bytes of the body that are still to come, where its head says so.
+    /// The remaining bytes of the body, if its head names the length.
     missing: Option<u64>,
-    /// Its gRPC status is still to come, without which it broke off.
+    /// Its gRPC status is still expected; without it, it broke off.
     owes_status: bool,
-    /// Its end looks the same whether it is whole or not.
+    /// Its end does not prove that it is complete.
     has_unproven_end: bool,
-    /// What a stream guard inside knows of its end.
+    /// A stream guard inside reports its end here.
     ending: Option<Ending>,
     tenant: Fingerprint,
-    /// For those who come back.
+    /// For callers that come back.
     answer: Option<AnswerInFlight>,
     config: Arc<Config>,
 }
@@ -90,32 +90,31 @@ impl<L: Lease> ResponseRecorder<L> {
         self.owes_status = grpc::owes_status(&head.headers);
         self.has_unproven_end = storable::has_unproven_end(&head.headers);
         self.ending = head.extensions.get().cloned();
-        // All readers have these extensions, and each its own place in the stream.
+        // All readers share these extensions, but each has its own place in the stream.
         if let Some(ending) = &self.ending {
             ending.stop_numbers();
         }
         let is_success = head.status.is_success() && self.storable != Storable::No;
-        // Before a reader is told of the head: it asks where the answer is.
+        // Before a reader sees the head: it then reads the URL.
         let is_held = self.answer.as_ref().is_some_and(|answer| answer.on_head(head.status, &head.headers));
         self.recorder.head(Head::live(head, size, clock::now()));
         if is_success && !self.owes_status {
             self.accepted();
         }
         if self.storable == Storable::No {
-            // Those who wait for it read it, and those who come back to it. A caller that comes with the same request from now
-            // on makes another call.
+            // Waiting callers and callers that come back read it. A new caller with the same request makes another call.
             if !is_held {
                 self.recorder.stop_recording();
             }
             self.release();
         }
-        // The head may be all there is.
+        // The head may be the whole answer.
         self.count(self.recorder.head_cost(), true);
     }
 
     pub(super) fn frame(&mut self, frame: Frame<Bytes>, reader: Option<ReaderId>) -> Appended {
         if let Some(data) = frame.data_ref() {
-            // An overrun shows as one: no length is this long.
+            // Too many bytes wrap around to a length that never matches.
             self.missing = self.missing.map(|missing| missing.wrapping_sub(data.len() as u64));
         }
         if let Some(trailers) = frame.trailers_ref() {
@@ -132,9 +131,9 @@ impl<L: Lease> ResponseRecorder<L> {
         appended
     }
 
-    /// What is held takes `cost` bytes now.
+    /// Sets the held memory to `cost` bytes.
     fn count(&mut self, cost: usize, is_recorded: bool) {
-        // Both are asked, whatever one of them says.
+        // Both must be asked.
         let fits = self.lease.as_mut().is_none_or(|lease| lease.resize(cost)) & self.reservation.set(cost);
         if fits == self.storage_full {
             self.storage_full = !fits;
@@ -145,12 +144,12 @@ impl<L: Lease> ResponseRecorder<L> {
         }
     }
 
-    /// The answer is too long to be recorded.
+    /// The answer exceeds the recording limit.
     #[cold]
     fn on_outgrown(&mut self) {
         self.storable = Storable::No;
-        // A caller's key is held to the end: a request that uses it again must not be executed again. Without one, the
-        // next caller may lead others.
+        // A caller's key stays taken to the end: a repetition must not execute again. Without a key, the next caller may
+        // lead others.
         if self.source == KeySource::ByFingerprint {
             self.release();
         }
@@ -175,17 +174,16 @@ impl<L: Lease> ResponseRecorder<L> {
         }
     }
 
-    /// Whether the answer that has ended is known to be whole: by its length, by its gRPC status, or because it is of a kind
-    /// whose end says so. A stream of messages may be complete by its length and still hold an answer that broke off: of
-    /// its end only a [`StreamGuardLayer`](crate::StreamGuardLayer) inside knows.
+    /// Whether the complete answer is known to be complete: by its length, its gRPC status, or a format that marks its
+    /// end. A message stream may have its full length and still contain an answer that broke off: only a
+    /// [`StreamGuardLayer`](crate::StreamGuardLayer) inside knows its end.
     fn is_whole(&self) -> bool {
         let is_complete = self.missing.is_none_or(|missing| missing == 0) && !self.owes_status;
         let end = self.ending.as_ref().and_then(Ending::get);
         is_complete && (!self.has_unproven_end || self.source.keeps(end))
     }
 
-    /// The answer has ended. It is kept, if it is to be, before any reader is told of the end: one that knows of it
-    /// finds the replay.
+    /// Completes the answer. It is stored before any reader sees the end, so that such a reader finds the replay.
     pub(super) fn complete(mut self) {
         if self.storable != Storable::No && self.is_whole() && self.recorder.is_recording() {
             if let Some(lease) = self.lease.take() {
@@ -200,8 +198,8 @@ impl<L: Lease> ResponseRecorder<L> {
         self.end(|recorder| recorder.fail(why));
     }
 
-    /// Ends the call: `end` tells the readers. Where the answer was not kept, its key is free, and what slow readers make us
-    /// hold still counts.
+    /// Ends the call: `end` ends the log. If the answer was not stored, its key is free; the data that slow readers hold
+    /// still counts.
     fn end(self, end: impl FnOnce(Recorder)) {
         let Self { recorder, lease, reservation, answer, .. } = self;
         let reservation = match answer {

@@ -1,4 +1,4 @@
-//! A request that was read: what becomes of it, by what the store says.
+//! A request that was read, and the store's decision on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,19 +27,19 @@ use crate::rt::ready::ReadyCall;
 use crate::store::answers::{ResumableAnswers, ResumableRequest, TokenCaller};
 use crate::store::{Claim, ClaimRequest, Lease, Recorder, ResponseLog, Store};
 
-/// A request that was read, and all it takes to send it.
+/// A request that was read, and the state to send it.
 pub(super) struct ReadRequest<S, St> {
     pub(super) service: S,
     pub(super) store: St,
     pub(super) config: Arc<Config>,
     pub(super) claim: ClaimRequest,
     pub(super) source: KeySource,
-    /// How long its answer is kept, if it is.
+    /// How long its answer is stored.
     pub(super) window: Duration,
     /// Whether callers may come back to its answer.
     pub(super) resumable: Option<ResumableRequest>,
     pub(super) request: Request<CallBody>,
-    /// How often it has claimed.
+    /// The number of its claims.
     pub(super) claims: u32,
 }
 
@@ -52,13 +52,13 @@ pub(super) type AnswerOf<S, St, ResB> = CallAnswer<
     ReadRequest<S, St>,
 >;
 
-/// When to try again where nothing is known: a call that takes the room may end at any moment.
+/// When to retry if nothing is known: a call may end, and free its room, at any moment.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How often a request is claimed again when the process that made its call is gone.
+/// How often a request is claimed again when the process of its call is gone.
 const MAX_CLAIMS: u32 = 3;
 
-/// A caller that has more than twice the time that the upstream was told, and this much more, does not join.
+/// A caller with more than twice the upstream's time, plus this, does not join.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn config_answers(
@@ -160,16 +160,16 @@ where
         CallAnswer::Following { following: Following { reader: Some(reader), role, format, config, offer, request } }
     }
 
-    /// The upstream of the call in flight was told, in a deadline header, of far less time than this caller has: it may give
-    /// up when this caller would still wait for long.
+    /// Whether this caller has far more time than the upstream of the call in flight, by its deadline header: the
+    /// upstream may end the call while this caller would still wait.
     fn has_far_more_time(&self, log: &ResponseLog) -> bool {
         let Some(told) = log.deadline().and_then(|shared| shared.propagated()) else { return false };
         let limit = told.saturating_mul(2).saturating_add(PATIENCE);
         self.deadline().is_none_or(|deadline| deadline.remaining() > limit)
     }
 
-    /// The call passes. A tenant that is a stranger to the upstream no more gets a share of its own by that: else those who
-    /// fill the strangers' share would keep every newcomer out.
+    /// The call passes. If the upstream accepts its tenant, that tenant gets its own share: otherwise tenants that fill
+    /// the strangers' share would keep all new ones out.
     fn on_full(self) -> AnswerOf<S, St, ResB> {
         let (store, tenant, answers) = (self.store.clone(), self.claim.tenant, self.config.answers.clone());
         let on_accepted: OnAccepted = Box::new(move || {
@@ -181,7 +181,7 @@ where
         self.pass("the store has no room for another request of this tenant", Some(on_accepted))
     }
 
-    /// What its caller is told of where the answer is: nothing where the call is made elsewhere.
+    /// The offer of the answer's URL: none if another process makes the call.
     fn offer(&self, log: &ResponseLog) -> Option<Box<Offer>> {
         let (answers, resumable) = config_answers(&self.config, self.resumable)?;
         let caller = TokenCaller { cancellation: self.cancellation(), emitter: self.config.emitter.clone() };
@@ -208,7 +208,7 @@ where
         RejectionFormat::of(self.request.headers())
     }
 
-    /// Says whether a layer outside has ended its call.
+    /// Tells whether a layer outside has cancelled its call.
     fn cancellation(&self) -> Option<Cancellation> {
         self.request.extensions().get().cloned()
     }

@@ -1,4 +1,4 @@
-//! A caller that came back to an answer: what it has read already is skipped, and the rest is handed on.
+//! A caller that came back to an answer: skips the part that it has, and forwards the rest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,39 +34,39 @@ pub(super) struct Returning {
     reader: Option<Reader>,
     number: u64,
     bears_ids: bool,
-    /// The caller wants the head only.
+    /// The caller wants only the head.
     is_head: bool,
     head: Option<Arc<Head>>,
     /// The last event that it has; `None`: it reads from the beginning.
     after: Option<EventId>,
     ids: Option<EventIds>,
     skipped: Skipped,
-    /// Counts what is held behind what was passed over; `None`: the log holds it anyway.
+    /// Counts the data after the skipped part; `None`: the log holds it anyway.
     rest_charge: Option<Reservation>,
-    /// When the call ends for this caller.
+    /// The limit of the call for this caller.
     limit: Option<CallLimit>,
     later: Option<(Later, HeaderValue)>,
     format: RejectionFormat,
     config: Arc<Config>,
 }
 
-/// How much of what the caller has was passed over.
+/// The skipped part.
 #[derive(Default)]
 struct Skipped {
     is_done: bool,
-    /// What was read behind that.
+    /// The data after it.
     rest: VecDeque<BodyPart>,
-    /// Looks for an event in it, where the answer has ended, or may have.
+    /// Searches it for an event, if the answer has ended, or may have.
     probe: Option<EventIds>,
 }
 
-/// As many bytes are passed over in one poll. Then others have their turn.
+/// The most bytes skipped in one poll.
 const BYTES_PER_POLL: usize = 256 * 1024;
 
-/// When to come back where it cannot be said yet whether there is such an answer, or no caller more has room.
+/// When to retry if it is unknown whether the answer exists, or there is no room for another caller.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Where the answer may be had a moment later, it says so.
+/// Adds a `Retry-After` if the answer may be available a moment later.
 pub(super) fn rejection(kind: RejectionKind) -> Rejection {
     let rejection = Rejection::new(kind);
     match kind {
@@ -75,7 +75,7 @@ pub(super) fn rejection(kind: RejectionKind) -> Rejection {
     }
 }
 
-/// Why an answer that was stopped, or that another process has, cannot be had here; `None`: its call has failed.
+/// Why an answer that was stopped, or that another process has, is not available; `None`: its call has failed.
 fn not_had(why: &BoxError) -> Option<RejectionKind> {
     if error::find::<Stopped>(why).is_some() {
         return Some(RejectionKind::AnswerGone);
@@ -95,7 +95,7 @@ pub(super) fn status(status: StatusCode) -> Response<()> {
 // === impl Returning ===
 
 impl Returning {
-    /// `None`: the answer is read no longer.
+    /// `None`: the answer can no longer be read.
     pub(super) fn new(
         parts: &Parts,
         answer: OfferedAnswer,
@@ -158,7 +158,7 @@ impl Returning {
                 Ok(false) if self.log.has_failed() => {
                     return Poll::Ready(self.refuse(rejection(RejectionKind::AnswerGone)));
                 }
-                // Everything was read: an `EventSource` that hears this does not connect again.
+                // Everything was read: an `EventSource` stops on this status.
                 Ok(false) => {
                     self.reader = None;
                     return Poll::Ready(status(StatusCode::NO_CONTENT).map(|()| DedupBody::empty()));
@@ -170,12 +170,12 @@ impl Returning {
         let now = clock::now();
         let mut response = if self.log.has_ended() { head.to_replay((), now) } else { head.to_returning(()) };
         let headers = response.headers_mut();
-        // The upstream's is about its own URL. From a cache a caller would get what it has already, also after a `DELETE`.
+        // The upstream's value is for its own URL. A cache would return the same part again, even after a `DELETE`.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let ids = self.ids.take();
         if ids.is_some() {
             headers.remove(CONTENT_LENGTH);
-            // The upstream's place for it: here it is at the URL that the caller has.
+            // The upstream's URL for it: here it is at the caller's URL.
             headers.remove(CONTENT_LOCATION);
             digests::remove(headers);
         }
@@ -208,7 +208,7 @@ impl Returning {
         Poll::Ready(self.refuse(Rejection::new(kind)))
     }
 
-    /// Passes over what the caller has. Returns whether there is more, or may be.
+    /// Skips the part that the caller has. Returns whether there is, or may be, more.
     fn poll_skip(&mut self, after: EventId, cx: &mut Context<'_>) -> Poll<Result<bool, RejectionKind>> {
         let Self { reader: Some(reader), ids: Some(ids), skipped, rest_charge, .. } = self else {
             return Poll::Ready(Err(RejectionKind::EventIdUnknown));
@@ -218,10 +218,10 @@ impl Returning {
             if skipped.is_done && skipped.probe.is_none() {
                 return Poll::Ready(Ok(true));
             }
-            // Before it is read: what comes meanwhile, and then ends it, was not read.
+            // Before reading: data that arrives and ends meanwhile was not read.
             let (mut has_ended, is_behind) = (self.log.has_ended(), self.log.is_behind());
             let part = match reader.next_recorded() {
-                // What another process has recorded is still on its way.
+                // The part that another process has recorded is still in transit.
                 None if is_behind => {
                     let part = ready!(reader.poll_part(cx)).transpose();
                     if let Some(kind) = part.as_ref().err().and_then(not_had) {
@@ -257,9 +257,9 @@ impl Returning {
                     }
                 }
                 Some(trailers) if skipped.is_done => skipped.rest.push_back(trailers),
-                // It is said to have more than there is.
+                // The id is beyond the end of the answer.
                 Some(_) | None if !skipped.is_done => return Poll::Ready(Err(RejectionKind::EventIdUnknown)),
-                // It has ended without another event, or goes on.
+                // It has ended without another event, or continues.
                 _ => return Poll::Ready(Ok(!has_ended)),
             }
         }

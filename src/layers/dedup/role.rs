@@ -1,5 +1,5 @@
-/// How a response of [`Dedup`](crate::dedup::Dedup) came about. In the response's extensions, unless the layer let the request
-/// pass or refused it.
+/// How [`Dedup`](crate::dedup::Dedup) answered a request. In the response's extensions, unless the layer passed or
+/// refused the request.
 ///
 /// ```
 /// use http::Response;
@@ -12,12 +12,12 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DedupRole {
-    /// By a call to the upstream that this request made, and others may have joined.
+    /// With an upstream call that this request made, and others may have joined.
     Leader,
-    /// By a call that another request had made, and that was in flight.
+    /// With a call in flight that another request had made.
     Joined,
-    /// By an answer that was kept.
+    /// With a stored answer.
     Replayed,
-    /// By an answer to which its caller came back, at the URL that it was given.
+    /// With an answer to which its caller came back, at its URL.
     Resumed,
 }

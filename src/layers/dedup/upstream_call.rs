@@ -1,4 +1,4 @@
-//! The call to the upstream itself, and what is recorded of it.
+//! The upstream call and the recording of its answer.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use crate::policy::broadcast::ReaderId;
 use crate::store::{Appended, Lease};
 
 pin_project! {
-    /// The call itself, and what must be done while it goes on.
+    /// The upstream call, and its state.
     pub(super) struct UpstreamCall<F, B, L> {
         #[pin]
         phase: Phase<F, B>,
@@ -34,9 +34,9 @@ pin_project! {
     }
 }
 
-/// What a poll led to.
+/// The result of a poll.
 pub(super) enum Step<E> {
-    /// The head was recorded. Without a body, that is all.
+    /// The head was recorded. Without a body, the answer is complete.
     Head {
         is_last: bool,
     },
@@ -93,7 +93,7 @@ impl<F, B, L> UpstreamCall<F, B, L> {
         Box::pin(Self { phase: Phase::Head { call }, recorder: Some(recorder) })
     }
 
-    /// Drops the upstream, and returns the recorder.
+    /// Drops the upstream call, and returns the recorder.
     pub(super) fn drop_upstream(mut self: Pin<Box<Self>>) -> Option<ResponseRecorder<L>> {
         let mut this = self.as_mut().project();
         this.phase.set(Phase::Dropped);

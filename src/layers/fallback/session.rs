@@ -1,4 +1,4 @@
-//! One call: what it takes to make it at the backup.
+//! One call, and the state for calling the backup.
 
 use std::error::Error;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(super) struct Session<Bk> {
     config: ThreadArc<Config<Bk>>,
     resend: Resend,
     reason: Reason,
-    /// What an answer of the backup's has cost that is not returned.
+    /// The usage of an answer of the backup's that is not returned.
     #[cfg(feature = "schema")]
     pub(super) spent: Option<OutputUsage>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Session<Bk> {
 /// Why the backup is asked.
 #[derive(Clone, Copy)]
 enum Reason {
-    /// The primary failed, in this matter.
+    /// The primary failed, for this cause.
     Failed(Matter),
     /// The call is pinned to it.
     Pinned,
@@ -60,16 +60,16 @@ impl<Bk> Session<Bk> {
         }
     }
 
-    /// Whether the backup is to be asked, after the primary came to this.
+    /// Whether to ask the backup after this result of the primary.
     pub(super) fn needs_backup<R, E: Error + 'static>(&mut self, result: &Result<Response<R>, E>) -> bool {
         let verdict = self.config.classifier.classify(&Outcome::of(result).with_request(self.request_view()));
         self.reason = Reason::Failed(verdict.matter);
         let failed = matches!(verdict.next, NextStep::TryAnother | NextStep::Retry { .. });
-        // The primary's connection may still read the body, whatever became of its answer.
+        // The primary's connection may still read the body, whatever its answer.
         failed && self.may_ask(verdict.matter) && self.can_resend(Resend::take_over)
     }
 
-    /// Whether the backup may be asked in this matter, with the credential that it would be asked with.
+    /// Whether the backup may be asked for this cause, with its credential.
     #[cold]
     fn may_ask(&self, matter: Matter) -> bool {
         let allowed = self.trust().allows(matter);
@@ -83,13 +83,13 @@ impl<Bk> Session<Bk> {
         let head = self.resend.head();
         Trust {
             own: self.config.own_credentials,
-            // Where there is none, none is forwarded: the backup would be asked with what its own service puts in.
+            // Without a credential nothing is forwarded: the backup's own service adds its credential.
             forwarded: self.config.forward_credentials && credentials::has_any(&head.headers, &head.uri),
             authenticated: Authenticated::is_in(&head.extensions),
         }
     }
 
-    /// Whether the request can still be sent, after its body was read so far; tells why not.
+    /// Whether the request can still be sent, given the state of its body; reports why not.
     #[cold]
     pub(super) fn can_resend(&self, state: impl FnOnce(&Resend) -> ReadState) -> bool {
         let reason = if self.resend.remaining(clock::now()).is_some_and(|left| left.is_zero()) {
@@ -105,12 +105,12 @@ impl<Bk> Session<Bk> {
         false
     }
 
-    /// A copy of the request body to be read whole first, where the request is to be rewritten.
+    /// A copy of the request body to be read first, if the request is to be rewritten.
     pub(super) fn to_rewrite(&self) -> Option<CallBody> {
         self.config.rewrite.as_ref().map(|_| self.resend.body())
     }
 
-    /// The backup, not ready yet.
+    /// Returns the backup, not ready yet.
     pub(super) fn backup(&self) -> Option<Bk>
     where
         Bk: Clone,
@@ -118,7 +118,7 @@ impl<Bk> Session<Bk> {
         self.config.backup()
     }
 
-    /// The request as the backup is to see it; `None` if a rewrite has put in a credential with which it may not be asked.
+    /// Returns the request for the backup; `None` if a rewrite has added a credential that must not be used.
     pub(super) fn request(&self) -> Option<Request<CallBody>> {
         let (mut head, body) = self.resend.next(clock::now()).into_parts();
         if !self.config.forward_credentials {
@@ -127,7 +127,8 @@ impl<Bk> Session<Bk> {
         let request = match (&self.config.rewrite, self.resend.whole_body()) {
             (Some(rewrite), Some(data)) => {
                 let before = data.clone();
-                // What the caller said of its bytes holds only if the rewrite leaves them as they are. It may say it anew.
+                // The caller's digests are valid only if the rewrite does not change the body. The rewrite may set new
+                // ones.
                 let digests = digests::take(&mut head.headers);
                 let mut request = (rewrite.0)(Request::from_parts(head, data));
                 let length = request.body().len();
@@ -154,7 +155,7 @@ impl<Bk> Session<Bk> {
         Some(request)
     }
 
-    /// Whether the backup may be asked with the credentials that stand in this head after the rewrite.
+    /// Whether the backup may be asked with the credentials in this head after the rewrite.
     fn may_send(&self, rewritten: &Parts) -> bool {
         match self.reason {
             Reason::Pinned => true,
@@ -166,7 +167,7 @@ impl<Bk> Session<Bk> {
         }
     }
 
-    /// The backup's answer, if it serves the call or the call is pinned to it.
+    /// Returns the backup's answer, if it serves the call or the call is pinned to it.
     pub(super) fn served<R, E>(&mut self, result: Result<Response<R>, E>) -> Option<Response<R>> {
         #[cfg(feature = "schema")]
         let spent = result.as_ref().ok().and_then(|response| OutputUsage::of(response.extensions()));
@@ -194,7 +195,7 @@ impl<Bk> Session<Bk> {
         RequestView::new(&head.method, &head.uri, &head.extensions)
     }
 
-    /// How long the request may take to come, where it is to be rewritten.
+    /// How long a request that is to be rewritten may take to arrive.
     pub(super) fn read_timeout(&self) -> Duration {
         self.config.read_timeout
     }

@@ -14,13 +14,13 @@ use crate::rejection::{RejectionFormat, RejectionKind};
 use crate::rt::clock;
 use crate::rt::timeout::Timeout;
 
-/// How long to wait, and for what.
+/// The limit of the wait, and the event that ends it.
 #[derive(Debug)]
 pub(super) struct FirstByteLimit {
     limit: Duration,
-    /// Where `limit` is that of answers which are no streams: the limit, should this one be a stream after all.
+    /// If `limit` is for answers that do not stream: the limit in case this one streams.
     if_stream: Option<Duration>,
-    /// It is a stream after all, whose head came this long ago.
+    /// The answer streams after all: when its first event must have come.
     stream_until: Option<Instant>,
     until: FirstByteEvent,
     upload: UploadWatch,
@@ -29,7 +29,7 @@ pub(super) struct FirstByteLimit {
     emitter: Emitter,
 }
 
-/// What tokio's timers count in: an instant nearer than this may be the present one.
+/// The resolution of tokio's timers: a nearer instant may be the present one.
 const TICK: Duration = Duration::from_millis(1);
 
 // === impl FirstByteLimit ===
@@ -46,15 +46,16 @@ impl FirstByteLimit {
         Self { limit, if_stream: None, stream_until: None, until, upload, timeout, format, emitter }
     }
 
-    /// The limit is that of an answer which is no stream. Should it be one, its first data comes within `if_stream` of its head.
+    /// `limit` is for an answer that does not stream. If it does, its first data must come within `if_stream` after its
+    /// head.
     pub(super) fn unless_stream(mut self, if_stream: Duration) -> Self {
         self.if_stream = Some(if_stream);
         self
     }
 
-    /// What of this response's body is still to be waited for: `None` if its head is all that is waited for.
+    /// The part of this response's body that is still waited for: `None` if its head is enough.
     pub(super) fn after_head<B: Body>(&mut self, response: &Response<B>) -> Option<First> {
-        // A status from 400 on says what is wrong already, and what its headers ask for would be lost with a refusal.
+        // A status from 400 on can be acted on, and a refusal would lose its headers.
         let failed = response.status().as_u16() >= 400;
         let bodiless = bodiless::with_status(response.status()) || response.body().is_end_stream();
         if self.until == FirstByteEvent::Headers || failed || bodiless {
@@ -85,14 +86,14 @@ impl FirstByteLimit {
         self.upload.poll_sender(cx)
     }
 
-    /// Ready once the upstream has been waited for too long.
+    /// Ready when the wait for the upstream has taken too long.
     pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(since) = self.upload.waiting_since() else { return self.look_again(cx) };
         let until = since.checked_add(self.limit).into_iter().chain(self.stream_until).min();
         until.map_or(Poll::Pending, |at| self.timeout.poll_until(at, cx))
     }
 
-    /// While the upload has nothing to give, the upstream is not late; before this long, it cannot be.
+    /// While the upload has no data ready, the upstream is not late, and cannot be before this long.
     fn look_again(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let soonest = clock::now().checked_add(self.limit.max(TICK));
         soonest.map_or(Poll::Pending, |at| self.timeout.poll_until(at, cx))

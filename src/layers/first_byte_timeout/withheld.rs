@@ -13,30 +13,30 @@ use crate::error::BoxError;
 use crate::policy::verdict::EarlyTrailers;
 use crate::proto::sse::Scanner;
 
-/// A response of which nothing is handed on yet.
+/// A withheld response.
 #[derive(Debug)]
 pub(super) struct WithheldHead<B> {
-    /// Taken when it is handed on.
+    /// Taken when it is forwarded.
     response: Option<Response<ResponseBody<B>>>,
     held: ReadAhead,
     first: First,
 }
 
-/// What of the body is waited for.
+/// The event that ends the wait.
 #[derive(Debug)]
 pub(super) enum First {
     /// Any byte.
     Data,
-    /// A byte that is no white space.
+    /// A byte that is not white space.
     Text,
     /// The end of an event.
     Event(Box<Scanner>),
 }
 
-/// What may be withheld while waiting for a first event. A first event is a line or two; a peer that sends more than
-/// this before one is not to fill our memory.
+/// The most that is withheld for a first event. A first event is a line or two; a peer that sends more must not fill the
+/// memory.
 const MAX_BYTES: usize = 64 * 1024;
-/// The same in frames, since a frame costs more than the byte it may carry.
+/// The same in frames, since a frame costs more memory than its bytes.
 const MAX_FRAMES: usize = 1024;
 
 // === impl WithheldHead ===
@@ -50,20 +50,20 @@ where
         Self { response: Some(response.map(ResponseBody::inner)), held: ReadAhead::default(), first }
     }
 
-    /// The response, once what it waits for has come, or its body has ended without; the body's error if it fails.
+    /// Returns the response, once the event has come, or its body has ended without it; the body's error if it fails.
     pub(super) fn poll_first(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<FirstByteTimeoutBody<B>>, BoxError>> {
         let mut frames = FrameBudget::new();
-        // Polled again after it was handed on: nothing will come.
+        // Polled again after it was forwarded: nothing will come.
         let Some(response) = &mut self.response else { return Poll::Pending };
         loop {
             if !frames.may_read(cx) {
                 return Poll::Pending;
             }
             let Some(frame) = ready!(Pin::new(response.body_mut()).poll_frame(cx)).transpose()? else { break };
-            // Bytes there are none of are no byte, and must not pile up.
+            // Empty frames do not count, and must not pile up.
             if frame.data_ref().is_some_and(Bytes::is_empty) {
                 continue;
             }
@@ -90,7 +90,7 @@ where
 // === impl First ===
 
 impl First {
-    /// Whether this frame has what the caller waits for. Trailers have: no data will follow them.
+    /// Whether this frame ends the wait. Trailers do: no data follows them.
     fn is_in(&mut self, frame: &Frame<Bytes>) -> bool {
         let Some(data) = frame.data_ref() else { return true };
         match self {

@@ -12,14 +12,14 @@ use crate::proto::sse::Scanner;
 use crate::rt::clock;
 use crate::rt::timeout::StreamTimeout;
 
-/// How long a body has been silent, and for how long it may be.
+/// The silence of a body, and its limit.
 #[derive(Debug)]
 pub(super) struct Silence {
-    /// `None`: forever, since the layer is off.
+    /// `None`: no limit, since the layer is off.
     limit: Option<Duration>,
     idle: Idle,
     timeout: StreamTimeout,
-    /// Where only events count.
+    /// Set if only events count.
     scanner: Option<Scanner>,
     emitter: Emitter,
 }
@@ -32,13 +32,13 @@ impl Silence {
         Self { limit, idle: Idle::default(), timeout: StreamTimeout::default(), scanner, emitter }
     }
 
-    /// Whether it takes a look into a frame to see a sign of life.
+    /// Whether activity shows only inside frames.
     #[inline]
     pub(super) fn is_by_events(&self) -> bool {
         self.scanner.is_some()
     }
 
-    /// The upstream sent something that is a sign of life.
+    /// The upstream was active.
     #[inline]
     pub(super) fn alive(&mut self) {
         self.idle.alive();
@@ -57,11 +57,11 @@ impl Silence {
         }
     }
 
-    /// Ready once the body has been waited for too long.
+    /// Ready when the silence has taken too long.
     #[inline]
     pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else { return Poll::Pending };
-        // The instant only ever moves away: a timer that runs fires soon enough.
+        // The instant only moves later: a running timer fires soon enough.
         let runs = if self.idle.is_waiting() {
             self.timeout.will_wake(cx)
         } else {

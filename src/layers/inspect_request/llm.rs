@@ -1,4 +1,4 @@
-//! What a request asks of a model, as far as layers need to know.
+//! Reads what layers need to know of a generation request.
 
 use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
@@ -14,15 +14,15 @@ use crate::proto::media_type::is_json;
 /// No provider has a longer name.
 const LONGEST_MODEL: usize = 128;
 
-/// What the body says.
+/// The facts in the body.
 #[derive(Debug, Default)]
 struct Said<'a> {
-    /// As it is written.
+    /// As written.
     model: Option<&'a [u8]>,
     stream: Option<&'a [u8]>,
 }
 
-/// Whether reading this request can tell more than its head.
+/// Whether reading this request may add facts to its head.
 pub(super) fn is_unclear(head: &Parts) -> bool {
     let streams = || event_stream::is_marked(&head.extensions) || event_stream::is_accepted(&head.headers);
     head.method == Method::POST
@@ -31,7 +31,7 @@ pub(super) fn is_unclear(head: &Parts) -> bool {
         && !(Model::in_extensions(&head.extensions).is_some() && streams())
 }
 
-/// Marks a request whose answer is to be a stream, and notes its model: APIs that have it in their paths read no other.
+/// Marks a request whose answer should stream, and notes its model; APIs with the model in the path use no other.
 pub(super) fn mark(head: &mut Parts, body: &Bytes) {
     let said = Said::of(body);
     if said.asks_for_stream(&head.uri) {
@@ -71,7 +71,7 @@ impl<'a> Said<'a> {
 
     fn model(&self) -> Option<Model> {
         let text = self.model?.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-        // There are writers that escape each slash.
+        // Some writers escape each slash.
         let name = std::str::from_utf8(text).ok()?.replace("\\/", "/");
         let is_name = (1..=LONGEST_MODEL).contains(&name.len()) && !name.contains(['\\', '"']);
         (is_name && !name.chars().any(char::is_control)).then(|| Model::new(name))

@@ -14,7 +14,7 @@ pub(super) struct Reading {
     /// Taken when the body has been read.
     head: Option<Parts>,
     body: RequestReading,
-    /// Whether it is shown when it is whole.
+    /// Whether the closure sees it when it is complete.
     shown: bool,
 }
 
@@ -27,10 +27,10 @@ impl Reading {
         Self { config, head: Some(head), body, shown }
     }
 
-    /// Reads on. The request to be sent, once the head is what it is to be.
+    /// Reads on. Returns the request, after the closure.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Request<CallBody>> {
         let body = ready!(self.poll_body(cx));
-        // Polled again after it was over.
+        // Polled again after its end.
         self.head.take().map_or(Poll::Pending, |head| Poll::Ready(Request::from_parts(head, body)))
     }
 

@@ -1,4 +1,4 @@
-//! A call or an attempt under way, and what is reported at its end.
+//! A call or an attempt in flight, and the report at its end.
 
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use std::time::Instant;
@@ -17,7 +17,7 @@ pub(super) struct ObservedCall {
     info: Option<CallInfo>,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
-    /// One of the call's attempts, and not all of it.
+    /// Whether it is one of the call's attempts.
     #[cfg(any(feature = "metrics", feature = "tracing"))]
     is_attempt: bool,
     #[cfg(any(feature = "metrics", feature = "tracing"))]
@@ -30,7 +30,7 @@ pub(super) struct ObservedCall {
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallEnd {
-    /// The answer was handed on whole.
+    /// The answer was forwarded completely.
     Complete,
     /// The service failed, or the body.
     Failed,
@@ -84,7 +84,7 @@ impl ObservedCall {
         }
     }
 
-    /// Makes this the call that is told of, while `work` runs.
+    /// Makes this the current call while `work` runs.
     #[inline]
     pub(super) fn within<T>(&mut self, work: impl FnOnce() -> T) -> T {
         #[cfg(feature = "tracing")]
@@ -172,7 +172,7 @@ fn call_span(info: &CallInfo, trace_span: Option<TraceSpan>) -> tracing::Span {
     in_trace(span, trace_span)
 }
 
-/// Inside that of the call, also where another task makes the attempt.
+/// Inside the call's span, also if another task makes the attempt.
 #[cfg(feature = "tracing")]
 fn attempt_span(
     upstream: &str,

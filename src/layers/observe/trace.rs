@@ -1,19 +1,19 @@
-//! What travels in a request's extensions from the call to its attempts.
+//! The trace state in a request's extensions, from the call to its attempts.
 
 use http::Request;
 
 use crate::proto::trace_context::TraceContext;
 
-/// Where a call is in the trace of its caller.
+/// The place of a call in its caller's trace.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trace(TraceContext);
 
-/// The span of a call: attempts are inside of it, whichever task makes them.
+/// The span of a call: its attempts are inside it, in whichever task.
 #[cfg(feature = "tracing")]
 #[derive(Clone, Debug)]
 pub(super) struct CallSpan(pub(super) tracing::Span);
 
-/// A span of a trace, and the one that it is in.
+/// A span of a trace, and its parent.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "spans tell of it"))]
 pub(super) struct TraceSpan {
@@ -24,9 +24,9 @@ pub(super) struct TraceSpan {
 // === impl Trace ===
 
 impl Trace {
-    /// Begins a call's span inside of its caller's, where that is asked for.
+    /// Begins a call's span inside its caller's, if enabled.
     pub(super) fn begin<B>(request: &mut Request<B>, asked: bool) -> Option<TraceSpan> {
-        // A stack around this one may have begun one, which attempts of this one would name to the upstream.
+        // A stack around this one may have begun a span, which attempts of this stack would send to the upstream.
         request.extensions_mut().remove::<Self>();
         if !asked {
             return None;
@@ -36,7 +36,7 @@ impl Trace {
         Some(trace_span)
     }
 
-    /// Begins an attempt's span inside of its call's, and names it to the upstream.
+    /// Begins an attempt's span inside its call's, and sends it to the upstream.
     pub(super) fn attempt<B>(request: &mut Request<B>) -> Option<TraceSpan> {
         let Self(call) = request.extensions().get().copied()?;
         let trace_span = inside(call);

@@ -1,4 +1,4 @@
-//! The answers that are held for callers that come back, and until when.
+//! The answers that are held for callers that come back, and their expiry.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,37 +13,37 @@ use crate::proto::sse::EventIds;
 use crate::rt::cancellation::Cancellation;
 use crate::rt::entropy::Secrets;
 
-/// What layers with different settings share.
+/// Shared by layers with different settings.
 pub(super) struct HeldAnswers {
     pub(super) secrets: Secrets,
     table: Mutex<Table>,
 }
 
 pub(super) struct Table {
-    /// By the hash of the token: what is read from this memory leads to no answer.
+    /// By the hash of the token: reading this memory reveals no token.
     pub(super) tokens: HashMap<Fingerprint, TokenTarget>,
     pub(super) answers: HashMap<u64, HeldAnswer>,
     pub(super) unattended: Unattended<Fingerprint>,
     expiring: BTreeSet<(Instant, u64)>,
-    /// How many answers are held, by share.
+    /// The number of held answers, by share.
     shares: HashMap<Fingerprint, usize>,
     known: KnownTenants,
-    /// A task drops what has expired.
+    /// A task drops expired answers.
     is_swept: bool,
 }
 
-/// Tenants that have had a 2xx.
+/// The tenants with a 2xx.
 #[derive(Default)]
 struct KnownTenants {
     recent: HashSet<Fingerprint>,
     older: HashSet<Fingerprint>,
 }
 
-/// What a token leads to.
+/// The target of a token.
 pub(super) struct TokenTarget {
-    /// Of the answer.
+    /// The number of the answer.
     pub(super) number: u64,
-    /// Says whether a newer message has taken the place of its caller's.
+    /// Tells whether a newer message has replaced its caller's message.
     pub(super) cancellation: Option<Cancellation>,
 }
 
@@ -51,51 +51,50 @@ pub(super) struct TokenTarget {
 pub(super) struct HeldAnswer {
     pub(super) log: ResponseLog,
     pub(super) tenant: Fingerprint,
-    /// Whose share of the places it takes: its tenant's, or that of all strangers together.
+    /// The share that it counts for: its tenant's, or that of all strangers together.
     pub(super) share: Fingerprint,
     pub(super) owner: Option<TenantHash>,
     pub(super) bears_ids: bool,
-    /// It is an event stream: callers are told where.
+    /// It is an event stream: callers get its URL.
     pub(super) is_offered: bool,
     pub(super) tokens: Vec<Fingerprint>,
-    /// Tells other processes where it is.
+    /// Offers it to other processes.
     pub(super) offers: Option<Arc<dyn AnswerOffers>>,
-    /// A caller was sent away, and told that the answer will be here: the call has a place among the calls without a listener
-    /// to its end, also while callers listen and leave.
+    /// A caller got a 202 for this answer: the call keeps a place among the calls without a listener to its end, also
+    /// while callers listen and leave.
     pub(super) is_promised: bool,
     ended: Option<Expiry>,
 }
 
 struct Expiry {
     expires: Instant,
-    /// Counts what is held.
+    /// Counts the held data.
     reservation: Option<Reservation>,
 }
 
-/// What becomes of an answer that has ended.
+/// What happens to a complete answer.
 pub(super) enum AfterEnd {
     /// It is held. `sweep_from`: no sweeper runs, and one is needed from then on.
     Held { sweep_from: Option<Instant> },
-    /// It is held no longer, and counted no longer.
+    /// It is no longer held or counted.
     Dropped(Option<HeldAnswer>, Option<Reservation>),
 }
 
-/// The most callers of one answer that are given a token: the docs of `DedupLayer::resumable` say so.
+/// The most callers of one answer with a token, as documented in `DedupLayer::resumable`.
 pub(super) const MAX_TOKENS: usize = 16;
-/// The most answers that are held, whatever their size: small ones are not counted in the memory.
+/// The most answers that are held, of any size: small ones do not count in the memory.
 const MAX_ANSWERS: usize = 16 * 1024;
-/// The part of them that one tenant may have.
+/// One tenant may have one of this number of equal parts.
 const TENANT_SHARE: usize = 8;
-/// Stands for all tenants together that have not had a 2xx, and were not authenticated: they may be one caller's that makes up
-/// credentials.
+/// Stands for all unauthenticated tenants without a 2xx together: they may all be one caller with invented credentials.
 const STRANGERS: Fingerprint = Fingerprint::from_bytes([0; 32]);
-/// The tenants that are known: beyond that, those that were not seen for the longest time are strangers again.
+/// The number of known tenants: beyond that, the least recently seen become strangers again.
 const MAX_KNOWN: usize = 32 * 1024;
-/// The most that are dropped under one lock.
+/// The most answers that are dropped under one lock.
 const SWEPT_AT_ONCE: usize = 64;
-/// What has expired is dropped once in this time.
+/// How often expired answers are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// The longest that the sweeper sleeps: an answer that ends meanwhile may have a shorter window, and expire before the others.
+/// The longest sleep of the sweeper: an answer that ends meanwhile may have a shorter window.
 pub(super) const LONGEST_REST: Duration = Duration::from_secs(60);
 
 // === impl HeldAnswers ===
@@ -114,12 +113,12 @@ impl HeldAnswers {
         Self { secrets: Secrets::default(), table: Mutex::new(table) }
     }
 
-    /// Nothing panics under this lock.
+    /// No code panics under this lock.
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the call, if it has not ended. No caller can come back to this answer any more.
+    /// Ends the call, if it has not ended. Callers can no longer come back to this answer.
     pub(super) fn stop(&self, number: u64, emitter: &Emitter) {
         let Some(removed) = self.table().remove(number) else { return };
         removed.withdraw();
@@ -128,7 +127,7 @@ impl HeldAnswers {
         }
     }
 
-    /// Drops a bounded number of those that have expired. Returns when to do so again; `None`: none is left that will expire.
+    /// Drops a limited number of expired answers. Returns when to do so again; `None`: no answer is left to expire.
     pub(super) fn sweep(&self, now: Instant) -> Option<Instant> {
         let mut table = self.table();
         let expired = table.remove_expired(now);
@@ -151,7 +150,8 @@ impl HeldAnswers {
 // === impl Table ===
 
 impl Table {
-    /// What a token leads to, unless it has expired, or is a call in flight that a newer message has ended for this caller.
+    /// Returns the target of a token, unless it has expired, or a newer message has ended its call in flight for this
+    /// caller.
     pub(super) fn get(&self, token: &Fingerprint, now: Instant) -> Option<(&TokenTarget, &HeldAnswer)> {
         let token = self.tokens.get(token)?;
         let kept = self.answers.get(&token.number)?;
@@ -162,8 +162,8 @@ impl Table {
         is_there.then_some((token, kept))
     }
 
-    /// A caller that may come back to a call in flight, and whose message was not superseded: its cancellation, or `Some(None)`
-    /// where it has none. `None`: there is no such caller.
+    /// A caller that may come back to a call in flight, and whose message was not superseded: its cancellation, or
+    /// `Some(None)` if it has none. `None`: there is no such caller.
     pub(super) fn awaited(&self, number: u64) -> Option<Option<Cancellation>> {
         let kept = self.answers.get(&number).filter(|kept| kept.ended.is_none())?;
         let cancellations =
@@ -173,7 +173,7 @@ impl Table {
         cancellations.next().cloned()
     }
 
-    /// Holds an answer. Returns `false` where there are too many.
+    /// Holds an answer. Returns `false` if there are too many.
     pub(super) fn insert(&mut self, number: u64, mut kept: HeldAnswer) -> bool {
         let is_known = kept.owner.is_some() || self.known.contains(&kept.tenant);
         kept.share = if is_known { kept.tenant } else { STRANGERS };
@@ -186,12 +186,12 @@ impl Table {
         true
     }
 
-    /// A tenant has had a 2xx.
+    /// Notes that a tenant has had a 2xx.
     pub(super) fn know(&mut self, tenant: Fingerprint) {
         self.known.insert(tenant);
     }
 
-    /// The same, for this answer: it takes its tenant's share from now on.
+    /// The same, for this answer: it counts for its tenant's share from now on.
     pub(super) fn accepted(&mut self, number: u64) {
         let Some(kept) = self.answers.get_mut(&number).filter(|kept| kept.share == STRANGERS) else { return };
         kept.share = kept.tenant;
@@ -211,7 +211,7 @@ impl Table {
         }
     }
 
-    /// Removes a bounded number of those that have expired. They are to be dropped without the lock.
+    /// Removes a limited number of expired answers, to be dropped outside the lock.
     #[must_use = "they are dropped without the lock"]
     pub(super) fn remove_expired(&mut self, now: Instant) -> Vec<HeldAnswer> {
         let mut removed = Vec::new();
@@ -242,17 +242,17 @@ impl Table {
         Some(kept)
     }
 
-    /// A caller is to be sent away: the call goes on when it leaves, and whenever another has left. Returns whether it may.
+    /// Promises the answer to a caller with a 202: the call continues whenever a caller leaves. Returns whether it may.
     pub(super) fn promise(&mut self, number: u64, limits: UnattendedLimits) -> bool {
         let Self { answers, unattended, .. } = self;
-        // Where no further caller is given a token, none is sent away.
+        // Without a further token, no further 202 is possible.
         let may_be_told = |kept: &&mut HeldAnswer| kept.ended.is_none() && kept.tokens.len() < MAX_TOKENS;
         let Some(kept) = answers.get_mut(&number).filter(may_be_told) else { return false };
         kept.is_promised = kept.is_promised || unattended.enter(kept.share, limits);
         kept.is_promised
     }
 
-    /// The answer has ended. It is held until `expires` where callers know of it. `None`: it was not recorded.
+    /// Ends the answer. It is held until `expires` if callers know its URL. `None`: it was not recorded.
     pub(super) fn end(&mut self, number: u64, expires: Option<Instant>, reservation: Option<Reservation>) -> AfterEnd {
         let Self { answers, unattended, expiring, .. } = self;
         let Some(kept) = answers.get_mut(&number) else { return AfterEnd::Dropped(None, reservation) };
@@ -271,7 +271,7 @@ impl Table {
         AfterEnd::Held { sweep_from: (!std::mem::replace(&mut self.is_swept, true)).then_some(expires) }
     }
 
-    /// No task drops what has expired any more.
+    /// No task drops expired answers any more.
     pub(super) fn lost_sweeper(&mut self) {
         self.is_swept = false;
     }
@@ -326,7 +326,7 @@ impl HeldAnswer {
 }
 
 impl Drop for HeldAnswer {
-    /// What slow readers still hold is counted until the last of them has left.
+    /// The data that slow readers hold is counted until the last of them has left.
     fn drop(&mut self) {
         if let Some(reservation) = self.ended.take().and_then(|ended| ended.reservation) {
             self.log.leave_charge(reservation);

@@ -1,4 +1,4 @@
-//! The answers that callers come back to, each by the tokens that were given out for it.
+//! The answers that callers can come back to, and their tokens.
 
 mod held;
 mod resumable;
@@ -23,22 +23,22 @@ use crate::proto::sse::EventIds;
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 
-/// All of them, with the settings of those that are given out from here on.
+/// All such answers, with the settings for new ones.
 pub(crate) struct ResumableAnswers {
     settings: Resumable,
     held: Arc<HeldAnswers>,
 }
 
-/// What is known of an answer before it comes.
+/// The facts about an answer before it arrives.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResumableRequest {
     /// Events may have ids.
     pub(crate) bears_ids: bool,
-    /// The caller would rather be told where the answer will be than wait for longer than this.
+    /// The caller prefers a URL to waiting longer than this.
     pub(crate) wait: Option<Duration>,
 }
 
-/// The answer to a call in flight, as its recorder has it. Dropped, the answer has ended.
+/// The answer of a call in flight, held by its recorder. Dropping it ends the answer.
 pub(crate) struct AnswerInFlight {
     answers: Arc<ResumableAnswers>,
     number: u64,
@@ -50,31 +50,31 @@ pub(crate) struct AnswerInFlight {
     is_over: bool,
 }
 
-/// A place among the calls that go on without a listener, for as long as none listens.
+/// A place among the calls without a listener, while there is none.
 pub(crate) struct UnattendedPlace {
     answers: Arc<ResumableAnswers>,
-    /// `None`: the place is the call's own, to its end.
+    /// `None`: the call keeps the place to its end.
     of: Option<Fingerprint>,
 }
 
-/// Where an answer is.
+/// The URL of an answer.
 pub(crate) struct Issued {
     pub(crate) location: HeaderValue,
-    /// Writes the ids of its events, where they bear them.
+    /// Writes the ids of its events, if its dialect allows ids.
     pub(crate) ids: Option<EventIds>,
 }
 
-/// An answer that a token leads to.
+/// The answer of a token.
 pub(crate) struct Found {
     pub(crate) number: u64,
     pub(crate) log: ResponseLog,
     pub(crate) tenant: Fingerprint,
     pub(crate) bears_ids: bool,
-    /// Says whether a newer message has taken the place of its caller's.
+    /// Tells whether a newer message has replaced its caller's message.
     pub(crate) cancellation: Option<Cancellation>,
 }
 
-/// A caller that is told where its answer is.
+/// A caller that gets a token.
 pub(crate) struct TokenCaller {
     pub(crate) cancellation: Option<Cancellation>,
     pub(crate) emitter: Emitter,
@@ -90,7 +90,7 @@ impl ResumableAnswers {
         Self { settings, held: Arc::new(HeldAnswers::new()) }
     }
 
-    /// The same answers with other settings.
+    /// Returns the same answers with other settings.
     pub(crate) fn configured(&self, settings: Resumable) -> Self {
         Self { settings, held: self.held.clone() }
     }
@@ -99,7 +99,7 @@ impl ResumableAnswers {
         &self.settings
     }
 
-    /// The token in the path of a request, where it has the form of one.
+    /// The token in the path of a request, if it has the right form.
     pub(crate) fn token<'a>(&self, uri: &'a Uri) -> Option<&'a str> {
         let token = uri.path().strip_prefix(self.settings.prefix())?.strip_prefix('/')?;
         let is_token =
@@ -107,7 +107,7 @@ impl ResumableAnswers {
         is_token.then_some(token)
     }
 
-    /// A call is made whose answer may be come back to.
+    /// Registers a call whose answer callers may come back to.
     pub(crate) fn open(
         self: &Arc<Self>,
         log: &ResponseLog,
@@ -120,13 +120,13 @@ impl ResumableAnswers {
         let (answers, log) = (self.clone(), log.clone());
         let answer = AnswerInFlight { answers, number, log, tenant, owner, request, offers, is_over: false };
         if request.wait.is_some() {
-            // Its caller may be sent away before there is a head.
+            // Its caller may get a 202 before there is a head.
             answer.register(false);
         }
         answer
     }
 
-    /// Gives out a token for an answer: `None` where it cannot be come back to.
+    /// Issues a token for an answer: `None` if callers cannot come back to it.
     fn issue(self: &Arc<Self>, number: u64, caller: &TokenCaller) -> Option<Issued> {
         let token = self.held.secrets.token();
         let mut table = self.table();
@@ -154,20 +154,20 @@ impl ResumableAnswers {
         Some(Issued { location, ids })
     }
 
-    /// The same, once there is a head: for event streams.
+    /// The same, once there is a head: only for event streams.
     pub(crate) fn issue_for_head(self: &Arc<Self>, number: u64, caller: &TokenCaller) -> Option<Issued> {
         let is_offered = self.table().answers.get(&number).is_some_and(|kept| kept.is_offered);
         is_offered.then(|| self.issue(number, caller)).flatten()
     }
 
-    /// The same, where the caller is to be sent away: the call goes on when it leaves.
+    /// The same for a 202: the call continues when its caller leaves.
     pub(crate) fn promise(self: &Arc<Self>, number: u64, caller: &TokenCaller) -> Option<Issued> {
         let limits = self.settings.unattended_limits();
         let may_go_on = self.table().promise(number, limits);
         may_go_on.then(|| self.issue(number, caller)).flatten()
     }
 
-    /// The answer that this token was given out for.
+    /// Returns the answer of this token.
     pub(crate) fn find(&self, token: &str, now: Instant) -> Option<Found> {
         let table = self.table();
         let (token, kept) = table.get(&hash(token), now)?;
@@ -175,12 +175,12 @@ impl ResumableAnswers {
         Some(Found { number, log: kept.log.clone(), tenant: kept.tenant, bears_ids: kept.bears_ids, cancellation })
     }
 
-    /// Ends the call, if it has not ended. No caller can come back to this answer any more.
+    /// Ends the call, if it has not ended. Callers can no longer come back to this answer.
     pub(crate) fn stop(&self, number: u64, emitter: &Emitter) {
         self.held.stop(number, emitter);
     }
 
-    /// Forgets the answers of this tenant that have ended, or of all. Returns how many there were.
+    /// Removes the complete answers of this tenant, or of all. Returns their number.
     pub(crate) fn forget(&self, owner: Option<TenantHash>) -> usize {
         let mut table = self.table();
         let is_theirs = |kept: &HeldAnswer| kept.has_ended() && owner.is_none_or(|owner| kept.owner == Some(owner));
@@ -191,12 +191,12 @@ impl ResumableAnswers {
         forgotten.len()
     }
 
-    /// A tenant has had a 2xx: from now on it has shares of its own.
+    /// A tenant has had a 2xx: it gets its own shares.
     pub(crate) fn know(&self, tenant: Fingerprint) {
         self.table().know(tenant);
     }
 
-    /// The last listener has left a call: a place, if it may go on without one.
+    /// The last listener has left a call: returns a place, if the call may continue without one.
     pub(crate) fn leave_unattended(self: &Arc<Self>, number: u64) -> Option<UnattendedPlace> {
         let limits = self.settings.unattended_limits();
         let mut table = self.table();
@@ -212,13 +212,13 @@ impl ResumableAnswers {
         self.table().awaited(number)
     }
 
-    /// The first of them expires then.
+    /// Starts the sweeper; the first answer expires then.
     fn sweep_from(&self, expires: Instant) {
         let now = clock::now();
-        // The window of those that end meanwhile may be shorter.
+        // Answers that end meanwhile may have a shorter window.
         let latest = now.checked_add(LONGEST_REST).unwrap_or(now);
         let sweeper = Sweeper::new(&self.held, expires.min(latest));
-        // Without a runtime, what has expired is dropped when others come.
+        // Without a runtime, expired answers are dropped when new ones come.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(sweeper);
         }
@@ -235,14 +235,14 @@ impl fmt::Debug for ResumableAnswers {
     }
 }
 
-/// What is held of a token, here and elsewhere.
+/// The stored hash of a token, in every process.
 pub(crate) fn hash(token: &str) -> Fingerprint {
     let mut hash = Fingerprinter::new("tower-buttress answer");
     hash.field(token.as_bytes());
     hash.finish(0)
 }
 
-/// Whether a caller of an answer with this head is told where it is.
+/// Whether a caller of an answer with this head gets its URL.
 pub(crate) fn is_offered(status: StatusCode, headers: &HeaderMap) -> bool {
     status.is_success() && EventStream::of(headers) == EventStream::Plain
 }
@@ -250,13 +250,13 @@ pub(crate) fn is_offered(status: StatusCode, headers: &HeaderMap) -> bool {
 // === impl AnswerInFlight ===
 
 impl AnswerInFlight {
-    /// There is a head. Returns whether the answer is held for those who come back, whatever it says.
+    /// Notes the head. Returns whether the answer is held for callers that come back, whatever its status.
     pub(crate) fn on_head(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let is_offered = is_offered(status, headers);
         (is_offered || self.request.wait.is_some()) && self.register(is_offered)
     }
 
-    /// The upstream has answered with a 2xx: its tenant is no stranger.
+    /// Notes a 2xx of the upstream: its tenant is not a stranger.
     pub(crate) fn accepted(&self) {
         let mut table = self.answers.table();
         table.know(self.tenant);
@@ -282,7 +282,7 @@ impl AnswerInFlight {
         is_held
     }
 
-    /// The answer has ended. Returns `reservation` where it is not held any longer.
+    /// Ends the answer. Returns `reservation` if it is no longer held.
     pub(crate) fn finish(mut self, reservation: Reservation) -> Option<Reservation> {
         self.end(Some(reservation))
     }
@@ -308,14 +308,14 @@ impl AnswerInFlight {
 }
 
 impl Drop for AnswerInFlight {
-    // Also when the upstream panics, or the call is given up.
+    // Also if the upstream panics, or the call is cancelled.
     fn drop(&mut self) {
         let reservation = self.end(None);
         drop(reservation);
     }
 }
 
-/// A window that is longer means forever, which no clock can count to.
+/// A longer window means forever.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 // === impl UnattendedPlace ===

@@ -8,8 +8,8 @@ use super::held::HeldAnswers;
 use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
 
-/// The task that drops the answers whose window has passed, and gives back their memory, though no caller comes any more. One
-/// for all of them, as long as there are any.
+/// The task that drops expired answers, and frees their memory, even if no caller comes. One for all answers, while there
+/// are any.
 pub(super) struct Sweeper {
     held: Weak<HeldAnswers>,
     at: Instant,
@@ -38,7 +38,7 @@ impl Future for Sweeper {
             return Poll::Ready(());
         };
         this.at = next;
-        // Where more have expired, others have their turn first.
+        // If more have expired, other tasks run first.
         if this.timer.poll_until(next, cx).is_ready() {
             cx.waker().wake_by_ref();
         }
@@ -47,7 +47,7 @@ impl Future for Sweeper {
 }
 
 impl Drop for Sweeper {
-    // Also when the runtime ends: the next answer to end begins another.
+    // Also when the runtime ends: the next answer starts another sweeper.
     fn drop(&mut self) {
         if let Some(held) = self.held.upgrade().filter(|_| !self.is_done) {
             held.table().lost_sweeper();
