@@ -10,12 +10,12 @@ use crate::proto::sse::{LineEnding, Scanner};
 
 /// The bytes of a heartbeat. In the extensions of a request or a response, it sets the frame of that call.
 ///
-/// A reader that follows the standard ignores each of them. Real clients differ, and the default takes this into account.
-/// The line endings are those of the stream.
+/// A standard-compliant reader ignores each of them. Real clients differ, which the default takes into account. The line
+/// endings are those of the stream.
 ///
-/// Once the stream has set an `id`, a blank line moves the place from which some readers resume, or gives them an empty
-/// event. From then on the layer sends comments without a blank line, whichever frame was chosen, and only where that
-/// frame would be sent.
+/// Once the stream has set an `id`, a blank line changes the position from which some readers resume, or gives them an
+/// empty event. From then on the layer sends comments without a blank line, whatever the frame, and only where that frame
+/// would be sent.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum HeartbeatFrame {
@@ -34,14 +34,14 @@ pub enum HeartbeatFrame {
     Custom(CustomFrame),
 }
 
-/// Comments, with or without blank lines, that were checked to hold nothing else.
+/// Comments and blank lines, checked to contain nothing else.
 #[derive(Clone, Debug)]
 pub struct CustomFrame(Arc<Rendered>);
 
 #[derive(Debug)]
 struct Rendered {
     has_blank: bool,
-    /// For each ending: the whole frame, and its comments alone.
+    /// For each line ending: the whole frame, and its comments alone.
     lf: [Bytes; 2],
     crlf: [Bytes; 2],
     cr: [Bytes; 2],
@@ -50,8 +50,8 @@ struct Rendered {
 // === impl HeartbeatFrame ===
 
 impl HeartbeatFrame {
-    /// A frame of your own: lines that begin with a colon, and blank lines. A frame with a blank line is sent only between
-    /// events.
+    /// Returns a frame of your own: lines that begin with a colon, and blank lines. A frame with a blank line is sent
+    /// only between events.
     ///
     /// ```
     /// use tower_buttress::HeartbeatFrame;
@@ -69,7 +69,7 @@ impl HeartbeatFrame {
         CustomFrame::new(bytes.as_ref()).map(Self::Custom)
     }
 
-    /// The frame for an event stream of this dialect. `None`: no frame is harmless to all of its clients.
+    /// The frame for an event stream of this dialect. `None`: every frame breaks some client.
     pub(crate) fn of_event_stream(&self, kind: Option<Kind>) -> Option<Self> {
         match (self, kind) {
             (Self::ByDialect, None) => Some(Self::Comment),
@@ -82,7 +82,7 @@ impl HeartbeatFrame {
         }
     }
 
-    /// Whether heartbeats may go out before it is known what the answer will be.
+    /// Whether heartbeats may go out before the answer is known.
     pub(crate) fn before_headers(&self, kind: Option<Kind>) -> bool {
         match self {
             Self::ByDialect => kind.is_some_and(|kind| kind.keep_alive() != KeepAlive::Nothing),
@@ -90,10 +90,10 @@ impl HeartbeatFrame {
         }
     }
 
-    /// Whether one may be inserted where the stream is. `has_ids`: whether it has set an id, or may have.
+    /// Whether a frame may be inserted at this position. `has_ids`: whether the stream has set an id, or may have.
     #[inline]
     pub(crate) fn may_be_at(&self, scanner: &Scanner, has_ids: impl FnOnce() -> bool) -> bool {
-        // A frame that loses its blank line once an id was seen stays outside of events.
+        // A frame that loses its blank line after an id stays outside events.
         let safe = if self.has_blank() {
             scanner.block_is_safe() && (scanner.comment_is_safe() || !has_ids())
         } else {
@@ -111,7 +111,7 @@ impl HeartbeatFrame {
         }
     }
 
-    /// The bytes of a heartbeat for where the stream is.
+    /// Returns the bytes of a heartbeat for this position.
     pub(crate) fn render(&self, ending: LineEnding, has_ids: bool) -> Bytes {
         let bytes = match self {
             Self::Custom(CustomFrame(rendered)) => return rendered.of(ending)[usize::from(has_ids)].clone(),
@@ -190,7 +190,7 @@ mod tests {
         let custom = HeartbeatFrame::custom(": a\r\n: b\n\n").unwrap();
         for end in ["\n", "\r\n", "\r"] {
             let stream = format!("data: x{end}{end}:{end}");
-            // A CR alone is known to be the line ending only when the next line has begun: that line is a blank one.
+            // A CR alone is recognised as the line ending only at the next line, which must then be blank.
             let stream = if end == "\r" { format!("{stream}{end}") } else { stream };
             assert_eq!(at(&HeartbeatFrame::Comment, &stream).unwrap(), format!(": keepalive{end}{end}"));
             assert_eq!(at(&HeartbeatFrame::CommentNoBlank, &stream).unwrap(), format!(": keepalive{end}"));

@@ -4,10 +4,10 @@ use http::HeaderValue;
 
 use super::entropy::Entropy;
 
-/// Makes idempotency keys, no two alike.
+/// Makes unique idempotency keys.
 ///
-/// Two requests with one key are one request to the upstream, so that keys of other processes must differ too: 64 bits of
-/// seed are too few for many processes that make many keys each. Two sequences, seeded apart, have 128.
+/// The upstream takes two requests with one key for one request, so the keys of other processes must differ too: 64 bits
+/// of seed are too few for many processes with many keys each. Two sequences with separate seeds have 128.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RandomKeys {
     high: Entropy,
@@ -17,13 +17,13 @@ pub(crate) struct RandomKeys {
 /// `8-4-4-4-12` hexadecimal digits.
 const LENGTH: usize = 36;
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
-/// Where the digits of each byte stand.
+/// The places of each byte's digits.
 const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
 
 // === impl RandomKeys ===
 
 impl RandomKeys {
-    /// A random UUID (RFC 9562 5.4), which is what upstreams expect of a key.
+    /// Returns a random UUID (RFC 9562 5.4), the usual form of a key.
     pub(crate) fn next(&self) -> Option<HeaderValue> {
         let high = self.high.rng().u64(..) & !0xf000 | 0x4000;
         let low = self.low.rng().u64(..) & !(0b11 << 62) | 0b10 << 62;

@@ -1,4 +1,4 @@
-//! An embedder behind OpenAI's API.
+//! An embedder that uses an API in OpenAI's format.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -18,10 +18,10 @@ use crate::body::request::CallBody;
 use crate::call::Memory;
 use crate::error::{BoxError, UnexpectedResponse};
 
-/// An [`Embedder`] that asks a service for embeddings, as OpenAI's `/v1/embeddings` and what speaks like it has them.
+/// An [`Embedder`] that calls a service with OpenAI's `/v1/embeddings`, or a compatible API.
 ///
-/// The service has limits, retries and a circuit of its own: this asks it once, and an error only means that no similar answer
-/// is found. So does an answer that is longer than 256 KiB for each text, and one for which there is no [memory](Self::memory).
+/// Give the service its own limits, retries and circuit: the embedder calls it once, and an error only means that no
+/// similar answer is found. So does an answer longer than 256 KiB per text, or without [memory](Self::memory) for it.
 ///
 /// ```
 /// use http::HeaderValue;
@@ -49,19 +49,19 @@ pub struct OpenAiEmbeddings<S> {
     memory: Memory,
 }
 
-/// What is read of an answer for each text: a vector of eight thousand numbers.
+/// The limit of an answer per text: a vector of 8,000 numbers.
 const MAX_VECTOR: usize = 256 * 1024;
-/// What is read of an answer in all.
+/// The limit of an answer in total.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
-/// What all answers that are read at once may take together.
+/// The limit of all answers that are read at once.
 const MEMORY: usize = 64 * 1024 * 1024;
-/// An answer takes so much more when it is parsed.
+/// A parsed answer takes this many times as much memory.
 const PARSED: usize = 8;
 
 // === impl OpenAiEmbeddings ===
 
 impl<S> OpenAiEmbeddings<S> {
-    /// Asks `service` at `url` for the embeddings of `model`.
+    /// Calls `service` at `url` for the embeddings of `model`.
     #[must_use]
     pub fn new(service: S, url: Uri, model: impl Into<Arc<str>>) -> Self {
         let model = model.into();
@@ -70,14 +70,14 @@ impl<S> OpenAiEmbeddings<S> {
         Self { service, url, model, id, headers, memory: Memory::new(MEMORY) }
     }
 
-    /// The memory in which answers are counted while they are read. Default: 64 MiB of its own, which clones share.
+    /// The memory that counts answers while they are read. Default: 64 MiB of its own, which clones share.
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
         self
     }
 
-    /// Adds a header to each request: a credential, which is marked as sensitive.
+    /// Adds a header to each request, for example a credential. Its value is marked as sensitive.
     #[must_use]
     pub fn header(mut self, name: HeaderName, mut value: HeaderValue) -> Self {
         value.set_sensitive(true);
@@ -135,7 +135,7 @@ impl<S> fmt::Debug for OpenAiEmbeddings<S> {
     }
 }
 
-/// The vectors of an answer, each at its place.
+/// Returns the vectors of an answer, in the order of the texts.
 fn vectors(answer: &[u8], count: usize) -> Option<Vec<Vec<f32>>> {
     let answer: Value = serde_json::from_slice(answer).ok()?;
     let mut vectors = vec![Vec::new(); count];

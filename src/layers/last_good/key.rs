@@ -1,4 +1,4 @@
-//! What an answer is kept under.
+//! The keys of an answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::proto::output_format;
 use crate::proto::prompt::{self, LastMessage};
 use crate::store::LastGoodKeys;
 
-/// A request whose body has still to be read.
+/// The keys of a request whose body is still to be read.
 pub(super) struct PendingKeys {
     pub(super) kind: Kind,
     tenant: Fingerprint,
@@ -30,19 +30,19 @@ pub(super) struct PendingKeys {
     pub(super) wishes: Wishes,
 }
 
-/// A request that was read: what is kept of it, and what it takes.
+/// A request that was read: the stored parts, and their cost.
 #[derive(Clone)]
 pub(super) struct RequestKeys {
     pub(super) kind: Kind,
     pub(super) keys: Keys,
     pub(super) keep: bool,
     pub(super) max_age: Option<Duration>,
-    /// Where similar requests are looked for.
+    /// The question, if similar requests are compared.
     pub(super) question: Option<Arc<Question>>,
 }
 
 impl RequestKeys {
-    /// As other processes know them.
+    /// The keys for other processes.
     pub(super) fn shared(&self) -> LastGoodKeys {
         let Keys { tenant, owner, exact, normal } = self.keys;
         LastGoodKeys::new(tenant, owner, exact, normal)
@@ -57,7 +57,7 @@ const SCOPE: u8 = 2;
 // === impl PendingKeys ===
 
 impl PendingKeys {
-    /// `Err`: the layer lets the request pass; with an event where there is a reason worth one.
+    /// `Err`: the layer passes the request; with an event if the reason is worth one.
     pub(super) fn of(parts: &Parts, config: &Config) -> Result<Self, Option<&'static str>> {
         let kind = Kind::of_path(parts.uri.path()).filter(|_| parts.method == Method::POST);
         let is_unwanted = parts.extensions.get::<NoStore>().is_some() || parts.headers.contains_key(UPGRADE);
@@ -74,7 +74,7 @@ impl PendingKeys {
         Ok(Self { kind, tenant, owner: TenantHash::in_extensions(&parts.extensions), scope, wishes })
     }
 
-    /// `None` for a request that the server keeps something of.
+    /// `None` for a request that stores state at the server.
     pub(super) fn finish(self, body: &[u8], trailers: Option<&HeaderMap>, config: &Config) -> Option<RequestKeys> {
         if prompt::has_server_state(self.kind, body) {
             return None;

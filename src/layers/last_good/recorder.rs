@@ -1,4 +1,4 @@
-//! An answer that goes by, and is kept if it was whole.
+//! Records a passing answer, and stores it if it is complete.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,34 +23,34 @@ use crate::rejection::Rejection;
 use crate::rt::clock;
 use crate::store::{Head, LastGoodAnswer, SharedLastGood};
 
-/// Records an answer, and keeps it at its end.
+/// Records an answer, and stores it at its end.
 pub(super) struct AnswerRecorder {
     store: Arc<AnswerStore>,
     request: RequestKeys,
     form: BodyKind,
     head: Head,
     lifetime: Duration,
-    /// Where a layer inside follows the answer: how it ended.
+    /// A layer inside that follows the answer reports here how it ended.
     ending: Option<Ending>,
-    /// Bytes of the body that are still to come, where its head says so.
+    /// The remaining bytes of the body, if its head names the length.
     missing: Option<u64>,
     data: Vec<u8>,
     max: usize,
     reservation: Option<Reservation>,
-    /// For what the request means.
+    /// Memory for the meaning of the request.
     meaning: Option<Reservation>,
     similar: Option<Similar>,
     peers: Option<Arc<dyn SharedLastGood>>,
 }
 
-/// What the body is.
+/// The format of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BodyKind {
     Stream(Framing),
     Json,
 }
 
-/// Where a new answer of this tenant may take room from.
+/// The room that a new answer of this tenant may take.
 struct TenantRoom<'a> {
     store: &'a AnswerStore,
     tenant: Fingerprint,
@@ -59,8 +59,8 @@ struct TenantRoom<'a> {
 // === impl TenantRoom ===
 
 impl TenantRoom<'_> {
-    /// Takes something of the memory that all layers share by `take`, where need be in the place of earlier answers of `bytes` in
-    /// all. Returns whether it was taken.
+    /// Takes shared memory with `take`; if there is none, evicts earlier answers of `bytes` in total first. Returns
+    /// whether it was taken.
     fn make(&self, bytes: usize, mut take: impl FnMut() -> bool) -> bool {
         if take() {
             return true;
@@ -75,7 +75,7 @@ impl TenantRoom<'_> {
 // === impl AnswerRecorder ===
 
 impl AnswerRecorder {
-    /// `None` where the answer is not to be kept, whatever its body.
+    /// `None` if the answer must not be stored, whatever its body.
     pub(super) fn of<B>(
         response: &Response<B>,
         request: RequestKeys,
@@ -114,12 +114,12 @@ impl AnswerRecorder {
         })
     }
 
-    /// Nothing of the answer is kept.
+    /// Stops recording.
     fn give_up(&mut self) {
         (self.reservation, self.data) = (None, Vec::new());
     }
 
-    /// Records this; returns whether there was room for it. What is allocated for it is counted before.
+    /// Records `data`; returns whether there was room for it. Memory is counted before it is allocated.
     fn append(&mut self, data: &[u8]) -> bool {
         let Some(reservation) = &mut self.reservation else { return false };
         let length = self.data.len().saturating_add(data.len());
@@ -139,7 +139,7 @@ impl AnswerRecorder {
         true
     }
 
-    /// Whether the answer that has ended is one: whole, and no error.
+    /// Whether the complete answer is complete by its content, and no error.
     fn is_whole(&self) -> bool {
         if self.missing.is_some_and(|missing| missing != 0) {
             return false;
@@ -169,7 +169,7 @@ impl AnswerRecorder {
         self.request.kind == Kind::Gemini && self.data.trim_ascii_start().first() == Some(&b'[')
     }
 
-    /// Returns whether the answer is kept.
+    /// Stores the answer. Returns whether it was stored.
     fn keep(&mut self) -> bool {
         if self.is_array() && self.form == BodyKind::Json {
             self.form = BodyKind::Stream(Framing::Array);
@@ -178,7 +178,7 @@ impl AnswerRecorder {
         let now = clock::now();
         let left = self.lifetime.saturating_sub(cache_control::age(self.head.headers()));
         let Some(expires) = now.checked_add(left).filter(|expires| *expires > now) else { return false };
-        // Without what was allocated for more of it.
+        // Drops spare capacity.
         let body = Bytes::from(std::mem::take(&mut self.data).into_boxed_slice());
         let bytes = body.len().saturating_add(self.head.cost());
         let cost = bytes.saturating_add(OVERHEAD);
@@ -210,7 +210,7 @@ impl BodyObserver for AnswerRecorder {
         if self.reservation.is_none() {
             return;
         }
-        // An overrun shows as one: no length is this long.
+        // Too many bytes wrap around to a length that never matches.
         self.missing = self.missing.map(|missing| missing.wrapping_sub(data.len() as u64));
         if !self.append(data) {
             self.give_up();
@@ -218,7 +218,7 @@ impl BodyObserver for AnswerRecorder {
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
-        // No LLM API sends any: what they say is not known.
+        // No LLM API sends trailers: their meaning is unknown.
         if !trailers.is_empty() {
             self.give_up();
         }

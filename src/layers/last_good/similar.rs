@@ -1,4 +1,4 @@
-//! Answers to requests that mean the same, as far as a model can tell.
+//! Answers to requests with a similar meaning, as judged by an embedder.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(super) struct Question {
 
 /// What the meaning of a message takes beside its text and its vector.
 const OVERHEAD: usize = 256;
-/// How long the embedding of a kept answer may take.
+/// The time limit for the embedding of a stored answer.
 const BACKGROUND: Duration = Duration::from_secs(30);
 
 // === impl Similar ===
@@ -43,7 +43,7 @@ impl Similar {
         similar::agree(one, other)
     }
 
-    /// The cosine of two vectors; `None` where they cannot be compared.
+    /// The cosine of two vectors; `None` if they cannot be compared.
     #[must_use]
     pub fn cosine(one: &[f32], other: &[f32]) -> Option<f32> {
         similar::cosine(one, other)
@@ -57,8 +57,8 @@ impl Similar {
         self.embedder.embed(vec![text])
     }
 
-    /// Embeds the request of a kept answer on a task of its own. Without a runtime, or with too many under way, it is kept
-    /// without.
+    /// Embeds the request of a stored answer on its own task. Without a runtime, or with too many in progress, the answer
+    /// is stored without an embedding.
     pub(super) fn embed_kept(
         &self,
         question: Arc<Question>,

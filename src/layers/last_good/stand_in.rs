@@ -1,4 +1,4 @@
-//! What stands in for an answer that did not come.
+//! Finds a replacement for a failed answer.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ use crate::rt::deadline::CallDeadline;
 use crate::rt::timeout::Timeout;
 use crate::store::LastGoodAnswer;
 
-/// What it takes to answer a call that is under way from memory, if it fails.
+/// The state to answer a call from memory if it fails.
 pub(super) struct StandIn {
     request: RequestKeys,
-    /// Where there is a template.
+    /// Set if there is a template.
     unanswered: Option<Box<UnansweredRequest>>,
     tenant: Option<Tenant>,
     classifier: Classifier,
@@ -40,9 +40,9 @@ pub(super) struct StandIn {
     config: Arc<Config>,
 }
 
-/// What a caller is answered with.
+/// The next step after a call.
 pub(super) enum Settled {
-    /// What the upstream said.
+    /// Return the upstream's answer.
     Upstream,
     Stored(Response<Bytes>),
     /// One is looked for elsewhere first.
@@ -51,18 +51,18 @@ pub(super) enum Settled {
 
 /// Whether the deadline is watched.
 enum DeadlineWatch {
-    /// Not known yet: nothing had to be waited for.
+    /// Not decided yet: nothing had to be waited for.
     Unknown,
-    /// An answer is held: it is returned `reserve` before the deadline.
+    /// There is a stored answer: it is returned `reserve` before the deadline.
     Until { reserve: Duration, timeout: Timeout },
     /// There is no answer, or no deadline.
     No,
 }
 
-/// The most questions that are compared word by word with the caller's; the nearest ones.
+/// The most questions, the nearest ones, that are compared word by word with the caller's.
 const MAX_COMPARED: usize = 64;
 
-/// A caller that is about to read an error waits no longer for the other processes.
+/// A caller that is about to get an error waits no longer for the other processes.
 const RECALL: Duration = Duration::from_millis(500);
 
 // === impl StandIn ===
@@ -87,7 +87,7 @@ impl StandIn {
         }
     }
 
-    /// What the upstream's answer, or error, comes to.
+    /// Decides on the upstream's answer, or error.
     pub(super) fn settle<B, E: Error + 'static>(&self, result: &Result<Response<B>, E>) -> Settled {
         if !may_stand_in(&self.classifier.classify(&Outcome::of(result))) {
             return Settled::Upstream;
@@ -101,14 +101,14 @@ impl StandIn {
         }
     }
 
-    /// Asks the other processes, where there are any and the caller takes an earlier answer.
+    /// Asks the other processes, if there are any and the caller accepts an earlier answer.
     fn recall(&self) -> Option<Search> {
         let (peers, max_age) = self.config.peers.as_ref().zip(self.request.max_age)?;
         let until = self.by(RECALL)?;
         Some(Search::new(Source::Peers(peers.find(self.request.shared(), max_age)), until))
     }
 
-    /// When `limit` has passed, or half of what is left to the deadline.
+    /// Returns the earlier of `limit` from now and half of the time to the deadline.
     fn by(&self, limit: Duration) -> Option<Instant> {
         let now = clock::now();
         let left = self.deadline.as_ref().and_then(CallDeadline::get).map(|deadline| deadline.remaining_at(now) / 2);
@@ -163,7 +163,7 @@ impl StandIn {
         Some(stored.to_response(kind, now))
     }
 
-    /// Asks what the last message means, where there is something to compare it with, and until when that may take.
+    /// Embeds the last message, if there is a question to compare with; returns the time limit too.
     fn embed(&self) -> Option<Search> {
         let (similar, question) = self.config.similar.as_ref().zip(self.request.question.as_ref())?;
         self.request.max_age?;
@@ -174,7 +174,7 @@ impl StandIn {
         Some(Search::new(Source::Embedder(similar.embed(question.text.clone())), until))
     }
 
-    /// The answer to the most similar request, if one is similar enough and means the same as far as can be told.
+    /// Returns the answer to the most similar request, if one is similar enough and agrees.
     fn find_similar(&self, vector: Option<Vec<f32>>) -> Option<Response<Bytes>> {
         let (similar, question) = self.config.similar.as_ref().zip(self.request.question.as_ref())?;
         let (vector, max_age, now) = (vector?, self.request.max_age?, clock::now());
@@ -208,7 +208,7 @@ impl StandIn {
         if matches!(self.watch, DeadlineWatch::Unknown) {
             self.watch = match deadline {
                 Some(deadline) if self.look(clock::now()).is_some() || self.unanswered.is_some() => {
-                    // A call that has little time keeps most of it.
+                    // A call with little time keeps most of it.
                     let reserve = self.config.reserve.min(deadline.remaining() / 4);
                     DeadlineWatch::Until { reserve, timeout: Timeout::default() }
                 }
@@ -229,7 +229,7 @@ impl StandIn {
         }
     }
 
-    /// An earlier answer, with the event that tells of it.
+    /// Returns an earlier answer, and emits its event.
     fn find(&self) -> Option<Response<Bytes>> {
         let now = clock::now();
         let (stored, kind) = self.look(now)?;

@@ -1,4 +1,4 @@
-//! The answers that are kept.
+//! The stored answers.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -15,22 +15,22 @@ use crate::rt::clock;
 use crate::rt::sync::lock;
 use crate::store::Head;
 
-/// A whole answer, and its share of the stack's memory.
+/// A complete answer, and its share of the stack's memory.
 pub(super) struct StoredAnswer {
     pub(super) head: Head,
     pub(super) body: Bytes,
-    /// None of one that is not kept here: its caller reads it, as it reads what an upstream sends.
+    /// None for another process's answer, which the caller reads like an upstream's.
     pub(super) _reservation: Option<Reservation>,
 }
 
-/// What the last message of a kept answer's request means.
+/// The meaning of the last message of a stored answer's request.
 pub(super) struct MeaningVector {
     pub(super) text: Box<str>,
     pub(super) vector: Box<[f32]>,
     pub(super) _reservation: Reservation,
 }
 
-/// What is kept for all services of a layer.
+/// The store for all services of a layer.
 pub(super) struct AnswerStore(Mutex<AnswerCache<StoredAnswer, MeaningVector>>);
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -51,12 +51,12 @@ fn mark(response: &mut Response<Bytes>, kind: StaleKind, age: Duration) {
 // === impl StoredAnswer ===
 
 impl StoredAnswer {
-    /// How old the answer is, by all that is known.
+    /// The age of the answer, its `Age` header included.
     pub(super) fn age(&self, now: Instant) -> Duration {
         self.head.full_age(now)
     }
 
-    /// The answer for a request that has none.
+    /// Returns the answer as a response to a failed call.
     pub(super) fn to_response(&self, kind: StaleKind, now: Instant) -> Response<Bytes> {
         let age = self.age(now);
         let mut response = self.head.to_aged(self.body.clone(), now);
@@ -91,13 +91,13 @@ impl AnswerStore {
         Self(Mutex::new(AnswerCache::new(bytes)))
     }
 
-    /// Gives access to what is kept. What `with` returns is dropped outside of the lock.
+    /// Gives access to the store. The result of `with` is dropped outside the lock.
     pub(super) fn with<R>(&self, with: impl FnOnce(&mut AnswerCache<StoredAnswer, MeaningVector>) -> R) -> R {
         with(&mut lock(&self.0))
     }
 
-    /// For a call whose answer is not kept: one that is kept does the same. What is over has its room in a memory that all
-    /// layers share.
+    /// Removes expired answers, which take room in the shared memory. For a call whose answer is not stored; storing does
+    /// the same.
     pub(super) fn reap(&self) {
         let over = self.with(|answers| answers.reap(clock::now()));
         drop(over);

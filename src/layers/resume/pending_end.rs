@@ -1,24 +1,24 @@
-//! What the caller is told where its stream does not go on.
+//! The end that a stream gets if it is not continued.
 
 use bytes::Bytes;
 use http_body::Frame;
 
 use crate::error::BoxError;
 
-/// What became of the stream.
+/// How the stream ended.
 #[derive(Default)]
 pub(super) enum PendingEnd {
     #[default]
     None,
     Error(BoxError),
-    /// It ended cleanly, and too early: with this behind what was handed on.
+    /// It closed too early without an error: with this data after the forwarded part.
     End(Bytes, Option<Frame<Bytes>>),
 }
 
 // === impl PendingEnd ===
 
 impl PendingEnd {
-    /// Bytes that are withheld until it is known whether the stream goes on.
+    /// The bytes withheld until it is known whether the stream continues.
     pub(super) fn held(&self) -> usize {
         match self {
             Self::End(rest, _) => rest.len(),

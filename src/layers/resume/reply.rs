@@ -1,4 +1,4 @@
-//! What the answer to a request for the rest of a stream says.
+//! Classifies the answer to a request for the rest of a stream.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use crate::proto::event_stream::EventStream;
 use crate::proto::retry_after;
 use crate::rt::clock;
 
-/// What an upstream says to a request for the rest of its stream.
+/// An upstream's answer to a request for the rest.
 pub(super) enum Reply {
-    /// A stream, which may be the rest.
+    /// A stream, possibly the rest.
     Stream,
-    /// The same request may be answered otherwise a moment later.
+    /// A retry may succeed a moment later.
     Later { retry_after: Option<Duration> },
-    /// It has nothing behind this cursor.
+    /// It has nothing after this cursor.
     NoCursor,
-    /// There is nothing to come, or nothing for this caller.
+    /// There is no rest, or none for this caller.
     Refused,
 }
 
@@ -33,7 +33,7 @@ impl Reply {
         } else if status.is_client_error() && !concerns_credential(status) {
             Self::NoCursor
         } else {
-            // A success that is no stream says that there is nothing to come (204), or is no answer to the question.
+            // A success without a stream means no rest (204), or no answer to the request.
             Self::Refused
         }
     }
@@ -44,7 +44,7 @@ fn is_transient(status: StatusCode) -> bool {
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS)
 }
 
-/// Whether it would be refused for another answer too.
+/// Whether another request would be refused too.
 fn concerns_credential(status: StatusCode) -> bool {
     use StatusCode as S;
 

@@ -1,4 +1,4 @@
-//! What is kept of a request, and the requests that are made of it.
+//! The recorded request, and the requests made from it.
 
 use std::time::Instant;
 
@@ -12,12 +12,12 @@ use crate::proto::prompt;
 use crate::proto::resume::{Rest, rest_of};
 use crate::rt::deadline::Deadline;
 
-/// What the request for the rest is made of.
+/// The source of requests for the rest.
 pub(super) enum ResumeSource {
     Head(Box<Parts>),
     Request {
         resend: Box<Resend>,
-        /// Whether the answer may be made anew.
+        /// Whether a verified restart is possible.
         restarts: bool,
     },
 }
@@ -32,7 +32,7 @@ impl ResumeSource {
         }
     }
 
-    /// The request for what follows what was handed on.
+    /// Returns the request for the data after the forwarded part.
     pub(super) fn rest(&self, follower: &StreamFollower, origin: &PinTo, now: Instant) -> Option<Request<CallBody>> {
         let (mark, by) = (follower.position()?, follower.by()?);
         let (mut head, body, whole) = match self {
@@ -46,7 +46,7 @@ impl ResumeSource {
         Deadline::refresh_headers(&mut head, now);
         let rest = rest_of(&mut head, by, &mark, follower.id(), whole.as_ref())?;
         head.extensions.insert(origin.clone());
-        // It is this layer that asks again: what is inside would only multiply that.
+        // This layer retries itself: layers inside would only multiply the attempts.
         head.extensions.insert(NoRetry);
         head.extensions.insert(AsksForRest);
         let body = match rest {
@@ -57,7 +57,7 @@ impl ResumeSource {
         Some(Request::from_parts(head, body))
     }
 
-    /// Whether the request asks for several answers, as far as it was kept.
+    /// Whether the request asks for several answers, as far as it was recorded.
     pub(super) fn asks_for_several(&self) -> bool {
         match self {
             Self::Head(_) => false,
@@ -65,7 +65,7 @@ impl ResumeSource {
         }
     }
 
-    /// The request for another answer: the same once more, to this upstream where one is given.
+    /// Returns the same request once more, to this upstream if given.
     pub(super) fn same(&self, origin: Option<&PinTo>, now: Instant) -> Option<Request<CallBody>> {
         let Self::Request { resend, restarts: true } = self else { return None };
         if !resend.take_over().is_repeatable() {

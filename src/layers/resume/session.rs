@@ -1,4 +1,4 @@
-//! One stream: what it takes to go on with it, and how far it has come.
+//! The state of one stream, and its continuations.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -34,49 +34,49 @@ pub(super) struct Session<S: Service<Request<CallBody>>> {
     service: S,
     config: Arc<Config>,
     kept: ResumeSource,
-    /// Where the stream came from: only there it can go on.
+    /// The upstream of the stream: only there it can continue.
     origin: PinTo,
     ending: Option<Ending>,
     follower: StreamFollower,
     held: Reservation,
     continuations: Continuations,
-    /// What the caller is told if the stream does not go on.
+    /// The end that the caller gets if the stream is not continued.
     pending_end: PendingEnd,
     phase: Phase<S>,
-    /// A continuation is being read of which nothing has come that is new.
+    /// A continuation is being read that has not brought a new event yet.
     is_unproven: bool,
-    /// How the stream goes on: once it was begun anew, in no other way.
+    /// How the stream continues; after a restart it stays that.
     by: ResumedBy,
-    /// The server does not give out what follows the cursor.
+    /// The server refuses to send what follows the cursor.
     is_cursor_refused: bool,
-    /// When it began, and when the last of its data came, where another answer may take its place.
+    /// When it began, and when its last data came, if a restart is possible.
     times: Option<(Instant, Instant)>,
-    /// What is still to be handed on.
+    /// Frames to forward.
     out: VecDeque<Frame<Bytes>>,
 }
 
 enum Phase<S: Service<Request<CallBody>>> {
     Reading,
-    /// For the next request.
+    /// Waits for the next request.
     Waiting(Instant, LazyTimer),
     Asking(Pin<Box<ReadyCall<S, Request<CallBody>>>>),
-    /// Nothing follows but what is to be handed on, and then the fault.
+    /// Only the frames to forward are left, and then the error.
     Over,
 }
 
-/// What is done next.
+/// The next step.
 pub(super) enum Next<B> {
-    /// This is handed on.
+    /// Forward this frame.
     Give(Frame<Bytes>),
-    /// There is nothing yet.
+    /// Nothing yet.
     More,
-    /// The stream is followed no longer; this is handed on first.
+    /// Stop following the stream; forward this first.
     Aside(Frame<Bytes>),
-    /// The inner body is over: nothing more is read of it.
+    /// The inner body is not read any more.
     Stop,
-    /// It is read on here.
+    /// Continue reading from this body.
     Read(B),
-    /// The body ends.
+    /// End the body.
     End(Option<BoxError>),
 }
 
@@ -114,17 +114,17 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         }
     }
 
-    /// Whether the inner body is to be read.
+    /// Whether to read the inner body.
     pub(super) fn reads(&self) -> bool {
         matches!(self.phase, Phase::Reading) && self.out.is_empty()
     }
 
-    /// A frame has come.
+    /// Handles a frame.
     pub(super) fn frame<B>(&mut self, frame: Frame<Bytes>) -> Next<B> {
         let data = match frame.into_data() {
             Ok(data) => data,
             Err(mut trailers) => {
-                // They are about the rest alone, and not about what the caller reads.
+                // They apply to the rest alone, not to the caller's stream.
                 if let Some(trailers) = trailers.trailers_mut().filter(|_| self.follower.is_rest()) {
                     digests::remove(trailers);
                 }
@@ -158,12 +158,12 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         }
     }
 
-    /// An event of the rest has come.
+    /// Notes an event of the rest.
     #[cold]
     fn progressed(&mut self) {
         self.continuations.progressed();
         if let PendingEnd::End(..) = self.pending_end {
-            // The end that was held belongs before what has come since.
+            // The withheld end comes before the data since then.
             self.pending_end = PendingEnd::Error(self.follower.truncated().into());
         }
         if std::mem::take(&mut self.is_unproven) {
@@ -174,9 +174,9 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         }
     }
 
-    /// The stream has ended cleanly.
+    /// Handles the end without an error.
     pub(super) fn end<B>(&mut self, trailers: Option<Frame<Bytes>>) -> Next<B> {
-        // The guard inside may let an answer end without a word of how it did.
+        // The guard inside may accept an answer without a reason for its end.
         let is_known = !self.follower.is_rest() && self.ending.as_ref().is_some_and(|ending| ending.get().is_some());
         let may_end = self.follower.may_end() || is_known;
         let held = self.follower.take_held();
@@ -189,10 +189,10 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         self.go_on(Cut::default())
     }
 
-    /// The stream broke off.
+    /// Handles a broken stream.
     pub(super) fn failed<B>(&mut self, err: BoxError) -> Next<B> {
         if self.follower.is_over() {
-            // What the guard has missed in the rest alone came in the part before it.
+            // The guard saw only the rest; what it missed came before the cut.
             let in_rest = self.follower.is_rest() && self.follower.has_ended();
             if in_rest && error::find::<StreamTruncated>(&err).is_some() {
                 return self.finish(Bytes::new(), None);
@@ -206,7 +206,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             retry_after: told.and_then(|(_, after)| after).map(|after| after.wait(clock::wall())),
             remaining: None,
         };
-        // The caller gets no half event.
+        // The caller must not get half an event.
         drop(self.follower.take_held());
         if !self.is_unproven {
             self.pending_end = PendingEnd::Error(err);
@@ -214,7 +214,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         self.go_on(cut)
     }
 
-    /// All of it was handed on, but for this.
+    /// Ends after the last data.
     fn finish<B>(&mut self, rest: Bytes, trailers: Option<Frame<Bytes>>) -> Next<B> {
         if let (Some(ending), Some(end)) = (&self.ending, self.follower.ended()) {
             ending.set(end);
@@ -230,8 +230,8 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         Next::Stop
     }
 
-    /// Asks for the rest, or gives up. The guard of the first answer does not see whether the rest has ids. Gemini's has none, and
-    /// must not be marked: its clients take only the heartbeats of streams without ids.
+    /// Asks for the rest, or gives up. The guard of the first answer does not see whether the rest has ids. Gemini's has
+    /// none, and must not be marked: its clients accept only the heartbeats of streams without ids.
     fn go_on<B>(&mut self, cut: Cut) -> Next<B> {
         let bears_no_ids = Kind::of_path(self.kept.head().uri.path()) == Some(Kind::Gemini);
         if let Some(ending) = self.ending.as_ref().filter(|_| !bears_no_ids) {
@@ -245,7 +245,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             return self.give_up(NotResumed::RestartSpent);
         }
         if self.is_cursor_refused || self.follower.position().is_none() {
-            // Several answers are refused before another call of them is billed.
+            // Several answers are refused before another call is billed.
             if !self.follower.is_comparable() || self.kept.asks_for_several() {
                 return self.give_up(match self.follower.by() {
                     _ if self.is_cursor_refused => NotResumed::Refused,
@@ -253,18 +253,18 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
                     None => NotResumed::NotComparable,
                 });
             }
-            // Another answer takes about as long to come as far, and is billed though its deadline ends it.
+            // Another answer takes about as long to the same point, and is billed even if the deadline ends it.
             let took = self.times.map_or(Duration::ZERO, |(began, last)| last.saturating_duration_since(began));
             if remaining.is_some_and(|remaining| remaining < took / 2) {
                 return self.give_up(NotResumed::Deadline);
             }
             self.by = ResumedBy::VerifiedRestart;
-            // What this upstream cannot serve another one may.
+            // Another upstream may serve what this one cannot.
             cut.told = cut.told.filter(|next| !(self.config.other_model && *next == NextStep::TryAnother));
         }
         match self.continuations.next(&cut, &self.config.backoff, &mut self.config.entropy.rng()) {
             Err(reason) => self.give_up(reason),
-            // It is asked last: what is not continued for another reason costs nothing.
+            // Checked last: a stream that is not continued for another reason costs no budget.
             Ok(_) if !self.config.budget.withdraw(now) => self.give_up(NotResumed::Budget),
             Ok(wait) => self.wait(now, wait),
         }
@@ -295,7 +295,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         Next::Stop
     }
 
-    /// The request for the rest was answered.
+    /// Handles the answer to the request for the rest.
     fn answered<B>(&mut self, response: Response<B>) -> Next<B> {
         let is_foreign = PinTo::origin_of(&response) != self.origin;
         let restarts = self.by == ResumedBy::VerifiedRestart;
@@ -312,7 +312,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             }
             Reply::Later { retry_after } if !restarts => self.go_on(Cut { retry_after, ..Cut::default() }),
             Reply::NoCursor if !restarts => {
-                // It has forgotten the answer, or never kept it: another one may begin alike.
+                // It has lost the answer, or never stored it: a restart may still work.
                 self.is_cursor_refused = true;
                 self.go_on(Cut::default())
             }
@@ -320,7 +320,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         }
     }
 
-    /// The caller gets what it would have got without this layer.
+    /// The caller gets the result that it would have without this layer.
     #[cold]
     fn give_up<B>(&mut self, reason: NotResumed) -> Next<B> {
         self.config.emitter.emit(&Event::NotResumed { reason });
@@ -338,7 +338,7 @@ impl<S, B> Session<S>
 where
     S: Service<Request<CallBody>, Response = Response<B>> + Clone,
 {
-    /// What there is to do without the inner body.
+    /// Proceeds without the inner body.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next<B>> {
         if let Some(frame) = self.out.pop_front() {
             return Poll::Ready(Next::Give(frame));

@@ -1,4 +1,4 @@
-//! One call: what it takes to make it again, and how far it has come.
+//! The state of one call, and its further attempts.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -18,20 +18,20 @@ use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
 
 pub(super) struct Session<S> {
-    /// Not ready: each attempt but the first asks it.
+    /// Not ready: each attempt after the first waits for it.
     pub(super) service: S,
     config: ThreadArc<Config>,
     resend: Resend,
-    /// When the call began, where that matters.
+    /// When the call began, if that matters.
     started: Option<Instant>,
     attempt: u32,
     waited: Duration,
 }
 
-/// What follows an attempt.
+/// The decision after an attempt.
 enum Decided {
     Retry(Duration),
-    /// Its result is returned, as one that the caller's own retries would only repeat, or not.
+    /// Return its result; `is_final`: retries of the caller would only repeat it.
     Return {
         is_final: bool,
     },
@@ -51,7 +51,7 @@ impl<S> Session<S> {
         session
     }
 
-    /// The wait before the next attempt; `None` where this was the last. Then the result is what the caller gets.
+    /// Returns the wait before the next attempt; `None` if this was the last. Then the caller gets its result.
     pub(super) fn judge<R, E: Error + 'static>(&mut self, result: &mut Result<Response<R>, E>) -> Option<Duration> {
         let head = self.resend.head();
         let request = RequestView::new(&head.method, &head.uri, &head.extensions);
@@ -93,13 +93,13 @@ impl<S> Session<S> {
         };
         let mut decision = self.config.policy.decide(&result, &mut self.config.entropy.rng());
         if let Decision::Retry(_) = decision {
-            // The budget is asked last: what is not retried for another reason costs nothing.
+            // Checked last: an attempt that is not retried for another reason costs no budget.
             if !self.config.budget.withdraw(now) {
                 decision = Decision::NotRetried(NotRetried::Budget);
             }
         }
         if let Decision::Retry(_) = decision {
-            // The connection may still read the body, whatever became of its answer, and may have read too much just now.
+            // The connection may still read the body, whatever its answer, and may have read too much just now.
             match self.resend.take_over() {
                 ReadState::TooLarge => decision = Decision::NotRetried(NotRetried::BodyTooLarge),
                 ReadState::Failed => decision = Decision::NotRetried(NotRetried::BodyFailed),
@@ -120,7 +120,7 @@ impl<S> Session<S> {
         Decided::Return { is_final: result.is_final(decision) }
     }
 
-    /// Says how far the call has come to a caller that keeps a [`RetryReport`].
+    /// Reports the state of the call to a caller that keeps a [`RetryReport`].
     pub(super) fn report(&self, is_final: bool) {
         if let Some(report) = self.resend.head().extensions.get::<RetryReport>() {
             report.set(self.attempt, is_final);
@@ -131,14 +131,14 @@ impl<S> Session<S> {
         match self.resend.state() {
             ReadState::Unread | ReadState::Whole => UploadState::Repeatable,
             ReadState::Partial if answered => UploadState::CutShort,
-            // No answer came: what was sent of it is lost with the connection.
+            // Without an answer, the sent part is lost with the connection.
             ReadState::Partial => UploadState::Repeatable,
             ReadState::TooLarge => UploadState::TooLarge,
             ReadState::Failed => UploadState::Failed,
         }
     }
 
-    /// The next attempt. `service` is ready.
+    /// Makes the next attempt. `service` is ready.
     pub(super) fn call_again(&mut self) -> S::Future
     where
         S: Service<Request<CallBody>>,

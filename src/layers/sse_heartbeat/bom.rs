@@ -6,7 +6,7 @@ use crate::proto::sse::Scanner;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// Removes a byte order mark. Counts the bytes that are held back until it is known whether they are one.
+/// Removes a byte order mark. Counts the bytes that are held until it is known whether they are one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BomStripper {
     held: u8,
@@ -15,8 +15,8 @@ pub(super) struct BomStripper {
 // === impl BomStripper ===
 
 impl BomStripper {
-    /// Scans the upstream's bytes, and reduces them to those that may be forwarded. No byte is held any more once `scanner`
-    /// knows that no mark can come.
+    /// Scans the upstream's bytes, and reduces them to those that may be forwarded. Holds no bytes once `scanner` knows
+    /// that no mark can come.
     pub(super) fn strip(&mut self, scanner: &mut Scanner, data: &mut Bytes) {
         scanner.scan(data);
         let rest = &BOM[usize::from(self.held)..];
@@ -32,7 +32,7 @@ impl BomStripper {
         }
     }
 
-    /// The bytes that were held, and are no mark.
+    /// Returns the held bytes, if they are not a mark.
     pub(super) fn release(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
         Bytes::from_static(&BOM[..usize::from(held)])

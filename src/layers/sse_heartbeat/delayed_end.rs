@@ -9,17 +9,17 @@ use crate::body::boxed::Polled;
 use crate::error::BoxError;
 use crate::rt::timeout::Timeout;
 
-/// The end of a body, behind the last bytes that were inserted into it.
+/// The end of a body, some time after the last inserted bytes.
 ///
-/// A server that is handed an error drops the part of the stream that it has not written yet, the error event included;
-/// over HTTP/2 the head, too. Nothing tells the body when the server has written, and over HTTP/2 another task does, on
-/// another thread. So an error follows the event after a short delay.
+/// A server that gets an error drops the unwritten part of the stream, the error event included; over HTTP/2 the head,
+/// too. The body cannot know when the server has written it, and over HTTP/2 another task does so, on another thread. So
+/// an error follows the event after a short delay.
 pub(super) struct DelayedEnd {
     last: Option<Result<Frame<Bytes>, BoxError>>,
     timeout: Timeout,
 }
 
-/// A task that is woken runs within far less, unless all threads are busy; and such a delay of an error does no harm.
+/// A woken task runs much sooner, unless all threads are busy; and such a delay of an error is harmless.
 const FLUSH_DELAY: Duration = Duration::from_millis(50);
 
 // === impl DelayedEnd ===

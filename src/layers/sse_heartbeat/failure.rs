@@ -1,4 +1,4 @@
-//! The event that tells a client why its stream broke off.
+//! The event that reports to a client why its stream broke.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -17,7 +17,7 @@ use crate::rejection::{Rejection, RejectionKind};
 /// It names the limits and refusals of this crate, and what the upstream said to its caller. Other errors of the upstream
 /// are not described: their text may be meant for the operator only.
 pub(super) fn event(err: &BoxError, kind: Option<Kind>, sequence: u64, ending: LineEnding) -> Bytes {
-    // The stream guard has rendered the event already: it knows the dialect from the stream itself.
+    // The stream guard has already rendered the event: it knows the dialect from the stream itself.
     if let Some(told) = error::find::<UpstreamError>(err).filter(|told| !told.frame().is_empty()) {
         return told.frame().clone();
     }
@@ -47,7 +47,7 @@ fn describe(err: &BoxError) -> StreamError<'_> {
     let refused = error::find::<Rejection>(err);
     let is_superseded = refused.is_some_and(|rejection| rejection.kind() == RejectionKind::Superseded);
     if is_superseded || error::find::<Superseded>(err).is_some() {
-        // A name of its own, so that a client can tell it from a failure.
+        // Its own name, so that a client can distinguish it from a failure.
         let name = RejectionKind::Superseded.as_str();
         return StreamError::of_status(410).type_name(name).code(name).message(RejectionKind::Superseded.message());
     }
@@ -70,7 +70,7 @@ fn describe(err: &BoxError) -> StreamError<'_> {
     StreamError::of_status(502)
 }
 
-/// An answer that should have been a stream is a bad gateway's, whatever success it claims.
+/// An answer that should have been a stream counts as a 502, whatever its status.
 fn of_status(status: StatusCode) -> StreamError<'static> {
     StreamError::of_status(if status.as_u16() < 400 { 502 } else { status.as_u16() })
 }
@@ -84,7 +84,7 @@ mod tests {
 
     const AFTER: Duration = Duration::from_secs(15);
 
-    /// The event that a Gemini client gets, in which the status shows, and the one that an Anthropic client gets.
+    /// The event for a Gemini client, which shows the status, and the event for an Anthropic client.
     fn events_of(err: impl Into<BoxError>) -> [String; 2] {
         let err = err.into();
         let told = |kind| String::from_utf8(event(&err, Some(kind), 7, LineEnding::Lf).to_vec()).unwrap();

@@ -1,4 +1,4 @@
-//! Which responses the layer treats, and how it corrects their heads.
+//! Which responses the layer changes, and their heads.
 
 use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -15,15 +15,15 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// What Ollama sends.
 const JSON_LINES: &[u8] = b"application/x-ndjson";
 
-/// How a response is treated.
+/// How the layer handles a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AnswerKind {
     EventStream,
-    /// A line of JSON per event, as Ollama sends: no heartbeats, but it may end with an error.
+    /// One line of JSON per event, from Ollama: no heartbeats, but it may end with an error.
     JsonLines,
-    /// An event stream that cannot be treated, for this reason.
+    /// An event stream that must pass unchanged, for this reason.
     Untouched(&'static str),
-    /// No stream that this layer treats.
+    /// Not a stream of this layer.
     Other,
 }
 
@@ -51,7 +51,8 @@ impl AnswerKind {
     }
 }
 
-/// Whether this is the head of a stream that can follow heartbeats, or notices between JSON lines, whatever else it says.
+/// Whether this is the head of a stream that can follow heartbeats, or notices between JSON lines, whatever its other
+/// fields.
 pub(super) fn is_stream(status: StatusCode, headers: &HeaderMap, json_lines: bool) -> bool {
     let is_plain = if json_lines {
         media_type::essence(headers).eq_ignore_ascii_case(JSON_LINES) && !headers.contains_key(CONTENT_ENCODING)

@@ -1,4 +1,4 @@
-//! What goes on while a caller waits, as its stream says it.
+//! Writes the reports for a waiting caller into its stream.
 
 use std::fmt;
 use std::task::Context;
@@ -15,7 +15,7 @@ use crate::proto::dialect::NoticeWriter;
 pub(super) struct CallNotices {
     cell: Notices,
     text: NoticeText,
-    /// Of the request, by which the operator chooses a language.
+    /// The headers of the request, for example to choose a language.
     headers: HeaderMap,
     writer: NoticeWriter,
 }
@@ -26,7 +26,7 @@ const MAX_TEXT: usize = 500;
 // === impl CallNotices ===
 
 impl CallNotices {
-    /// Has the layers below report to this call.
+    /// Collects the reports of the layers below for this call.
     pub(super) fn of<B>(text: &NoticeText, request: &mut Request<B>) -> Self {
         let cell = Notices::default();
         request.extensions_mut().insert(cell.clone());
@@ -34,18 +34,18 @@ impl CallNotices {
         Self { cell, text: text.clone(), headers: request.headers().clone(), writer }
     }
 
-    /// For a stream of events, whatever the path is.
+    /// For an event stream under any path.
     pub(super) fn in_event_stream(self) -> Self {
         Self { writer: self.writer.in_event_stream(), ..self }
     }
 
-    /// The upstream has sent something: the wait of which was told is over.
+    /// The upstream has sent data: the reported wait is over.
     pub(super) fn on_data(&mut self, data: &[u8]) {
         self.writer.read(data);
         self.cell.clear();
     }
 
-    /// The next notice, for a stream that may take a block where it is.
+    /// Returns the next notice, for a stream that may take a block at this position.
     pub(super) fn next(&self, position: StreamPosition<'_>, cx: &Context<'_>) -> Option<Bytes> {
         while let Some(notice) = self.cell.next(cx) {
             let text = (self.text.0)(&notice, &self.headers).map(one_line).filter(|text| !text.is_empty());

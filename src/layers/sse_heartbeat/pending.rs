@@ -10,13 +10,13 @@ use super::head;
 use crate::error::{BoxError, UnexpectedResponse, UpstreamError};
 use crate::rejection::Rejection;
 
-/// A call whose head was sent before its answer was there.
+/// A call whose head was sent before its answer.
 ///
-/// It is `Sync` whatever is inside, as a body has to be for some servers and clients. Polling takes no lock, since it has
-/// the call to itself.
+/// It is `Sync` for any call, since some servers and clients require it of a body. Polling has exclusive access and takes
+/// no lock.
 pub(super) struct PendingAnswer<B> {
     call: Mutex<PendingCall<B>>,
-    /// The head announced JSON lines, and not an event stream.
+    /// The head announced JSON lines instead of an event stream.
     json_lines: bool,
 }
 
@@ -36,7 +36,7 @@ impl<B> PendingAnswer<B> {
         Self { call: Mutex::new(Box::pin(Boxing(call))), json_lines }
     }
 
-    /// The answer, if it can follow the head that was sent.
+    /// Returns the answer, if it can follow the sent head.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<B>, BoxError>> {
         let call = self.call.get_mut().unwrap_or_else(PoisonError::into_inner);
         let json_lines = self.json_lines;

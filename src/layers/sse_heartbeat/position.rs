@@ -1,13 +1,13 @@
-//! Where in an event stream its reader is.
+//! The reader's position in an event stream.
 
 use crate::body::ending::Ending;
 use crate::proto::sse::Scanner;
 
-/// What has gone by of a stream into which something is to be inserted.
+/// The position in a stream for an insertion.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StreamPosition<'a> {
     pub(super) scanner: &'a Scanner,
-    /// Of a layer inside that looks for ids: then `scanner` does not.
+    /// From a layer inside that tracks ids: then `scanner` does not.
     pub(super) ids: Option<&'a Ending>,
 }
 
@@ -20,7 +20,7 @@ impl StreamPosition<'_> {
     }
 }
 
-/// The [`Ending`] of an answer, where a layer inside looks for ids in its stream.
+/// The [`Ending`] of an answer, if a layer inside tracks ids in its stream.
 pub(super) fn followed(answer: Option<&Ending>) -> Option<Ending> {
     answer.filter(|ending| ending.may_have_ids().is_some()).cloned()
 }

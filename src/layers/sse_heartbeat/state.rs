@@ -30,33 +30,33 @@ use crate::rt::timeout::StreamTimeout;
 #[derive(Debug)]
 pub(super) struct HeartbeatState<B> {
     pub(super) scanner: Scanner,
-    /// Of a layer inside that looks for ids.
+    /// From a layer inside that tracks ids.
     ids: Option<Ending>,
     pub(super) schedule: HeartbeatSchedule,
     pub(super) timeout: StreamTimeout,
     pub(super) mode: Mode<B>,
-    /// Whether anything was inserted. If not, a stream that begins early owes its first heartbeat, with which proxies pass the
-    /// head on.
+    /// Whether anything was inserted. If not, a stream that begins early needs a first heartbeat, which makes proxies
+    /// forward the head.
     pub(super) added: bool,
-    /// `None`: there are no heartbeats.
+    /// `None`: no heartbeats.
     frame: Option<HeartbeatFrame>,
     error_events: bool,
     kind: Option<Kind>,
     notices: Option<Box<CallNotices>>,
-    /// In Responses, the `sequence_number` that comes next.
+    /// The next `sequence_number`, in Responses.
     sequence: u64,
     emitter: Emitter,
 }
 
 #[derive(Debug)]
 pub(super) enum Mode<B> {
-    /// Data passes as it comes.
+    /// Forwards data unchanged.
     Follow,
-    /// The head was sent before there is an answer. With the settings for the answer.
+    /// The head was sent before the answer. With the settings for the answer.
     Pending(Box<(PendingAnswer<B>, CallConfig)>),
     /// A heartbeat went out before the first byte of the stream, which may begin with a byte order mark.
     BomPending(BomStripper),
-    /// The end of the body is all that is left.
+    /// Only the end of the body is left.
     Last(Box<DelayedEnd>),
     /// There is no more data.
     Over,
@@ -77,15 +77,14 @@ impl<B> HeartbeatState<B> {
         Self { notices: config.notices, ..state }
     }
 
-    /// For a stream that is not to be changed. An event that tells of an error stands in place of the rest, and in nothing of what
-    /// has come.
+    /// For a stream that must not change. Only an error event replaces its rest.
     pub(super) fn of_unchanged(config: &CallConfig, json_lines: bool, answer: &Response<B>) -> Self {
         let kind = if json_lines { config.kind } else { config.kind_of_event_stream() };
         let schedule = HeartbeatSchedule::new(Duration::MAX, None);
         Self { schedule, ids: position::followed(Ending::of(answer)), ..Self::new(config, None, kind) }
     }
 
-    /// For a stream that begins before there is an answer.
+    /// For a stream that begins before its answer.
     pub(super) fn of_pending(call: PendingAnswer<B>, mut config: CallConfig) -> Self {
         let (state, notices) = if config.json_lines {
             (Self::new(&config, None, config.kind), config.notices.take())
@@ -94,7 +93,7 @@ impl<B> HeartbeatState<B> {
             let notices = config.notices.take().map(in_event_stream);
             (Self::new(&config, frame, config.kind_of_event_stream()), notices)
         };
-        // The status can no longer say that something went wrong.
+        // The status can no longer report an error.
         Self { error_events: true, notices, mode: Mode::Pending(Box::new((call, config))), ..state }
     }
 
@@ -103,7 +102,7 @@ impl<B> HeartbeatState<B> {
         Self {
             scanner: Scanner::new(),
             ids: None,
-            // A layer that is off makes no state.
+            // A layer that is off builds no state.
             schedule: HeartbeatSchedule::new(layer.interval.unwrap_or(Duration::MAX), layer.max_silence),
             timeout: StreamTimeout::default(),
             mode: Mode::Follow,
@@ -117,7 +116,7 @@ impl<B> HeartbeatState<B> {
         }
     }
 
-    /// Whether a heartbeat may be inserted where the stream is.
+    /// Whether a heartbeat may be inserted at this position.
     #[inline]
     pub(super) fn may_beat(&self) -> bool {
         self.frame.as_ref().is_some_and(|frame| self.may_take(frame))
@@ -152,8 +151,8 @@ impl<B> HeartbeatState<B> {
         }
     }
 
-    /// Takes the `sequence_number` that comes next from the layer inside that reads the events; else reads the last one of a
-    /// chunk. A quote inside a JSON string is escaped, so that text cannot pass for the key.
+    /// Takes the next `sequence_number` from the layer inside that reads the events; else reads the last one of a chunk.
+    /// A quote inside a JSON string is escaped, so text cannot look like the key.
     fn count(&mut self, data: &[u8]) {
         if let Some(next) = self.ids.as_ref().and_then(Ending::next_sequence) {
             self.sequence = next;
@@ -167,7 +166,7 @@ impl<B> HeartbeatState<B> {
         self.sequence = number.saturating_add(1);
     }
 
-    /// The answer to a call whose head was sent already.
+    /// Handles the answer to a call whose head was sent early.
     #[cold]
     pub(super) fn answered(&mut self, answer: &Response<B>) {
         if let Mode::Pending(pending) = &self.mode {
@@ -202,7 +201,7 @@ impl<B> HeartbeatState<B> {
                 }
                 return;
             }
-            // Data right behind a mark that was removed as a whole frame.
+            // Data right after a mark that was removed as a whole frame.
             (Mode::Follow, Some(Ok(frame))) if frame.is_data() => return self.follow(frame),
             (Mode::BomPending(mark), _) => mark.release(),
             _ => Bytes::new(),
@@ -224,7 +223,7 @@ impl<B> HeartbeatState<B> {
         }
     }
 
-    /// The event that tells the caller of `err`, if one may be inserted where the stream is.
+    /// The event that reports `err` to the caller, if it may be inserted here.
     fn error_event(&self, err: &BoxError) -> Option<Bytes> {
         let safe = if self.kind == Some(Kind::Ollama) {
             self.scanner.at_line_start()
@@ -233,7 +232,7 @@ impl<B> HeartbeatState<B> {
         };
         (self.error_events && safe).then(|| {
             let ids = self.ids.as_ref();
-            // A layer inside that reads the events knows better than the path. Ollama's own are lines.
+            // A layer inside that reads the events takes precedence over the path. Ollama's own are lines.
             let told =
                 ids.and_then(Ending::kind).filter(|told| ![Some(*told), self.kind].contains(&Some(Kind::Ollama)));
             let sequence = ids.and_then(Ending::next_sequence).unwrap_or_default().max(self.sequence);
@@ -252,10 +251,10 @@ impl<B> HeartbeatState<B> {
         self.insert(bytes)
     }
 
-    /// The next notice, while the upstream is silent. To the upstream's limits and to what is heard of it, it is nothing.
+    /// Returns the next notice, while the upstream is silent. It affects neither the upstream's limits nor its activity.
     #[inline]
     pub(super) fn notice(&mut self, cx: &Context<'_>) -> Option<Polled> {
-        // Between JSON lines is where a comment may be between the lines of an event.
+        // Between JSON lines corresponds to where a comment may be between the lines of an event.
         let frame =
             if self.kind == Some(Kind::Ollama) { &HeartbeatFrame::CommentNoBlank } else { &HeartbeatFrame::Comment };
         let notices = self.notices.as_ref().filter(|_| self.may_take(frame))?;
@@ -273,7 +272,7 @@ impl<B> HeartbeatState<B> {
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
-    /// Ends the stream of an upstream that has been silent for too long.
+    /// Ends the stream after too long a silence of the upstream.
     #[cold]
     pub(super) fn end(&mut self) -> Polled {
         let after = self.schedule.limit().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What callers and the layers outside are told of an upstream's error.
+//! The reports of an upstream's error, for callers and the layers outside.
 
 use bytes::Bytes;
 use http::header::{
@@ -21,14 +21,14 @@ use crate::rt::clock;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// An error inside of a stream, as the body ends with it or as the source of a refusal.
+/// The error for an error event, as the body's error or as the source of a refusal.
 pub(super) fn stream_error(state: &StreamState, failure: &Failure, headers: &HeaderMap) -> UpstreamError {
     let error = judged(Some(&failure.fault), None, headers, state.config());
     let frame = frame(state, failure, &error);
     error.with_frame(frame)
 }
 
-/// What an error means. `status`: that of its answer, where it is an answer of its own.
+/// Judges an error. `status`: the status of its answer, if it is an answer of its own.
 pub(super) fn judged(
     fault: Option<&Fault>,
     status: Option<StatusCode>,
@@ -46,7 +46,7 @@ pub(super) fn judged(
     }
 }
 
-/// Notes in the extensions of an answer that refuses for a while when that is over, where only the headers of its limits say so.
+/// Notes in the extensions of a refusing answer when to retry, if only its rate-limit headers say so.
 pub(super) fn note_limits<B>(response: &mut Response<B>, config: &Config) {
     if !matches!(response.status().as_u16(), 429 | 503 | 529) || retry_after(response.headers()).is_some() {
         return;
@@ -57,11 +57,11 @@ pub(super) fn note_limits<B>(response: &mut Response<B>, config: &Config) {
     }
 }
 
-/// The event that tells the caller: the upstream's own where the dialect's clients raise it, else one in the form that they do.
+/// The event for the caller: the upstream's own if the dialect's clients raise it, else one in their form.
 fn frame(state: &StreamState, failure: &Failure, error: &UpstreamError) -> String {
     let (kind, ending) = (state.kind(), state.line_ending());
     let own = match state.framing() {
-        // A place for an error is missing in an array that is not complete: the caller sees that it breaks off.
+        // An incomplete array has no place for an error: the caller sees that it breaks off.
         Framing::Array => return String::new(),
         Framing::Lines => format!("{}\n", String::from_utf8_lossy(&failure.data)),
         Framing::EventStream => own_event(failure, ending),
@@ -70,7 +70,7 @@ fn frame(state: &StreamState, failure: &Failure, error: &UpstreamError) -> Strin
         return own;
     }
     let written = written(error).sequence(state.next_sequence()).frame(state.kind_as_framed(), ending);
-    // Clients that know it want the last state of the response too.
+    // Clients of this event also expect the last state of the response.
     let names_response = kind == Some(Kind::OpenAiResponses) && failure.name == "response.failed";
     if names_response { own + &written } else { written }
 }
@@ -90,7 +90,7 @@ fn written(error: &UpstreamError) -> StreamError<'_> {
     }
 }
 
-/// Whether the official clients of the dialect raise this event as it is.
+/// Whether the official clients of the dialect raise this event unchanged.
 fn is_raised(kind: Option<Kind>, failure: &Failure) -> bool {
     if failure.misplaced {
         return false;
@@ -107,7 +107,7 @@ fn is_raised(kind: Option<Kind>, failure: &Failure) -> bool {
             has_object && is_numbered && failure.name == "error"
         }
         Some(Kind::Anthropic) => has_object && failure.name == "error",
-        // Its Python client looks for nothing but this.
+        // Its Python client checks only this.
         Some(Kind::Gemini) => failure.data.starts_with(b"{\"error\":") && failure.name.is_empty(),
         Some(Kind::Cohere) => failure.name == "message-end",
         Some(Kind::Ollama) => error.is_some_and(Value::is_string),
@@ -123,15 +123,15 @@ fn own_event(failure: &Failure, ending: LineEnding) -> String {
     name + &data + end
 }
 
-/// The body of a refusal that is made of an event or an answer: the JSON of the upstream, if clients find the error in it.
+/// The body of a refusal made from an event or an answer: the upstream's JSON, if clients find the error in it.
 pub(super) fn body_of(data: Bytes, kind: Option<Kind>, error: &UpstreamError) -> Bytes {
     let own = match serde_json::from_slice(&data) {
         Ok(Value::Object(data)) => {
             let named = data.get("error").is_some_and(|error| {
-                // A text beside the reason for which an answer ended is Cohere's, whose clients look for a `message`.
+                // A text beside a finish reason is Cohere's, whose clients read `message`.
                 error.is_object() || error.is_string() && !data.contains_key("finish_reason")
             });
-            // The flat form of Responses: clients read its members where there is no `error`.
+            // The flat form of Responses: clients read its members if there is no `error`.
             named || data.get("type").is_some_and(|name| name == "error")
         }
         _ => false,
@@ -139,7 +139,7 @@ pub(super) fn body_of(data: Bytes, kind: Option<Kind>, error: &UpstreamError) ->
     if own { data } else { written(error).body(kind).into() }
 }
 
-/// A refusal in place of an answer that told of an error.
+/// Returns a refusal in place of an answer that contains an error.
 pub(super) fn of_error(head: Parts, error: UpstreamError, body: Bytes) -> Response<Bytes> {
     let status = error.status();
     let wait = error.retry_after().map(|hint| hint.wait(clock::wall()));
@@ -150,14 +150,14 @@ pub(super) fn of_error(head: Parts, error: UpstreamError, body: Bytes) -> Respon
     refuse(head, status, rejection, body)
 }
 
-/// A refusal in place of an answer that was cut before anything of it was handed on.
+/// Returns a refusal in place of an answer that was truncated before its first forwarded byte.
 pub(super) fn of_truncated(head: Parts, truncated: StreamTruncated) -> Response<Bytes> {
     let body = truncated.body();
     let rejection = Rejection::new(RejectionKind::UpstreamFailed).with_source(truncated);
     refuse(head, StatusCode::BAD_GATEWAY, rejection, body.into())
 }
 
-/// The head keeps what the upstream said beside its content: request ids and limits.
+/// Keeps request ids and limits in the upstream's head.
 fn refuse(head: Parts, status: StatusCode, rejection: Rejection, body: Bytes) -> Response<Bytes> {
     let mut response = Response::from_parts(head, body);
     *response.status_mut() = status;

@@ -1,4 +1,4 @@
-//! Follows one stream, and decides what of it may be handed on.
+//! Follows one stream, and decides which part may be forwarded.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::error::StreamTruncated;
 use crate::proto::dialect::{Channel, End, Event, Fact, Fault, Framing, Kind, Reader};
 use crate::proto::sse;
 
-/// What is known of a stream.
+/// The state of a stream.
 pub(super) struct StreamState {
     config: Arc<Config>,
     reader: Reader,
@@ -19,48 +19,48 @@ pub(super) struct StreamState {
     host: u64,
     model: ModelId,
     ending: Ending,
-    /// The dialect that the ending tells of.
+    /// The dialect that the ending reports.
     told_kind: Option<Kind>,
-    /// What was read of an event that is not whole yet.
+    /// The data of an incomplete event.
     partial: BytesMut,
-    /// An event became too large to be withheld: the rest of it is handed on as it comes.
+    /// An event became too large to withhold: its rest is forwarded as it arrives.
     loose: bool,
     seen: Seen,
     failure: Option<Failure>,
-    /// Whether a closing marker is withheld that proves nothing.
+    /// Whether a closing marker that proves nothing is withheld.
     withholds_markers: bool,
-    /// One was.
+    /// Such a marker came.
     unproven: bool,
-    /// The stream has come to its end, or broke off.
+    /// The stream has ended, or broke off.
     over: bool,
 }
 
-/// What a stream has said so far.
+/// The content of a stream so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     /// The answer has begun.
     pub(super) started: bool,
-    /// Something of it has come.
+    /// Content has come.
     pub(super) content: bool,
-    /// The model said how it ended, or how one of several choices did.
+    /// The model has reported how the answer, or one of several choices, ended.
     pub(super) reason: bool,
-    /// All of it has ended.
+    /// The complete answer has ended.
     ended: bool,
-    /// It is not in the syntax of its dialect.
+    /// It violates the syntax of its dialect.
     pub(super) garbage: bool,
-    /// Things said, but for signs of life.
+    /// The number of facts, without keep-alives.
     pub(super) events: usize,
 }
 
-/// What of a frame may be handed on: whole events, up to one that tells of an error.
+/// The part of a frame that may be forwarded: complete events, up to one that reports an error.
 pub(super) enum Readable {
     /// The frame as it is.
     All,
-    /// This: what was withheld, and a part of the frame.
+    /// This: withheld data, and a part of the frame.
     Part(Bytes),
 }
 
-/// An error that the stream tells of, with the event that does.
+/// An error that the stream reports, with its event.
 #[derive(Clone)]
 pub(super) struct Failure {
     pub(super) fault: Fault,
@@ -69,9 +69,9 @@ pub(super) struct Failure {
     pub(super) misplaced: bool,
 }
 
-/// An event that is larger is not withheld until it is whole.
+/// A larger event is not withheld until it is complete.
 const MAX_PARTIAL: usize = 64 * 1024;
-/// Closes a stream in several dialects. What has not ended by then was cut.
+/// The closing marker of several dialects. An answer without an end by then was truncated.
 const DONE: &[u8] = b"[DONE]";
 
 // === impl StreamState ===
@@ -102,17 +102,18 @@ impl StreamState {
         }
     }
 
-    /// Withholds a closing marker that proves nothing: clients read no further than that, and would take the answer for whole.
+    /// Withholds a closing marker that proves nothing: clients stop reading there, and would take the answer for
+    /// complete.
     pub(super) fn withholding_markers(self) -> Self {
         Self { withholds_markers: true, ..self }
     }
 
-    /// Reads on, and says what may be handed on.
+    /// Reads data, and returns the part that may be forwarded.
     #[inline]
     pub(super) fn read(&mut self, data: &Bytes) -> Readable {
         let Self { reader, seen, failure, model, config, host, ending, told_kind, withholds_markers, unproven, .. } =
             self;
-        // How the answer ended may be in what was not read.
+        // The end of the answer may be in an unread event.
         let may_be_unread = config.missing_end != MissingEnd::Error;
         let mut judges_markers = *withholds_markers && !(may_be_unread && reader.has_unread());
         let whole = reader.read_until(data, |fact, event| {
@@ -144,7 +145,7 @@ impl StreamState {
         if all { Readable::All } else { Readable::Part(self.cut(data.clone(), whole)) }
     }
 
-    /// Withholds what is not whole.
+    /// Withholds incomplete data.
     #[cold]
     fn cut(&mut self, mut data: Bytes, whole: usize) -> Bytes {
         if whole > 0 {
@@ -155,7 +156,7 @@ impl StreamState {
             return ready;
         }
         if self.failure.is_some() || self.unproven {
-            // The event that tells of the error, or closes the stream, began in what is withheld.
+            // The event that reports the error, or closes the stream, began in the withheld data.
             return Bytes::new();
         }
         if self.loose {
@@ -169,7 +170,7 @@ impl StreamState {
         self.partial.split().freeze()
     }
 
-    /// The stream has ended cleanly. Returns what is still to be handed on, or says that it was cut.
+    /// Handles the end without an error. Returns the remaining data to forward, or that the stream was truncated.
     pub(super) fn end(&mut self) -> Result<Bytes, StreamTruncated> {
         self.over = true;
         let Self { reader, seen, failure, ending, .. } = self;
@@ -197,11 +198,11 @@ impl StreamState {
         Ok(std::mem::take(&mut self.partial).freeze())
     }
 
-    /// Whether the stream may end without a word of how the answer ended.
+    /// Whether the stream may end without a reason.
     fn may_lack_its_end(&self, in_event: bool) -> bool {
         let allowed = match self.config.missing_end {
             MissingEnd::Error => false,
-            // What the answer ended with may be in an event that was too large to be looked at.
+            // The reason may be in an event that was too large to read.
             MissingEnd::Auto if self.reader.has_unread() => true,
             MissingEnd::Auto => self.reader.is_closed() && self.config.believes_marker(self.seen.reason, self.model),
             MissingEnd::Allow => true,
@@ -209,7 +210,7 @@ impl StreamState {
         allowed && !in_event
     }
 
-    /// Whether the stream was closed by a marker that proves nothing. Nothing of it is handed on from there.
+    /// Whether a marker that proves nothing closed the stream. Nothing is forwarded from there.
     pub(super) fn is_unproven(&self) -> bool {
         self.unproven
     }
@@ -223,7 +224,7 @@ impl StreamState {
         self.over = true;
     }
 
-    /// The caller went away, if it is not over: what it has may be the whole answer.
+    /// The caller left before the end: it may have the complete answer.
     pub(super) fn abandoned(&mut self) {
         if !self.over && self.seen.reason && self.failure.is_none() {
             let _ = self.end();
@@ -238,7 +239,7 @@ impl StreamState {
         self.reader.kind()
     }
 
-    /// The dialect in whose form an error is written into the stream: a line is Ollama's, and an event never is.
+    /// The dialect in whose form an error is written into the stream: Ollama's is a line, never an event.
     pub(super) fn kind_as_framed(&self) -> Option<Kind> {
         match self.framing {
             Framing::Lines => Some(Kind::Ollama),
@@ -254,7 +255,7 @@ impl StreamState {
         self.reader.is_recognised()
     }
 
-    /// The number of the event that comes next, in Responses.
+    /// The number of the next event, in Responses.
     pub(super) fn next_sequence(&self) -> u64 {
         self.reader.next_sequence()
     }
@@ -267,7 +268,7 @@ impl StreamState {
         self.framing
     }
 
-    /// How many bytes are withheld.
+    /// The number of withheld bytes.
     pub(super) fn withheld(&self) -> usize {
         self.partial.len()
     }

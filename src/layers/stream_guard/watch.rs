@@ -1,4 +1,4 @@
-//! What is looked for in a body that is being handed on.
+//! Watches a body while it is forwarded.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,7 +17,7 @@ use crate::event::{Event, StreamFault};
 use crate::proto::dialect::{AnswerReader, End, Framing};
 use crate::rt::timeout::Timeout;
 
-/// What is looked for.
+/// The kind of watch.
 #[derive(Debug)]
 pub(super) enum BodyWatch {
     Nothing,
@@ -32,45 +32,45 @@ pub(super) struct StreamWatch {
     pub(super) limit: ContentLimit,
 }
 
-/// A JSON answer that is too large to be withheld.
+/// A JSON answer that is too large to withhold.
 #[derive(Debug)]
 pub(super) struct AnswerWatch {
     pub(super) config: Arc<Config>,
     pub(super) reader: AnswerReader,
     pub(super) dialect: Chosen,
     pub(super) ending: Ending,
-    /// How much is still to come, where that is known.
+    /// The remaining bytes, if known.
     pub(super) left: Option<u64>,
 }
 
-/// How long the first content may take.
+/// The time limit for the first content.
 #[derive(Debug)]
 pub(super) struct ContentLimit {
     after: Duration,
-    /// `None`: there is no limit, or it has come.
+    /// `None`: no limit, or the content has come.
     at: Option<Instant>,
     timeout: Timeout,
 }
 
-/// What is to be done with what was read.
+/// The next step after a read.
 #[derive(Debug)]
 pub(super) enum Step {
     /// Nothing yet: it is a part of an event.
     More,
-    /// This is handed on.
+    /// Forward this.
     Give(Frame<Bytes>),
-    /// This is handed on, and then the body is over.
+    /// Forward this, then end the body.
     Last(Option<Frame<Bytes>>, Option<Frame<Bytes>>),
-    /// This is handed on, and then the body fails.
+    /// Forward this, then fail the body.
     Fail(Fail),
 }
 
 /// How a body fails.
 #[derive(Debug)]
 pub(super) struct Fail {
-    /// What came before.
+    /// The data before the error.
     pub(super) before: Bytes,
-    /// What tells the caller.
+    /// The event for the caller.
     pub(super) frame: Bytes,
     pub(super) error: BoxError,
 }
@@ -78,7 +78,7 @@ pub(super) struct Fail {
 // === impl BodyWatch ===
 
 impl BodyWatch {
-    /// A frame has come.
+    /// Handles a frame.
     #[inline]
     pub(super) fn frame(&mut self, frame: Frame<Bytes>) -> Step {
         let Some(data) = frame.data_ref() else { return self.end(Some(frame)) };
@@ -99,7 +99,7 @@ impl BodyWatch {
         }
     }
 
-    /// The body is over, or has come to its trailers: nothing but those follows.
+    /// Handles the end of the body, or its trailers.
     #[cold]
     pub(super) fn end(&mut self, trailers: Option<Frame<Bytes>>) -> Step {
         let ended = match self {
@@ -113,8 +113,8 @@ impl BodyWatch {
         }
     }
 
-    /// The answer is complete with this frame: a server that has sent as many bytes as it was promised does not tell of an error
-    /// behind them.
+    /// Handles the frame that completes the announced length: after that many bytes the caller would not read an error
+    /// event.
     #[cold]
     fn last(&mut self, frame: Frame<Bytes>) -> Step {
         let Self::Answer(watch) = self else { return Step::Give(frame) };
@@ -127,7 +127,7 @@ impl BodyWatch {
         }
     }
 
-    /// Whether the length of the body is not to be told, since its end may turn out to be another one than it looks.
+    /// Whether to hide the length of the body, since its end may differ.
     pub(super) fn hides_length(&self) -> bool {
         match self {
             Self::Nothing => false,
@@ -145,7 +145,7 @@ impl BodyWatch {
         *self = Self::Nothing;
     }
 
-    /// Nothing has come. Ready when it should have.
+    /// Handles silence. Ready when content is overdue.
     pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<Fail> {
         let Self::Stream(watch) = self else { return Poll::Pending };
         watch.limit.poll(cx).map(|error| watch.elapsed(error))
@@ -155,7 +155,7 @@ impl BodyWatch {
 // === impl StreamWatch ===
 
 impl StreamWatch {
-    /// Not all of a frame is handed on.
+    /// Forwards a part of a frame.
     #[cold]
     fn part(&mut self, part: Bytes) -> Step {
         self.limit.settle(self.state.seen());
@@ -177,7 +177,7 @@ impl StreamWatch {
     }
 
     fn failed(&self) -> Fail {
-        // The limits that the head told of are those of the answer, which was accepted: they say nothing of the error.
+        // The limits in the head belong to the accepted answer, not to the error.
         let error = self.state.failure().map(|failure| refusal::stream_error(&self.state, failure, &HeaderMap::new()));
         match error {
             Some(error) => self.fail(StreamFault::UpstreamError, error.frame().clone(), error.into()),
@@ -201,7 +201,7 @@ impl StreamWatch {
         Fail { before: Bytes::new(), frame: self.shown(frame), error }
     }
 
-    /// The event that tells the caller, where this layer is to write it, and there is a place for it.
+    /// Returns the event for the caller, if this layer writes it, and there is a place for it.
     fn shown(&self, frame: Bytes) -> Bytes {
         let has_place = self.state.framing() != Framing::Array;
         if self.config().error_frames && has_place { frame } else { Bytes::new() }
@@ -236,7 +236,7 @@ impl AnswerWatch {
         Ok(Bytes::new())
     }
 
-    /// There is no place for an event in it.
+    /// Fails without an event, which has no place here.
     fn fail(&self, fault: StreamFault, error: BoxError) -> Fail {
         self.config.emitter.emit(&Event::StreamFailed { fault });
         Fail { before: Bytes::new(), frame: Bytes::new(), error }
@@ -256,7 +256,7 @@ impl ContentLimit {
         Self { after: Duration::MAX, at: None, timeout: Timeout::default() }
     }
 
-    /// There is nothing to wait for once content or the end of a choice has come.
+    /// The wait ends with content or the end of a choice.
     #[inline]
     pub(super) fn settle(&mut self, seen: Seen) {
         if self.at.is_some() && (seen.content || seen.reason) {
@@ -264,7 +264,7 @@ impl ContentLimit {
         }
     }
 
-    /// Ready when the limit has passed. Asked only while nothing comes.
+    /// Ready when the limit has passed. Polled only during silence.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<FirstContentElapsed> {
         let Some(at) = self.at else { return Poll::Pending };
         self.timeout.poll_until(at, cx).map(|()| FirstContentElapsed::new(self.after))

@@ -1,4 +1,4 @@
-//! A call whose answer is checked, and asked for again where it is not in its form.
+//! Makes a call, checks its answer, and asks again if the answer is invalid.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -34,23 +34,23 @@ struct CollectedAnswer {
     trailers: Option<HeaderMap>,
 }
 
-/// An answer that is not in its form.
+/// An invalid answer.
 struct InvalidAnswer {
     answer: CollectedAnswer,
     fault: OutputFault,
 }
 
-/// What reading an answer led to.
+/// The result of reading an answer.
 enum AnswerRead<B> {
     Answer(CollectedAnswer, AnswerForm),
-    /// It is handed on, not looked at. Unless it is whole it broke off, and fails where it did.
+    /// Forward it unchecked. If it is incomplete it broke off, and fails in the same place.
     Unread {
         response: Response<StructuredOutputBody<B>>,
         is_whole: bool,
     },
 }
 
-/// Reads the request, makes the call, and asks again where its answer is not in the form that was asked for.
+/// Reads the request, makes the call, and asks again if the answer is invalid.
 pub(super) async fn run<S, B>(
     mut service: S,
     request: Request<CallBody>,
@@ -79,7 +79,7 @@ where
         let (answer, form) = match read_answer(response, &asked, &config).await {
             AnswerRead::Answer(answer, form) => (answer, form),
             AnswerRead::Unread { response, is_whole } => {
-                // What was asked again has failed, or cannot be looked at: the answer that there is counts.
+                // The repeated call failed, or its answer is unreadable: the earlier answer counts.
                 let Some(best) = best else { return Ok(response) };
                 if is_whole && response.status().is_success() {
                     total.add(Ending::of(&response).and_then(Ending::total_usage));
@@ -108,7 +108,7 @@ where
     }
 }
 
-/// The request that asks again, if it is worth it.
+/// Returns the request that asks again, if that is worthwhile.
 fn next(
     asked: &CheckedRequest,
     config: &Config,
@@ -119,7 +119,7 @@ fn next(
 ) -> Option<Request<CallBody>> {
     let max = match complaint.fault {
         _ if asked.head.extensions.get::<NoRetry>().is_some() => 0,
-        // What was empty once more says nothing new.
+        // A second empty answer adds nothing.
         OutputFault::Empty => config.max_reasks.min(1),
         _ => config.max_reasks,
     };
@@ -192,7 +192,7 @@ where
     AnswerRead::Unread { response: Response::from_parts(head, StructuredOutputBody::read(body)), is_whole }
 }
 
-/// Checks an answer; one that takes long on a thread for blocking work.
+/// Checks an answer; an expensive check runs on a thread for blocking work.
 async fn look(check: Check, data: &Bytes) -> Examined {
     if check.is_quick(data.len()) {
         return check.run(data);
@@ -224,7 +224,7 @@ impl CollectedAnswer {
 // === impl InvalidAnswer ===
 
 impl InvalidAnswer {
-    /// The earlier one where that came nearer to what was asked for, else this.
+    /// Returns the better of both answers; of equals this one.
     fn or_better(self, earlier: Option<Self>) -> Self {
         match earlier {
             Some(earlier) if earlier.nearness() > self.nearness() => earlier,
@@ -240,7 +240,7 @@ impl InvalidAnswer {
         }
     }
 
-    /// The answer as it is, marked as one that is not in its form.
+    /// Returns the answer unchanged, marked as invalid.
     fn respond<B>(self, total: OutputUsage) -> Response<StructuredOutputBody<B>> {
         let mut response = self.answer.respond(total);
         response.extensions_mut().insert(InvalidOutput::new(self.fault));

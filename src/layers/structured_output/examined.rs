@@ -1,4 +1,4 @@
-//! An answer that was read: what it says, and whether it has the form that was asked for.
+//! The content of an answer, and whether it is valid.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -12,14 +12,14 @@ use crate::proto::media_type;
 use crate::proto::tool_calls::{self, ToolCall};
 use crate::rejection::Rejection;
 
-/// In what form an answer comes.
+/// The format of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AnswerForm {
     Json,
     Stream(Framing),
 }
 
-/// What an answer is checked by.
+/// The check of an answer.
 #[derive(Clone)]
 pub(super) struct Check {
     kind: Kind,
@@ -30,32 +30,30 @@ pub(super) struct Check {
     extract: bool,
 }
 
-/// What is found of an answer.
+/// The result of the check.
 pub(super) struct Examined {
     pub(super) usage: Option<Usage>,
     pub(super) disposition: Disposition,
 }
 
 pub(super) enum Disposition {
-    /// It is returned as it is: it has the form that was asked for, or it is no attempt at it (a refusal, a filter, a call of a
-    /// tool).
+    /// Return it unchanged: it is valid, or not an attempt (a refusal, a filtered answer, a tool call).
     Return,
-    /// It is returned as it is, unless there is a whole answer: it is an error, was cut, or ends where nothing says that it is
-    /// whole.
+    /// Return it unchanged, unless there is a complete answer: it is an error, truncated, or ends without proof.
     Unfinished,
-    /// It is returned with this body.
+    /// Return it with this body.
     Replace(Vec<u8>),
-    /// This text is not what was asked for.
+    /// This text is invalid.
     Invalid(String, Complaint),
 }
 
-/// Answers above that are looked at outside of the threads that other calls run on.
+/// Larger answers are checked on threads for blocking work.
 const LARGE: usize = 64 * 1024;
 
 // === impl AnswerForm ===
 
 impl AnswerForm {
-    /// `None` where the answer is not looked at.
+    /// `None` if the answer is not checked.
     pub(super) fn of<B>(response: &Response<B>, asked: &CheckedRequest) -> Option<Self> {
         let headers = response.headers();
         if response.status() != StatusCode::OK || Rejection::of(response).is_some() || media_type::is_encoded(headers) {
@@ -68,7 +66,7 @@ impl AnswerForm {
         if asked.kind == Kind::Ollama && asked.streams && essence.eq_ignore_ascii_case(b"application/x-ndjson") {
             return Some(Self::Stream(Framing::Lines));
         }
-        // Gemini streams JSON too: an array of it.
+        // Gemini also streams a JSON array.
         let is_array = asked.kind == Kind::Gemini && asked.streams;
         let form = if is_array { Self::Stream(Framing::Array) } else { Self::Json };
         media_type::is_json(headers).then_some(form)
@@ -83,7 +81,7 @@ impl Check {
         Self { kind: asked.kind, form, schema, wants_json: asked.wants_json, tools, extract }
     }
 
-    /// Whether a body of this length is looked at so quickly that other calls may wait for it.
+    /// Whether a body of this length is checked so quickly that other calls may wait for it.
     pub(super) fn is_quick(&self, length: usize) -> bool {
         length <= LARGE
             && self.schema.as_ref().is_none_or(|schema| schema.is_quick(length))
@@ -106,7 +104,7 @@ impl Check {
         Examined { usage: answer.usage, disposition }
     }
 
-    /// On an answer that is whole, by the model's own word.
+    /// Checks an answer that the model reported as complete.
     fn whole(&self, body: &[u8]) -> Disposition {
         if let Some(disposition) = self.calls(body) {
             return disposition;
@@ -128,7 +126,7 @@ impl Check {
         }
     }
 
-    /// On the calls of tools in an answer, where it has some and they are checked.
+    /// Checks the tool calls in an answer, if it has some and they are checked.
     fn calls(&self, body: &[u8]) -> Option<Disposition> {
         let calls = self.tools.as_ref().map(|tools| (tools, tool_calls::called(self.kind, body)));
         let (tools, calls) = calls.filter(|(_, calls)| !calls.is_empty())?;
@@ -137,7 +135,7 @@ impl Check {
         Some(Disposition::Invalid(said.join("\n"), complaint))
     }
 
-    /// The text of a stream cannot be replaced: it is what was asked for, or it is not.
+    /// The text of a stream cannot be replaced: it is valid or not.
     fn stream(&self, body: &[u8], framing: Framing) -> Examined {
         let mut reader = Reader::new(Some(self.kind), framing);
         let (mut said, mut is_other, mut usage) = (String::new(), false, None::<Usage>);
@@ -172,9 +170,9 @@ impl Check {
 // === impl Disposition ===
 
 impl Disposition {
-    /// On an answer that did not end as a whole one does.
+    /// Handles an answer that did not end normally.
     fn of_other(end: Option<End>) -> Self {
-        // Paused for a call of a tool.
+        // Paused for a tool call.
         if matches!(end, Some(End::Refused | End::Filtered | End::Paused)) { Self::Return } else { Self::Unfinished }
     }
 }

@@ -23,15 +23,15 @@ pub(super) struct CheckedRequest {
     pub(super) kind: Kind,
     pub(super) head: Parts,
     pub(super) body: Bytes,
-    /// `None`: any JSON will do.
+    /// `None`: any JSON is valid.
     pub(super) schema: Option<OutputSchema>,
-    /// The schema that the request names, as long as it is not compiled.
+    /// The schema in the request, until it is compiled.
     named: Option<Value>,
-    /// Whether the text of an answer is checked: not where only calls of tools are.
+    /// Whether the text of an answer is checked; not if only tool calls are.
     pub(super) wants_json: bool,
-    /// Where calls of tools are checked.
+    /// Set if tool calls are checked.
     pub(super) tools: Option<ToolSchemas>,
-    /// The tools, as long as their schemas are not compiled.
+    /// The tools, until their schemas are compiled.
     offered: Vec<Tool>,
     pub(super) streams: bool,
 }
@@ -41,7 +41,7 @@ const MAX_TOOLS: usize = 64;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The dialect of a request whose body is worth reading.
+/// Returns the dialect of a request whose body is worth reading.
 pub(super) fn kind_of(head: &Parts) -> Option<Kind> {
     let readable = head.method == Method::POST
         && !head.headers.contains_key(CONTENT_ENCODING)
@@ -78,7 +78,7 @@ impl CheckedRequest {
         Ok(Self { kind, head, body, schema, named, wants_json, tools: None, offered, streams })
     }
 
-    /// The same, with the schemas that the request names compiled.
+    /// Compiles the schemas in the request.
     pub(super) async fn compiled(mut self, config: &Config) -> Self {
         if let Some(schema) = self.named.take() {
             match config.compiled.get(schema).await {

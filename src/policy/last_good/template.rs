@@ -1,4 +1,4 @@
-//! The operator's own text in the place of a model's answer.
+//! The operator's own text in place of a model's answer.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::proto::dialect::{Composed, Kind};
 use crate::proto::output_format;
 use crate::proto::prompt::{self, LastMessage};
 
-/// A request that no upstream has answered, and nothing that was kept: for
+/// A request without an answer from an upstream or the store: for
 /// [`LastGoodLayer::template`](crate::LastGoodLayer::template).
 pub struct UnansweredRequest {
     kind: Kind,
@@ -19,7 +19,7 @@ pub struct UnansweredRequest {
     body: Bytes,
 }
 
-/// Gives the text for a request, if there is one.
+/// Returns the text for a request, if there is one.
 pub(crate) type Template = dyn Fn(&UnansweredRequest) -> Option<String> + Send + Sync;
 
 // === impl UnansweredRequest ===
@@ -47,13 +47,13 @@ impl UnansweredRequest {
         prompt::model(self.kind, self.head.uri.path(), &self.body)
     }
 
-    /// Its last message, where that is one text of the user's.
+    /// Its last message, if that is a single text of the user's.
     #[must_use]
     pub fn last_message(&self) -> Option<String> {
         LastMessage::of(self.kind, &self.body)?.text()
     }
 
-    /// The text that `template` has for it, as an answer of its dialect. None to a request for JSON, or for a call of a tool.
+    /// Returns the text of `template` as an answer of its dialect. None for a request for JSON, or for a tool call.
     pub(crate) fn answer(&self, template: &Template, id: u64, created: u64) -> Option<Response<Bytes>> {
         let text = output_format::wants_text(self.kind, &self.body).then(|| template(self))??;
         let model = self.model().unwrap_or_default();
