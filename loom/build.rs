@@ -1,4 +1,4 @@
-//! Sets the switch under which the crate takes loom's locks and atomics.
+//! Sets the cfg that makes the crate use loom's locks and atomics.
 
 fn main() {
     println!("cargo::rustc-cfg=buttress_loom");

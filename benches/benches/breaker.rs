@@ -1,7 +1,7 @@
-//! The circuit breaker beside its peers: a call through a closed circuit, a refusal, a circuit's whole cycle, and what
-//! a second thread is worth.
+//! Compares the circuit breaker with its peers: a call through a closed circuit, a refusal, a whole cycle of a
+//! circuit, and the gain of a second thread.
 //!
-//! Every call reads its response body to the end. The peers decide when the head is there; ours when the body is over.
+//! Every call reads its response body to the end. The peers decide at the head, ours at the end of the body.
 
 use std::error::Error;
 use std::fmt;
@@ -86,7 +86,7 @@ fn tables(_: &Runtime, cost: CostOf<'_>) {
     }
 }
 
-/// Calls a second of `threads` threads together.
+/// Calls per second of `threads` threads together.
 type Race = fn(usize) -> f64;
 
 const RACES: &[(&str, Race)] = &[
@@ -175,7 +175,7 @@ impl Future for Answer {
     }
 }
 
-/// What can be called a number of times.
+/// A caller that can be called a number of times.
 trait Calls {
     fn one(&mut self, method: Method);
 }
@@ -233,7 +233,7 @@ fn finish<F: Future<Output = Result<T, E>>, T, E>(future: F) -> Option<T> {
     }
 }
 
-/// The call that a runtime makes: not inlined into the loop that makes it.
+/// The call of a runtime: not inlined into the loop that makes it.
 #[inline(never)]
 fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
     future.poll(cx)
@@ -250,7 +250,7 @@ fn opened<S: Calls>(mut service: S, failures: u32) -> S {
     service
 }
 
-/// So many failures, and as many probes.
+/// This many failures, and as many probes.
 fn cycles(mut service: impl Calls, failures: u32, n: u64) {
     for _ in 0..n {
         (0..failures).for_each(|_| service.one(Method::DELETE));
@@ -258,7 +258,7 @@ fn cycles(mut service: impl Calls, failures: u32, n: u64) {
     }
 }
 
-/// The best of some: whatever else runs on this machine only makes it slower.
+/// The best of several runs: other work on the machine only slows a run down.
 fn race<S: Calls + Clone + Send>(service: &S, threads: usize) -> f64 {
     const CALLS: u64 = 200_000;
     let run = || {
@@ -283,7 +283,7 @@ fn race<S: Calls + Clone + Send>(service: &S, threads: usize) -> f64 {
     (0..15).map(|_| run()).fold(0.0, f64::max)
 }
 
-/// The refusal itself: what a breaker that decided in no time would still have to make.
+/// The minimal refusal: the response that any breaker must build.
 fn refusals(n: u64) {
     for _ in 0..n {
         let refused = Rejection::new(RejectionKind::CircuitOpen).with_retry_after(Duration::from_secs(5));
@@ -305,7 +305,7 @@ fn slow() -> CircuitBreakerLayer {
     breaker().configure(|config| config.slow_calls(LONG, 0.5))
 }
 
-/// Opens at once, and not for long.
+/// Opens at once, for a short time.
 fn nervous() -> CircuitBreakerLayer {
     breaker().configure(|config| config.consecutive_failures(1).open_duration(Duration::ZERO, Duration::ZERO))
 }

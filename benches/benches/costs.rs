@@ -1,8 +1,8 @@
-//! The gate against costs that creep in: instructions of named paths, beside those that are checked in.
+//! Guards against creeping costs: compares instruction counts of named paths with checked-in ones.
 //!
-//! `cargo bench --profile release -p tower-buttress-benches --no-default-features --features schema --bench costs` prints them,
-//! `-- --check` compares them with `costs.txt` and fails where one differs by more than 2 %, `-- --write` writes that file anew.
-//! A cheaper path fails too: what it gained could be lost again unseen.
+//! `cargo bench --profile release -p tower-buttress-benches --no-default-features --features schema --bench costs`
+//! prints them, `-- --check` compares them with `costs.txt` and fails if one differs by more than 2 %, `-- --write`
+//! writes that file. A cheaper path fails too; otherwise its gain could be lost unnoticed.
 //!
 //! The profile is `release`, without LTO, because CI builds much of it for the fuzz targets anyway.
 
@@ -37,8 +37,9 @@ use tower_buttress_benches::services::finish;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// A path may differ by this ratio, or by these instructions, whichever is more. Two runs of one binary differ by 3 at most, but
-/// a change elsewhere in the crate can move what the compiler inlines: 16 in a call, 3 in a frame, were seen.
+/// A path may differ by this ratio, or by these instructions, whichever is more. Two runs of one binary differ by at
+/// most 3, but a change elsewhere in the crate can change what the compiler inlines: 16 per call and 3 per frame were
+/// observed.
 const TOLERANCE: f64 = 0.02;
 const SLACK_OF_CALL: f64 = 20.0;
 const SLACK_OF_FRAME: f64 = 4.0;
@@ -70,7 +71,7 @@ fn costs() -> Option<BTreeMap<&'static str, f64>> {
     let count =
         |cases: &[Case]| cases.iter().map(|case| Some((case.name, case.instructions()?))).collect::<Option<_>>();
     let (one, two) = CASES.split_at(CASES.len() / 2);
-    // Each count is a process of its own, and no neighbour changes it.
+    // Each count runs in its own process, undisturbed by others.
     let (one, two) = std::thread::scope(|scope| {
         let other = scope.spawn(|| count(two));
         (count(one), other.join().ok().flatten())
@@ -89,9 +90,9 @@ fn table() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("costs.txt")
 }
 
-/// What instructions depend on beside the code: the compiler, the C library (whose allocator is counted), and whether
-/// valgrind shows AVX2 to those who choose their code by it, which it does where the machine has it. A table of another
-/// toolchain says nothing.
+/// The other influences on instructions: the compiler, the C library (whose allocator is counted), and whether
+/// valgrind offers AVX2 to code that selects it at run time, as it does if the machine has it. A table of another
+/// toolchain is not comparable.
 fn toolchain() -> String {
     let said_by = |program: &str| {
         let output = Command::new(program).arg("--version").output().map(|output| output.stdout).unwrap_or_default();
@@ -145,7 +146,7 @@ fn check(now: &BTreeMap<&str, f64>) -> ExitCode {
     code
 }
 
-/// Calls are read to their end; of one answer that does not end, frames are read that no layer looks into, and tokens of a chat
+/// Calls are read to their end. Frames come from one endless answer that no layer parses, tokens from a chat
 /// completion's event stream.
 const CASES: &[Case] = &[
     Case { name: "call, bare", run: |n| calls(Answers, n) },
@@ -205,12 +206,12 @@ const CASES: &[Case] = &[
 /// Names the conversation of a call.
 const CONVERSATION: &str = "x-conversation";
 
-/// Far more than is asked for.
+/// Far more than requested.
 fn pace() -> PaceLayer {
     PaceLayer::new().requests(Rate::per_second(1_000_000))
 }
 
-/// Keeps answers to requests without a key, too.
+/// Also keeps answers to requests without a key.
 fn replays() -> DedupLayer {
     DedupLayer::new().fingerprint_window(LIMIT).stateless(|_, _| false)
 }
@@ -227,12 +228,12 @@ fn profile() -> TimeoutProfile {
     TimeoutProfile::STANDARD
 }
 
-/// Every call leads: nothing is kept for the next.
+/// Every call leads: no answer is kept for the next.
 fn gateway() -> ResilienceLayer {
     presets::llm_gateway(profile()).dedup(|dedup| dedup.window(Duration::ZERO))
 }
 
-/// A preset of which every layer is off.
+/// A preset with every layer off.
 fn off() -> ResilienceLayer {
     presets::http_client(profile())
         .deadline(|_| DeadlineLayer::disabled())
@@ -261,7 +262,7 @@ impl<B> Service<Request<B>> for Answers {
     }
 }
 
-/// Answers every request with a body that does not end.
+/// Answers every request with an endless body.
 #[derive(Clone, Copy)]
 struct Streams;
 
@@ -279,11 +280,11 @@ impl<B> Service<Request<B>> for Streams {
     }
 }
 
-/// Answers every request with the event stream of a chat completion that does not end.
+/// Answers every request with the event stream of an endless chat completion.
 #[derive(Clone, Copy)]
 struct Tokens;
 
-/// Its body: one event in each frame, each of 200 bytes.
+/// Its body: one event of 200 bytes per frame.
 struct Completion;
 
 const TOKEN: &[u8] = b"data: {\"id\":\"chatcmpl-0123456789\",\"object\":\"chat.completion.chunk\",\"created\":1764201600,\
@@ -314,7 +315,7 @@ impl<B> Service<Request<B>> for Tokens {
     }
 }
 
-/// A POST as a caller of a model provider sends it.
+/// A POST of a model provider's caller.
 fn post() -> Request<Full<Bytes>> {
     Request::post("/v1/chat/completions")
         .header(CONVERSATION, "one")

@@ -1,6 +1,6 @@
-//! Dedup: what it costs to lead, to join and to be given an answer again, beside tower-resilience's coalesce and cache.
+//! The cost of dedup for a leader, a joined call and a replay, with tower-resilience's coalesce and cache.
 //!
-//! The peers need answers that can be cloned, and so cannot stream: theirs are `Response<Bytes>`. They are given their key
+//! The peers need answers that can be cloned, and so cannot stream: theirs are `Response<Bytes>`. They get their key
 //! ready-made; ours reads and hashes the request.
 
 use std::convert::Infallible;
@@ -133,7 +133,7 @@ impl<B> Service<Request<B>> for Upstream {
     }
 }
 
-/// The same, in one piece.
+/// The same body in one piece.
 #[derive(Clone, Copy, Debug)]
 struct Cloneable;
 
@@ -153,7 +153,7 @@ impl Service<Request<Full<Bytes>>> for Cloneable {
     }
 }
 
-/// So many frames of 1 KiB, each a slice of one buffer, and then the end, or nothing more.
+/// This many frames of 1 KiB, each a slice of one buffer, then the end, or silence.
 #[derive(Clone, Debug)]
 struct Frames {
     left: usize,
@@ -213,7 +213,7 @@ fn stalled(
 
 type Asked = tower_buttress::CallBody;
 
-/// A call that said something and is silent: each repetition hears it, and leaves.
+/// A call that has sent data and is silent: each repetition joins, reads it and leaves.
 fn joins(n: u64) {
     let service = live().layer(stalled(1, false));
     let leader = finish(service.clone().oneshot(post(ASK)));
@@ -221,7 +221,7 @@ fn joins(n: u64) {
     drop(leader);
 }
 
-/// What a body of this length adds, in nanoseconds.
+/// The cost that a body of this length adds, in nanoseconds.
 fn hashing(length: usize) -> f64 {
     let (short, long) = (Bytes::from(vec![7; 64]), Bytes::from(vec![7; length]));
     let run = |body: &Bytes| median(|| posts(live().layer(Upstream), || post(body.clone()), 20)) / 20.0;
@@ -249,7 +249,7 @@ fn median(mut run: impl FnMut()) -> f64 {
     took[took.len() / 2]
 }
 
-/// Bytes that were allocated until this number of followers and the leader had read all of it.
+/// The bytes allocated until the leader and this number of followers have read everything.
 fn stream(runtime: &Runtime, followers: usize) -> u64 {
     let run = || {
         let service = live().layer(stalled(1024, true));

@@ -1,4 +1,4 @@
-//! What it takes to find the JSON in a text, by its form and its size: the time for each byte must not grow with the text.
+//! The cost of finding the JSON in a text, by form and size: the time per byte must not grow with the text.
 //!
 //! ```sh
 //! cargo bench -p tower-buttress-benches --features schema --bench extract
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tower_buttress::proto::extract_json::{Wanted, extract};
 
-/// How a text of about this many bytes is made, and whether there is a value in it.
+/// Builds a text of about this many bytes, and says whether it contains a value.
 type Form = (&'static str, fn(usize) -> String, bool);
 
 const FORMS: &[Form] = &[
@@ -22,7 +22,7 @@ const FORMS: &[Form] = &[
     ("open brackets", |bytes| "{\"".repeat(bytes / 2), false),
 ];
 const SIZES: [usize; 3] = [1024, 32 * 1024, 1000 * 1024];
-/// How long each is measured.
+/// The time for each measurement.
 const TIME: Duration = Duration::from_millis(200);
 
 fn main() {

@@ -1,10 +1,10 @@
-//! What sharing costs: its operations, the lag of a stream that is read on another machine, and Redis's own processor.
+//! The cost of sharing: its operations, the lag of a stream read in another process, and Redis's CPU.
 //!
 //! ```sh
 //! cargo bench -p tower-buttress-benches --features redis --bench fleet
 //! ```
 //!
-//! It starts a `redis-server` of its own. Both processes of a fleet are in this one, with two connections each.
+//! Starts its own `redis-server`. Both processes of the fleet are in this one, with two connections each.
 
 #[path = "../../crates/gateway/tests/it/fleet/server.rs"]
 #[allow(dead_code, reason = "nothing is hurt here")]
@@ -30,7 +30,7 @@ use tower_buttress_redis::{Redis, RedisOptions, RedisStore};
 use self::server::Server;
 
 const OPERATIONS: u32 = 10_000;
-/// At a time, where they are many.
+/// The number of concurrent operations or streams.
 const AT_ONCE: u32 = 64;
 
 const STREAMS: u32 = 100;
@@ -49,7 +49,7 @@ fn main() -> Fallible<()> {
 
 async fn measure() -> Fallible<()> {
     let server = Server::start(&[])?;
-    // A machine that is busy does not end the measurement.
+    // A busy machine does not end the measurement.
     let options = RedisOptions::from_url(&server.url())?.patience(Duration::from_secs(2));
     let (one, other) = (Redis::new(options.clone())?, Redis::new(options)?);
     let cpu = Cpu(server.port());
@@ -115,7 +115,7 @@ async fn claim(redis: &Redis) -> Fallible<Duration> {
     Ok(begun.elapsed())
 }
 
-/// From the vote of one process to the news in another.
+/// From the vote of one process to its arrival in another.
 async fn votes(one: &Redis, other: &Redis) -> Fallible<Vec<Duration>> {
     let group = CircuitGroup::new("bench");
     let mut news = other.news(group).await?;
@@ -129,7 +129,7 @@ async fn votes(one: &Redis, other: &Redis) -> Fallible<Vec<Duration>> {
     Ok(lags)
 }
 
-/// Streams that one process leads, each read by a caller in the other. A frame says when it was sent.
+/// Streams led by one process, each read by a caller in the other. Each frame contains its time.
 async fn relay(one: &Redis, other: &Redis) -> Fallible<Vec<Duration>> {
     let epoch = Instant::now();
     let upstream = service_fn(move |_: Request<CallBody>| async move {
@@ -165,7 +165,7 @@ async fn relay(one: &Redis, other: &Redis) -> Fallible<Vec<Duration>> {
             let mut lags = Vec::new();
             while let Some(Ok(frame)) = follower.frame().await {
                 let data = frame.into_data().unwrap_or_default();
-                // Several may come at once.
+                // Several may arrive at once.
                 for frame in data.chunks_exact(FRAME_BYTES) {
                     let sent = frame.first_chunk().map(|sent| u128::from_be_bytes(*sent)).unwrap_or_default();
                     let sent = Duration::from_nanos(u64::try_from(sent).unwrap_or_default());
@@ -189,7 +189,7 @@ fn row(name: &str, took: &mut [Duration], cpu: Duration, count: u32) {
     println!("{name:<52} {:>7.0} us {:>7.0} us {cpu:>11.1} us", at(50), at(99));
 }
 
-/// The processor time that Redis has spent.
+/// The CPU time of Redis.
 struct Cpu(u16);
 
 // === impl Cpu ===

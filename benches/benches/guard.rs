@@ -1,5 +1,5 @@
-//! What it costs to read a model's stream: `StreamGuardLayer`, beside `eventsource-stream` with `serde_json`, and what the scans of
-//! the layers that stand with it in a preset add.
+//! The cost of reading a model's stream: `StreamGuardLayer`, with `eventsource-stream` and `serde_json`, and the
+//! additional cost of the other scanning layers of a preset.
 //!
 //! ```sh
 //! cargo bench -p tower-buttress-benches --features llm --bench guard
@@ -152,7 +152,7 @@ fn all() -> Stack<IdleBodyTimeoutLayer, Stack<StreamGuardLayer, SseHeartbeatLaye
     Stack::new(idle(), Stack::new(StreamGuardLayer::new(), heartbeat()))
 }
 
-/// The same answer for a reader of streams.
+/// The same answer for readers of streams.
 struct Pulled(Endless);
 
 impl Stream for Pulled {
@@ -176,7 +176,7 @@ where
     read(response.into_body(), n);
 }
 
-/// What has to be known of a chunk to tell how an answer ended.
+/// The parts of a chunk that tell how an answer ended.
 #[derive(Deserialize)]
 #[allow(dead_code, reason = "what is read is not used")]
 struct Chunk<'a> {

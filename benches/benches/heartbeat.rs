@@ -1,5 +1,5 @@
-//! Heartbeats: what it costs to follow a stream, beside axum's `KeepAlive` and sse-stream's body, and what a hundred
-//! thousand silent streams take.
+//! Heartbeats: the cost of following a stream, with axum's `KeepAlive` and sse-stream's body, and of a hundred
+//! thousand silent streams.
 
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -97,7 +97,7 @@ const FRAME: &[u8; 64] =
     b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"token one\"}}]}\n\n".first_chunk().unwrap();
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// `body`, as the layer hands it on.
+/// `body` through the layer.
 fn through<B>(body: B) -> SseHeartbeatBody<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -121,7 +121,7 @@ where
     response.into_body()
 }
 
-/// Events without end, ready or each pending once.
+/// Endless events, ready or pending once each.
 fn events(pending: bool) -> impl Stream<Item = Result<Event, Infallible>> {
     let mut asked = false;
     stream::poll_fn(move |_| {
@@ -159,7 +159,7 @@ impl Body for Silent {
     }
 }
 
-/// As many as a large gateway holds. Their heartbeats come ten times as fast, for a tenth of the time.
+/// The number of streams of a large gateway. Heartbeats come ten times as fast, for a tenth of the time.
 const STREAMS: usize = 100_000;
 const FAST: Duration = Duration::from_millis(1_500);
 const BEATS: u32 = 2;
@@ -171,7 +171,7 @@ fn silent(runtime: &Runtime) {
         Sse::new(never).keep_alive(KeepAlive::new().interval(FAST)).into_response().into_body()
     };
     let bare = || Sse::new(stream::pending::<Result<Event, Infallible>>()).into_response().into_body();
-    // Theirs is in a box of its own, and made with the head, which the bare one has too.
+    // axum boxes it together with the head, which the bare one has too.
     let theirs = allocated(keep_alive) - allocated(bare);
     let mut ours = beating(FAST, Silent);
     let own = allocated(|| Pin::new(&mut ours)) + size_of_val(&ours) as u64;
@@ -183,7 +183,7 @@ fn silent(runtime: &Runtime) {
     }
 }
 
-/// What is allocated until a body waits.
+/// The allocations until a body waits.
 fn allocated<B: Body>(body: impl FnOnce() -> B) -> u64 {
     let before = alloc::bytes();
     let mut body = pin!(body());
@@ -215,7 +215,7 @@ fn beats<B: Body + 'static>(runtime: &Runtime, body: impl Fn() -> B) -> f64 {
     spent * 1e9 / (STREAMS as f64 * f64::from(BEATS))
 }
 
-/// Processor time of this process, in seconds.
+/// CPU time of this process, in seconds.
 fn processor() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/schedstat").expect("Linux");
     stat.split_whitespace().next().and_then(|nanos| nanos.parse::<f64>().ok()).unwrap_or_default() / 1e9

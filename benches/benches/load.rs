@@ -1,8 +1,7 @@
-//! Pace, queue and supersede beside their peers: a call that nothing holds up, what a second thread is worth, and what
-//! ten thousand calls that wait take.
+//! Compares pace, queue and supersede with their peers: an undelayed call, the gain of a second thread, and the cost
+//! of ten thousand waiting calls.
 //!
-//! Every call reads its response body to the end. The peers are done with a call when its head is there; ours when the body is
-//! over.
+//! Every call reads its response body to the end. The peers end a call at its head, ours at the end of the body.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -82,7 +81,7 @@ fn tables(runtime: &Runtime, cost: CostOf<'_>) {
     }
 }
 
-/// Calls a second of `threads` threads together.
+/// Calls per second of `threads` threads together.
 type Race = fn(usize) -> f64;
 
 const RACES: &[(&str, Race)] = &[
@@ -158,7 +157,7 @@ impl Future for Answer {
     }
 }
 
-/// Hashes as many blocks as supersede does: two for the name of the conversation, two for a short message.
+/// Hashes as many blocks as supersede: two for the conversation, two for a short message.
 #[derive(Clone, Copy, Debug)]
 struct Hashing;
 
@@ -179,7 +178,7 @@ impl Service<Request<CallBody>> for Hashing {
     }
 }
 
-/// Has no room, and never will.
+/// Never has room.
 #[derive(Clone, Copy, Debug)]
 struct Silent;
 
@@ -237,13 +236,13 @@ fn finish<F: Future<Output = Result<T, E>>, T, E>(future: F) -> Option<T> {
     }
 }
 
-/// The call that a runtime makes: not inlined into the loop that makes it.
+/// The call of a runtime: not inlined into the loop that makes it.
 #[inline(never)]
 fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
     future.poll(cx)
 }
 
-/// The best of a few runs: other work on the machine only makes one slower.
+/// The best of several runs: other work on the machine only slows a run down.
 fn race<S, B>(service: &S, threads: usize) -> f64
 where
     S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send,
@@ -274,7 +273,7 @@ where
     (0..15).map(|_| run()).fold(0.0, f64::max)
 }
 
-/// What a call takes that waits behind one that has no end: bytes that were asked for, and its future.
+/// The cost of a call that waits behind an endless one: requested bytes, and its future.
 fn waiting<S>(runtime: &Runtime, service: S) -> u64
 where
     S: Service<Request<CallBody>> + Clone,
@@ -327,7 +326,7 @@ fn bulkhead() -> BulkheadLayer {
     BulkheadLayer::builder().max_concurrent_calls(64).build().expect("a configuration")
 }
 
-/// governor has no layer of its own for HTTP's answers: a check before the call is what it is used as.
+/// governor has no layer for HTTP answers: it is used as a check before the call.
 #[derive(Clone)]
 struct Governed(Arc<DefaultDirectRateLimiter>);
 

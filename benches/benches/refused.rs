@@ -1,6 +1,6 @@
-//! What a caller waits while the circuit is open, beside what hyper takes to ask an upstream that answers at once.
+//! The wait of a caller while the circuit is open, and that of a call to an upstream that answers at once.
 //!
-//! Callers come one by one, a thousand a second, as they do at a service that is in use and not in a hurry.
+//! Callers come one by one, a thousand per second, as at a moderately loaded service.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Retry and Fallback: what a call costs whose first attempt succeeds, beside tower's, tower-resilience's and
+//! Retry and Fallback: the cost of a call whose first attempt succeeds, with tower's, tower-resilience's and
 //! reqwest's.
 
 use std::convert::Infallible;
@@ -83,7 +83,7 @@ fn tables(runtime: &Runtime, cost: CostOf<'_>) {
     memory(runtime);
 }
 
-/// What three attempts with a prompt of 1 MiB allocate, beside the prompt itself.
+/// The allocations of three attempts with a prompt of 1 MiB, beside the prompt itself.
 fn memory(runtime: &Runtime) {
     const ATTEMPTS: usize = 3;
     let prompt = Bytes::from(vec![b'x'; 1024 * 1024]);
@@ -165,7 +165,7 @@ const CASES: &[Case] = &[
 const READS: Bare = Bare { pending: false, reads: true };
 const PROMPT: &[u8] = b"{\"model\":\"m\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}";
 
-/// What an SDK sends, as a server has parsed it: all values are slices of one buffer.
+/// An SDK's request, as a server has parsed it: all values are slices of one buffer.
 static HEAD: LazyLock<HeaderMap> = LazyLock::new(|| {
     let fields = [
         ("host", "api.example.com"),
@@ -268,7 +268,7 @@ impl<B: Body + Unpin> Service<Request<B>> for Down {
     }
 }
 
-/// What tower's documentation has one write.
+/// The policy from tower's documentation.
 #[derive(Clone)]
 struct ServerErrors {
     left: usize,
@@ -309,7 +309,7 @@ fn tower(budget: Option<Arc<TpsBudget>>) -> tower::retry::RetryLayer<ServerError
     tower::retry::RetryLayer::new(ServerErrors { left: 2, budget })
 }
 
-/// Answers in place of the client.
+/// Answers instead of the client.
 struct Answers;
 
 impl Middleware for Answers {

@@ -1,7 +1,7 @@
-//! What the whole stack adds to a call over a socket: the presets around hyper's client, beside what tower and tower-http
-//! have of it. The upstream answers at once: one that thinks only makes the share smaller.
+//! The cost that the presets around hyper's client add to a call over a socket, compared with the layers of tower and
+//! tower-http. The upstream answers at once; a slower one makes the share smaller.
 //!
-//! All take turns, some calls at a time, so that whatever else the machine does is shared fairly.
+//! The contestants take turns, a few calls at a time, so that other load on the machine affects them equally.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -34,7 +34,7 @@ const EVENTS: usize = 100;
 const EVENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\" token\"}}]}\n\n";
 const PROMPT: &str = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hello"}]}"#;
 
-/// Of one kind of client: how long its calls took, and how often they allocated.
+/// The durations and allocations of one kind of client's calls.
 #[derive(Default)]
 struct Calls {
     took: Vec<Duration>,
@@ -42,7 +42,7 @@ struct Calls {
 }
 
 fn main() {
-    // One thread, so that no figure depends on when another one wakes up.
+    // One thread, so that no figure depends on the wake-up of another.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let at = upstream().await;
@@ -113,7 +113,7 @@ impl Calls {
         B: Body<Data = Bytes>,
         B::Error: std::fmt::Debug,
     {
-        // No two are the same: nothing is to be shared, or replayed.
+        // Each is different: nothing may be shared or replayed.
         let request = Request::post(url)
             .header("content-type", "application/json")
             .header("authorization", "Bearer sk-0123456789")
@@ -137,7 +137,7 @@ impl Calls {
     }
 }
 
-/// Repeats what its server failed at, as tower's documentation shows.
+/// Retries server errors, as in tower's documentation.
 #[derive(Clone, Copy)]
 struct ServerErrors {
     left: u32,
@@ -178,7 +178,7 @@ async fn upstream() -> SocketAddr {
     at
 }
 
-/// Each is written before there is another, as a model does.
+/// Each event is written before the next is ready, as a model does.
 fn events() -> impl Body<Data = Bytes, Error = Infallible> {
     StreamBody::new(stream::unfold(0, |sent| async move {
         tokio::task::yield_now().await;

@@ -1,8 +1,8 @@
-//! Many streams at once: what the processor spends on streams whose frames are far apart.
+//! Many streams at once: the CPU time of streams whose frames are far apart.
 //!
-//! 20,000 streams with a frame every 100 ms under a limit of 1.5 s have the timers and wake-ups of 200,000 streams with
-//! a frame a second under a limit of 15 s, in a tenth of the time. The presets have 50,000 streams with a frame a second, each
-//! an event of a chat completion and each by a timer of its own: there it is memory that costs.
+//! 20,000 streams with a frame every 100 ms under a limit of 1.5 s have the timers and wake-ups of 200,000 streams
+//! with one frame per second under a limit of 15 s, in a tenth of the time. The presets have 50,000 streams with one
+//! frame per second, each an event of a chat completion with its own timer: there memory dominates.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -30,7 +30,7 @@ const STREAMS: usize = 20_000;
 const PERIOD: Duration = Duration::from_millis(100);
 const LIMIT: Duration = Duration::from_millis(1500);
 const ROUNDS: u32 = 40;
-/// Interleaved, since the machine is not ours alone.
+/// Interleaved, because the machine is shared.
 const TRIES: u32 = 4;
 
 const CHATS: u32 = 50_000;
@@ -78,7 +78,7 @@ fn chats() {
     }
 }
 
-/// A stream that gets a frame when its source says so.
+/// A stream that gets a frame when its source sends one.
 #[derive(Clone, Default)]
 struct Source(Rc<RefCell<Slot>>);
 
@@ -114,7 +114,7 @@ impl Body for Source {
     }
 }
 
-/// Seconds of processor time, without setting up.
+/// Seconds of CPU time, without the setup.
 fn spent<B: Body<Data = Bytes> + 'static>(wrap: impl Fn(Source) -> B) -> f64 {
     on_runtime(async {
         let sources: Vec<Source> = (0..STREAMS).map(|_| Source::default()).collect();
@@ -136,7 +136,7 @@ fn spent<B: Body<Data = Bytes> + 'static>(wrap: impl Fn(Source) -> B) -> f64 {
     })
 }
 
-/// The same, of answers that come through a stack.
+/// The same, of answers through a stack.
 fn spent_on_chats<S, B>(stack: impl Fn(Upstream) -> S) -> f64
 where
     S: Service<Request<CallBody>, Response = Response<B>, Error = Infallible> + 'static,
@@ -153,7 +153,7 @@ where
                 while black_box(body.frame().await).is_some() {}
             });
         }
-        // All have begun, and the first frames, of which each is looked at, are over.
+        // All streams have begun, and the first frames, each of which is parsed, are over.
         tokio::time::sleep(3 * SECOND).await;
         let before = processor_time();
         tokio::time::sleep(CHAT_ROUNDS * SECOND).await;
@@ -166,7 +166,7 @@ fn on_runtime<T>(run: impl Future<Output = T>) -> T {
     LocalSet::new().block_on(&runtime, run)
 }
 
-/// A model that says a word a second.
+/// A model that sends a word per second.
 struct Words {
     next: Pin<Box<Sleep>>,
 }
@@ -183,7 +183,7 @@ impl Body for Words {
     }
 }
 
-/// Answers with a stream of words, of which each begins at a time of its own.
+/// Answers with a stream of words; each stream starts at a different time.
 #[derive(Clone, Copy)]
 struct Upstream;
 
@@ -208,7 +208,7 @@ impl Service<Request<CallBody>> for Upstream {
 #[derive(Clone, Copy)]
 struct Number(u32);
 
-/// No two are alike, nor their callers.
+/// All requests and callers differ.
 fn question(number: u32) -> Request<CallBody> {
     Request::post("http://upstream/v1/chat/completions")
         .header("authorization", format!("Bearer sk-{number}"))
@@ -218,7 +218,7 @@ fn question(number: u32) -> Request<CallBody> {
         .expect("a request")
 }
 
-/// What this thread has spent, in seconds, as Linux accounts for it.
+/// The CPU time of this thread in seconds, as Linux counts it.
 fn processor_time() -> f64 {
     let spent = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
     let nanos: f64 = spent.split(' ').next().and_then(|nanos| nanos.parse().ok()).expect("a number");

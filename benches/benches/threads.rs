@@ -1,7 +1,7 @@
-//! What a second thread adds: calls per second of one thread and of two on clones of one service, in a runtime with two
-//! workers. A lock, or a counter that all threads share, shows here and nowhere else.
+//! The gain of a second thread: calls per second of one and of two threads on clones of one service, in a runtime with
+//! two workers. Locks and shared counters show only here.
 //!
-//! The bare service and the stacks take turns within each round, since the machine is not ours alone; every figure is the
+//! The bare service and the stacks take turns within each round, because the machine is shared; every figure is the
 //! median of the rounds.
 
 use std::convert::Infallible;
@@ -98,7 +98,7 @@ where
         let (service, stop) = (service(), Arc::new(AtomicBool::new(false)));
         runtime.block_on(async {
             let tasks: Vec<_> = (0..threads).map(|_| tokio::spawn(call_until(service.clone(), stop.clone()))).collect();
-            // Not by the runtime, whose workers are all busy: its timers would not be looked at.
+            // Not a timer of the runtime, whose workers are all busy.
             std::thread::sleep(TURN);
             stop.store(true, Relaxed);
             let mut rate = 0.0;
@@ -111,7 +111,7 @@ where
     Case { name, goal, run: Box::new(run) }
 }
 
-/// Calls until told to stop; calls per second.
+/// Makes calls until stopped; returns calls per second.
 async fn call_until<S, B>(mut service: S, stop: Arc<AtomicBool>) -> f64
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>>,
@@ -142,7 +142,7 @@ fn answer<B: Send + 'static>()
     service_fn(|_: Request<B>| async { Ok(Response::new(Full::new(Bytes::from_static(b"{\"text\":\"hello\"}")))) })
 }
 
-/// An observer that is told nothing worth keeping.
+/// An observer that ignores all events.
 struct Deaf;
 
 impl Observer for Deaf {

@@ -1,4 +1,4 @@
-//! The layers that bound time: what a call and a body frame cost.
+//! The cost of a call and a body frame through the layers that limit time.
 
 use std::time::Duration;
 

@@ -1,22 +1,22 @@
-//! An allocator that counts.
+//! A counting allocator.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The system's allocator, and how often it was asked.
+/// The system's allocator, with a count of its calls.
 #[derive(Debug)]
 pub struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
-/// How many allocations this process has made.
+/// The number of allocations of this process.
 #[must_use]
 pub fn allocations() -> u64 {
     ALLOCATIONS.load(Relaxed)
 }
 
-/// How many bytes were asked for in these.
+/// The number of bytes requested in them.
 #[must_use]
 pub fn bytes() -> u64 {
     BYTES.load(Relaxed)

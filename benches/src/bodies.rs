@@ -9,10 +9,10 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
-/// What layers' bodies fail with.
+/// The error of the layers' bodies.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A body that never ends. Every frame is ready at once, or is pending once before.
+/// An endless body. Every frame is ready at once, or pending once before.
 #[derive(Debug)]
 pub struct Endless<E = BoxError> {
     pending_first: bool,
@@ -24,13 +24,13 @@ pub struct Endless<E = BoxError> {
 pub type EndlessInfallible = Endless<Infallible>;
 
 impl<E> Endless<E> {
-    /// Frames that are there.
+    /// The frames that are ready.
     #[must_use]
     pub fn ready() -> Self {
         Self { pending_first: false, asked: false, error: PhantomData }
     }
 
-    /// Frames that must be waited for.
+    /// The frames that are pending once.
     #[must_use]
     pub fn pending() -> Self {
         Self { pending_first: true, asked: false, error: PhantomData }
@@ -52,7 +52,7 @@ impl<E> Body for Endless<E> {
     }
 }
 
-/// Reads a number of frames. The poll may be inlined, as it is into the loop of a server, which is generic over its body.
+/// Reads a number of frames. The poll may be inlined, as into a server's loop, which is generic over its body.
 #[inline(never)]
 pub fn read<B: Body>(body: B, frames: u64) {
     let mut body = pin!(body);

@@ -1,7 +1,7 @@
-//! What `tower-buttress` costs, beside its peers, in the same run.
+//! Measures the costs of `tower-buttress` and its peers in one run.
 //!
-//! Nanoseconds differ from machine to machine and from minute to minute; allocations and instructions do not. So every
-//! figure is printed over the bare service or body of the same run.
+//! Nanoseconds vary between machines and minutes; allocations and instructions do not. So every figure is printed over
+//! the bare service or body of the same run.
 
 pub mod alloc;
 pub mod bodies;

@@ -7,40 +7,41 @@ use tokio::runtime::Runtime;
 
 use crate::alloc;
 
-/// Something that can be done a number of times.
+/// A case that can be repeated.
 pub struct Case {
-    /// What it is called, here and on the command line of the counting run.
+    /// Its name, here and on the command line of the counting run.
     pub name: &'static str,
-    /// Does it `n` times.
+    /// Repeats it `n` times.
     pub run: fn(u64),
 }
 
-/// What one repetition takes.
+/// The cost of one repetition.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
     /// The median of many batches.
     pub nanos: f64,
     /// Calls of the allocator.
     pub allocations: f64,
-    /// Where valgrind is installed.
+    /// `None` without valgrind.
     pub instructions: Option<f64>,
 }
 
-/// What the case of this name costs.
+/// The cost of the case with this name.
 pub type CostOf<'a> = &'a dyn Fn(&str) -> Cost;
 
 /// The flag under which the bench runs itself: `--count NAME N`.
 const COUNT: &str = "--count";
-/// Repetitions whose instructions are counted; what a case does once is counted too, and subtracted by a run of twice as many.
+/// Repetitions of the counting run. One-time costs are subtracted by a second run of twice as many.
 const COUNTED: u64 = 500;
 
-/// Inside a runtime, prints what `tables` makes of the costs of `cases`. Where the command line asks for it, runs one case and
-/// nothing else.
+/// Inside a runtime, prints the tables of `tables` for the costs of `cases`. If the command line asks for it, runs one
+/// case instead.
 pub fn run(cases: &[Case], tables: impl FnOnce(&Runtime, CostOf<'_>)) {
     let find = |name: &str| cases.iter().find(|case| case.name == name).expect("a case");
     match what_to_count() {
-        // What a copy costs depends on how its ends are aligned. The main thread's stack begins below the environment and the
-        // path of the program, and its heap behind what was read of them; another thread's begin at a page of their own.
+        // The cost of a copy depends on the alignment of its ends. The main thread's stack begins below the
+        // environment and the program's path, and its heap after their copies; another thread's begin at a page of
+        // their own.
         Some((name, n)) => std::thread::scope(|scope| {
             scope.spawn(|| in_runtime(|_| counted(find(&name).run, n)));
         }),
@@ -53,7 +54,8 @@ fn what_to_count() -> Option<(String, u64)> {
     Some((args.next()?, args.next()?.parse().expect("a number")))
 }
 
-/// What callgrind counts: neither the start of the program, nor the end of its thread, which its end can cut short.
+/// The function that callgrind counts: without the start of the program, and without the end of its thread, which may
+/// be cut short.
 #[inline(never)]
 fn counted(run: fn(u64), n: u64) {
     run(n);
@@ -94,15 +96,15 @@ impl Case {
             (self.run)(n);
             alloc::allocations() - before
         };
-        // What a case allocates once is not what a repetition allocates.
+        // One-time allocations do not belong to a repetition.
         (count(2_000) - count(1_000)) as f64 / 1_000.0
     }
 
-    /// The instructions of one repetition. `None` where valgrind is not installed.
+    /// The instructions of one repetition. `None` without valgrind.
     #[must_use]
     pub fn instructions(&self) -> Option<f64> {
         let (once, twice) = (self.count(COUNTED)?, self.count(2 * COUNTED)?);
-        // Of what waits for the clock at its start, as governor does, the longer run can take less.
+        // A case that waits for the clock at its start, as governor does, may take less in the longer run.
         Some((twice as f64 - once as f64) / COUNTED as f64)
     }
 

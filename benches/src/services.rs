@@ -74,7 +74,7 @@ impl<B, R> Service<Request<R>> for Once<B> {
     }
 }
 
-/// `body`, as `layer` hands it on.
+/// `body` through `layer`.
 pub fn through<L, B, R>(layer: L, body: B) -> R
 where
     L: Layer<Once<B>>,
@@ -106,7 +106,7 @@ pub fn send<S: Service<R>, R>(mut service: S, request: impl Fn() -> R, calls: u6
     }
 }
 
-/// Drives a future to its end, without a runtime.
+/// Runs a future to its end, without a runtime.
 pub fn finish<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let mut cx = Context::from_waker(Waker::noop());
@@ -117,7 +117,7 @@ pub fn finish<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// The call that a runtime makes: not inlined into the loop that makes it.
+/// The call of a runtime: not inlined into the loop that makes it.
 #[inline(never)]
 fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
     future.poll(cx)

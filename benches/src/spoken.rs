@@ -11,16 +11,16 @@ use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame};
 use tower::Service;
 
-/// What a model says, and where: what stands before and behind the text of its events.
+/// A model's stream, by its path and the text around its events' content.
 #[derive(Clone, Copy, Debug)]
 pub struct Spoken {
-    /// Where.
+    /// The path.
     pub path: &'static str,
     before: &'static str,
     behind: &'static str,
 }
 
-/// Over and over: pieces of text that differ in their length, as they stand in JSON.
+/// Pieces of text of different lengths, JSON-escaped, repeated.
 const PIECES: [&str; 8] = [" the", " harbour", ".", "\\n\\n", " \\\"quoted", " and", " été", " unquestionably"];
 /// A chat completion of OpenAI's.
 pub const CHAT: Spoken = Spoken {
@@ -51,7 +51,7 @@ pub const GEMINI: Spoken = Spoken {
          \"totalTokenCount\":46},\"modelVersion\":\"gemini\",\"responseId\":\"0123456789\"}\n\n",
 };
 
-/// An answer that does not end, a frame for each event.
+/// An endless answer, with one frame per event.
 #[derive(Debug)]
 pub struct Endless {
     events: Vec<Bytes>,
@@ -61,14 +61,14 @@ pub struct Endless {
 // === impl Spoken ===
 
 impl Spoken {
-    /// The events that follow one another, over and over.
+    /// The events, repeated.
     #[must_use]
     pub fn events(self) -> Vec<Bytes> {
         let event = |piece: &str| Bytes::from([self.before, piece, self.behind].concat());
         PIECES.iter().map(|piece| event(piece)).collect()
     }
 
-    /// Hands `n` events to `each`.
+    /// Passes `n` events to `each`.
     pub fn each(self, n: u64, mut each: impl FnMut(&[u8])) {
         let events = self.events();
         for nth in 0..n {
@@ -104,7 +104,7 @@ impl Body for Endless {
     }
 }
 
-/// Answers with what is spoken.
+/// Answers with this stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Answers(pub Spoken);
 

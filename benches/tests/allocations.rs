@@ -1,5 +1,5 @@
-//! For an event with a piece of text nothing is allocated. All that the process allocates is counted: a test harness would be too,
-//! whose threads allocate now and then.
+//! An event with a piece of text allocates nothing. Runs without a test harness, whose threads allocate occasionally,
+//! because all allocations of the process count.
 //!
 //! ```sh
 //! cargo test -p tower-buttress-benches --no-default-features --features llm --test allocations
@@ -24,7 +24,7 @@ static ALLOCATOR: Counting = Counting;
 
 const LIMIT: Duration = Duration::from_secs(3600);
 
-/// How often the allocator is asked for `n` events, once the stream has shown each of its forms.
+/// The allocations for `n` events, after the stream has shown each of its forms.
 fn allocations<L, B>(spoken: Spoken, layer: L, n: u64) -> u64
 where
     L: Layer<Answers>,

@@ -1,13 +1,13 @@
-//! Throws hostile input at everything that reads bytes from the network.
+//! Feeds mutated input to every parser of network bytes.
 //!
 //! ```sh
 //! cargo run --release -p tower-buttress-fuzz -- all --seconds 30
 //! cargo run --release -p tower-buttress-fuzz -- sse --input 646174613a0a0a
 //! ```
 //!
-//! It runs on stable Rust and needs nothing else: inputs are built from the target's own vocabulary and mutated, which
-//! for formats of a few tokens finds what coverage guidance would. A target is a function from bytes in a file of its
-//! own; a coverage-guided fuzzer can call it as it is.
+//! Runs on stable Rust without other tools: inputs are built from the target's vocabulary and mutated, which for
+//! formats of a few tokens finds what coverage guidance would. Each target is a function of bytes in its own file,
+//! which a coverage-guided fuzzer can call as it is.
 
 #![expect(clippy::print_stderr, reason = "it is a program")]
 
@@ -31,13 +31,13 @@ use crate::targets::{TARGETS, Target};
 struct Args {
     /// A target's name, or `all`.
     target: String,
-    /// How long each target is run.
+    /// Run each target for this long.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// Where the random numbers begin. Printed by every run.
+    /// Seed the random numbers. Every run prints its seed.
     #[arg(long)]
     seed: Option<u64>,
-    /// Runs this one input, in hexadecimal, as a failing run printed it.
+    /// Run only this input, in hexadecimal, as a failing run prints it.
     #[arg(long)]
     input: Option<String>,
 }
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     if survived { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// As many targets at a time as there are cores. After a failure no other target is begun.
+/// Runs as many targets at a time as there are cores. After a failure no other target starts.
 fn all_survive(targets: &[&Target], seed: u64, time: Duration) -> bool {
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = || {

@@ -1,10 +1,10 @@
-//! Builds inputs from a vocabulary, and spoils them.
+//! Builds inputs from a vocabulary, and mutates them.
 
 use fastrand::Rng;
 
-/// Inputs that were used and may be built upon.
+/// Earlier inputs, to build upon.
 const POOL: usize = 256;
-/// Long enough for every limit that a target sets itself.
+/// Exceeds every limit that a target sets.
 const MAX_LEN: usize = 512;
 
 pub(crate) struct Mutator {

@@ -33,7 +33,7 @@ const S: Duration = Duration::from_secs(1);
 const GOOD: CallResult = CallResult::SUCCESS;
 const BAD: CallResult = CallResult { health: Health::Failure, ..GOOD };
 
-/// A circuit with two shards, its beginning, and its changes of state.
+/// A circuit with two shards, its start, and its changes of state.
 #[derive(Clone)]
 struct Subject {
     circuit: Arc<Circuit>,
@@ -51,7 +51,7 @@ impl Subject {
         Self { circuit: Circuit::new(machine, 2, StateNotifier(Arc::clone(&told)), None, start), start, told }
     }
 
-    /// Open, with its open time over, and nobody there yet.
+    /// Open, with its open time over, and without a call yet.
     fn due(probes: u32) -> Self {
         let subject = Self::new(|s| s.probes = NonZeroU32::new(probes).unwrap());
         let start = subject.start;
@@ -69,7 +69,7 @@ impl Subject {
         }
     }
 
-    /// Runs this on a thread of its own.
+    /// Runs this on its own thread.
     fn on(&self, thread: usize, run: impl FnOnce(&Self) + 'static) -> thread::JoinHandle<()> {
         let subject = self.clone();
         thread::spawn(move || {
@@ -102,14 +102,14 @@ fn no_more_probes_than_allowed() {
                     assert_eq!(flying.fetch_add(1, SeqCst), 0, "two probes in flight");
                     thread::yield_now();
                     flying.fetch_sub(1, SeqCst);
-                    // It says nothing: the other may still have its turn.
+                    // No assertion: the other thread may still act.
                     permit.shard.give_back(permit.grant);
                 }
             })
         };
         let threads = [probing(0), probing(1), probing(1)];
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        // No permit is lost, whatever was dropped when.
+        // No permit is lost, in any order of drops.
         assert!(subject.admit(S).is_some_and(|permit| !permit.grant.is_call()));
         assert_eq!(
             subject.changes(),
@@ -220,7 +220,7 @@ fn what_opens_a_circuit_is_what_was_counted() {
         ];
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         let [change] = subject.told.lock().unwrap()[..] else { unreachable!("it opened once") };
-        // Those that came after it opened are of an older generation, and gone.
+        // Permits from before it opened are of an older generation, and do not count.
         assert!((1..=3).contains(&change.stats.calls) && change.stats.consecutive == 1);
         assert_eq!(subject.circuit.snapshot(subject.start + S).stats, change.stats);
         assert!(!subject.circuit.passes());

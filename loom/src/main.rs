@@ -1,9 +1,9 @@
-//! The concurrent parts of `tower-buttress`, run by a model checker in every order that threads can meet.
+//! Runs the concurrent code of `tower-buttress` in a model checker, under every interleaving of threads.
 //!
 //! # Why a package of its own?
 //!
-//! `--cfg loom` changes tokio too, and hyper and axum do not build then. Here are the very files of the crate, with
-//! loom's locks and atomics in the place of the standard ones, and nothing else.
+//! `--cfg loom` also changes tokio, and hyper and axum do not build with it. This package compiles the crate's own
+//! files with loom's locks and atomics instead of the standard ones.
 //!
 //! ```text
 //! cargo run --release -p tower-buttress-loom
@@ -11,7 +11,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::print_stderr)]
 
-/// What is checked, by name. The first check that fails panics, and ends the program.
+/// The checks, by name. The first failing check panics and ends the program.
 type Checks = &'static [(&'static str, fn())];
 
 fn main() {
@@ -69,7 +69,7 @@ mod rt {
             static NUMBER: Cell<usize> = Cell::new(0);
         }
 
-        /// Each test says which thread counts where.
+        /// Each test chooses which thread uses which shard.
         pub(crate) fn set_thread_number(number: usize) {
             NUMBER.with(|cell| cell.set(number));
         }
@@ -94,7 +94,7 @@ mod layers {
             use crate::policy::breaker::BreakerEvent;
             use crate::policy::breaker::report::CircuitChange;
 
-            /// Remembers the changes of state.
+            /// Records the changes of state.
             #[derive(Debug, Default)]
             pub(crate) struct StateNotifier(pub(crate) Arc<Mutex<Vec<CircuitChange>>>);
 

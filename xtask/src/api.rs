@@ -1,8 +1,8 @@
-//! The public API of each published library, one item a line, beside what is checked in.
+//! Compares the public API of each published library, one item per line, with the checked-in listing.
 //!
-//! rustdoc's JSON is not stable, and `RUSTC_BOOTSTRAP` is how the stable toolchain gives it. Only rustdoc may see that
-//! variable: build scripts ask for it, and cargo would build every dependency once more. So this program stands between
-//! cargo and rustdoc. A toolchain whose JSON has another format than [`FORMAT`] is told of, and not compared.
+//! rustdoc's JSON is unstable; `RUSTC_BOOTSTRAP` makes the stable toolchain write it. Only rustdoc may see that
+//! variable: build scripts read it, and cargo would rebuild every dependency. So this program runs between cargo and
+//! rustdoc. A toolchain with another JSON format than [`FORMAT`] is reported and not compared.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -12,15 +12,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The format of rustdoc's JSON that the `public-api` crate of this package reads.
+/// The JSON format that this package's version of `public-api` reads.
 const FORMAT: u64 = 57;
 
-/// Is set where cargo calls this program in the place of rustdoc.
+/// Set when cargo calls this program instead of rustdoc.
 pub(crate) const AS_RUSTDOC: &str = "XTASK_AS_RUSTDOC";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// A library of this workspace that is published.
+/// A published library of this workspace.
 struct Library {
     name: String,
 }
@@ -32,7 +32,7 @@ impl Library {
         Path::new("api").join(&self.name).with_extension("txt")
     }
 
-    /// One line an item, sorted. `None` where rustdoc's JSON is of another format.
+    /// One line per item, sorted. `None` if rustdoc's JSON has another format.
     fn listing(&self) -> Result<Option<String>> {
         let json = Path::new("target/doc").join(self.name.replace('-', "_")).with_extension("json");
         let head: serde_json::Value = serde_json::from_slice(&fs::read(&json)?)?;
@@ -49,7 +49,7 @@ impl Library {
     }
 }
 
-/// Passes cargo's arguments on to rustdoc, as a rustdoc that may use what is not stable.
+/// Passes cargo's arguments to rustdoc, with unstable options allowed.
 pub(crate) fn unstable_rustdoc(args: impl Iterator<Item = OsString>) -> Result<()> {
     let status = Command::new("rustdoc").args(args).env("RUSTC_BOOTSTRAP", "1").status()?;
     if status.success() { Ok(()) } else { Err("rustdoc failed".into()) }
@@ -57,7 +57,7 @@ pub(crate) fn unstable_rustdoc(args: impl Iterator<Item = OsString>) -> Result<(
 
 /// Writes rustdoc's JSON of all libraries into `target/doc`.
 fn document() -> Result<()> {
-    // As `cargo doc --no-deps --all-features` builds them, whose dependencies CI has built by then.
+    // As `cargo doc --no-deps --all-features`, whose dependencies CI has built by then.
     let status = Command::new("cargo")
         .args(["doc", "--quiet", "--no-deps", "--lib", "--all-features"])
         .env("RUSTDOC", env::current_exe()?)
@@ -84,7 +84,7 @@ fn unsupported(library: &Library) {
     println!("{}: not compared, this toolchain's rustdoc JSON is not of format {FORMAT}", library.name);
 }
 
-/// Fails where a listing is not what is checked in, and shows the lines that differ.
+/// Fails if a listing differs from the checked-in one, and shows the differing lines.
 pub(crate) fn check() -> Result<()> {
     document()?;
     let mut differences = String::new();
@@ -107,7 +107,7 @@ pub(crate) fn check() -> Result<()> {
     .into())
 }
 
-/// Writes the listings anew.
+/// Writes the listings.
 pub(crate) fn write() -> Result<()> {
     document()?;
     fs::create_dir_all("api")?;

@@ -1,4 +1,4 @@
-//! What CI checks beside the tests. Run from the workspace's root: `cargo run -p xtask -- api`.
+//! Checks of CI beside the tests. Run from the workspace's root: `cargo run -p xtask -- api`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 

@@ -1,5 +1,5 @@
-//! Callers that come back to an answer: behind the id of an event they read the events after it, of any stream. With an id that
-//! they made up they read no event that was not sent.
+//! Callers that come back to an answer read the events after their event's id, in any stream. With a made-up id they
+//! read no event that was not sent.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use tower_buttress::proto::sse::{Item, Parser};
 use tower_buttress::{DedupLayer, Resumable, Tenant};
 
 pub(crate) const VOCABULARY: &[&[u8]] = &[
-    // Between the stream and the id that is made up.
+    // Separates the stream from the made-up id.
     b"\xFF",
     b"\n",
     b"\r\n\r\n",
@@ -40,13 +40,13 @@ pub(crate) const VOCABULARY: &[&[u8]] = &[
     b".18446744073709551616",
 ];
 
-/// A body in pieces, which ends cleanly or breaks.
+/// A body in pieces that ends cleanly or breaks.
 struct Pieces {
     left: VecDeque<Bytes>,
     breaks: bool,
 }
 
-/// What a caller has read: its events, each with the id behind it, and whether the body ended cleanly.
+/// A caller's view: the events, each with the id after it, and whether the body ended cleanly.
 struct Heard {
     events: Vec<(String, String)>,
     ids: Vec<String>,

@@ -1,4 +1,4 @@
-//! Headers that say how much time is left.
+//! Deadline headers.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub(crate) const VOCABULARY: &[&[u8]] = &[
     b"\xFF",
 ];
 
-/// Whatever is read can be said again, and says no more than before.
+/// Every parsed deadline can be written again, and never grows.
 pub(crate) fn run(input: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(input) else { return };
     let headers = [

@@ -1,4 +1,4 @@
-//! What the stream of an LLM API says: the same wherever it is cut, and nothing of a whole answer in one that is not.
+//! Parsing an LLM stream gives the same result wherever it is cut, and a broken answer never parses as whole.
 
 use tower_buttress::proto::dialect::{End, Kind, Reader};
 
@@ -38,14 +38,14 @@ pub(crate) const VOCABULARY: &[&[u8]] = &[
     b"1e999",
 ];
 
-/// What a stream says.
+/// The content of a stream.
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
     facts: Vec<String>,
     end: Option<End>,
 }
 
-/// What the first bytes of an input choose; the rest is what is written into the stream.
+/// The choices of an input's first bytes; the rest is written into the stream.
 const CHOICES: usize = 6;
 
 pub(crate) fn open_ai_chat(input: &[u8]) {
@@ -80,21 +80,21 @@ fn run(kind: Kind, input: &[u8]) {
     let at = |nth: usize| (choice(nth) * 256 + choice(nth + 1)) % (golden.stream.len() + 1);
     let cuts: Vec<usize> = choices.iter().map(|&byte| 1 + usize::from(byte)).collect();
 
-    // One that was cut has not ended.
+    // A cut stream has not ended.
     let stream = golden.stream.as_bytes();
     let cut = &stream[..at(1)];
     let said = read(golden, cut, &cuts);
     assert_eq!(said.end.is_some(), golden.has_ended(cut.len()), "{}: {:?}", golden.name, String::from_utf8_lossy(cut));
     assert_eq!(said, read(golden, cut, &[cut.len()]), "{}", golden.name);
 
-    // One with something else in it says the same however it comes.
+    // A stream with foreign content gives the same result however it arrives.
     let (from, until) = (at(1).min(at(3)), at(1).max(at(3)));
     let removed = if choice(5) % 2 == 0 { until } else { from };
     let changed = [&stream[..from], written, &stream[removed..]].concat();
     assert_eq!(read(golden, &changed, &cuts), read(golden, &changed, &[changed.len()]), "{}", golden.name);
 }
 
-/// What the stream says, read in pieces of these lengths.
+/// The content of the stream, read in pieces of these lengths.
 fn read(golden: &Golden, stream: &[u8], lengths: &[usize]) -> Said {
     let mut reader = Reader::new(Some(golden.kind), golden.framing);
     let mut facts = Vec::new();

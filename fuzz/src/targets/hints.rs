@@ -1,4 +1,4 @@
-//! Headers in which a server says whether and when to come back.
+//! Headers in which a server says whether and when to retry.
 
 use std::time::{Duration, SystemTime};
 
@@ -34,7 +34,7 @@ pub(crate) const VOCABULARY: &[&[u8]] = &[
     b"\xFF",
 ];
 
-/// Which header each line of the input is.
+/// The header of each input line.
 const NAMES: [&str; 9] = [
     "retry-after",
     "retry-after",
@@ -47,7 +47,7 @@ const NAMES: [&str; 9] = [
     "grpc-status-details-bin",
 ];
 
-/// Whatever is said, it is a wait, and one in plain seconds is never cut short.
+/// Every value gives a wait, and one in plain seconds is never shortened.
 pub(crate) fn run(input: &[u8]) {
     let mut headers = HeaderMap::new();
     for (name, line) in NAMES.into_iter().zip(input.split(|&byte| byte == b'\n')) {

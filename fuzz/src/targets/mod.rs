@@ -1,4 +1,4 @@
-//! The targets: one file and one line here for each.
+//! The targets, with one file and one line here each.
 
 mod answers;
 mod deadline;
@@ -9,11 +9,11 @@ mod resume;
 mod schema;
 mod sse;
 
-/// Something that reads bytes from the network. It panics when a rule is broken.
+/// A parser of network bytes. It panics when a rule is broken.
 pub(crate) struct Target {
     pub(crate) name: &'static str,
     pub(crate) run: fn(&[u8]),
-    /// What its inputs are built from.
+    /// The vocabulary of its inputs.
     pub(crate) vocabulary: &'static [&'static [u8]],
 }
 

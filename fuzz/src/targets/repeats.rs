@@ -1,4 +1,4 @@
-//! What says that a request is one that came before: its key, and its JSON.
+//! The identity of a repeated request: its key, and its JSON.
 
 use serde_json::Value;
 use tower_buttress::proto::canonical_json::canonical;
@@ -31,8 +31,8 @@ pub(crate) const VOCABULARY: &[&[u8]] = &[
     b"\xFF",
 ];
 
-/// A key is short and printable; the canonical form says what the input said, in the same tokens, and is its own canonical
-/// form.
+/// A key is short and printable. The canonical form has the input's content in the same tokens, and is its own
+/// canonical form.
 pub(crate) fn run(input: &[u8]) {
     if let Ok(key) = IdempotencyKey::parse(input) {
         let key = key.as_str();
@@ -40,7 +40,7 @@ pub(crate) fn run(input: &[u8]) {
         assert!(key.bytes().all(|byte| (0x20..0x7F).contains(&byte)), "{key:?}");
     }
     read(input);
-    // Hardly any input is JSON of more than a token. This always is.
+    // Few inputs are JSON of more than a token; this one always is.
     let mut json = Vec::new();
     write(&mut input.iter().copied(), 0, &mut json);
     read(&json);
@@ -50,13 +50,13 @@ fn read(json: &[u8]) {
     let Some(once) = canonical(json) else { return };
     assert_eq!(sorted(once.clone()), sorted(without_space(json)), "something was lost, or made up");
     assert_eq!(canonical(&once).as_deref(), Some(&*once));
-    // Not every number of JSON is one of serde_json's.
+    // serde_json does not accept every number of JSON.
     if let Ok(said) = serde_json::from_slice::<Value>(json) {
         assert_eq!(serde_json::from_slice::<Value>(&once).ok(), Some(said));
     }
 }
 
-/// Writes the JSON value that `dice` decide on.
+/// Writes the JSON value that `dice` choose.
 fn write(dice: &mut impl Iterator<Item = u8>, depth: usize, json: &mut Vec<u8>) {
     const NAMES: [&str; 6] = [r#""a""#, r#""b""#, r#""\u0062""#, r#""c\"""#, r#""\\""#, r#""""#];
     const LEAVES: [&str; 8] = ["0", "-0", "1.0", "1e400", "9007199254740993", "null", r#""a,b}""#, r#""\\\"""#];

@@ -1,4 +1,4 @@
-//! Streams that break, and what comes when their rest is asked for: whatever it is, no event comes twice.
+//! Broken streams, and any answer to the request for their rest: no event comes twice.
 
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use tower_buttress::proto::sse::{Item, Parser};
 use tower_buttress::{ResumeBy, ResumeLayer};
 
 pub(crate) const VOCABULARY: &[&[u8]] = &[
-    // Between two answers.
+    // Separates two answers.
     b"\xFF",
     b"\xFF",
     b"\n",
@@ -44,7 +44,7 @@ pub(crate) const VOCABULARY: &[&[u8]] = &[
     b"data: {\"type\":\"response.completed\",\"sequence_number\":2,\"response\":{\"id\":\"r\"}}\n\n",
 ];
 
-/// A body in pieces, which breaks behind the last one.
+/// A body in pieces that breaks after the last one.
 struct Broken(VecDeque<Bytes>);
 
 impl Body for Broken {
@@ -99,20 +99,20 @@ pub(crate) fn run(input: &[u8]) {
     }
 }
 
-/// What came behind the break has none of the ids that came before it.
+/// The rest has none of the ids before the break.
 fn no_id_comes_again(first: &[u8], heard: &[u8]) {
     let ((before, id), (after, _)) = (ids(first), ids(heard));
     assert!(after.len() >= before.len(), "what was whole has come");
     let seen: HashSet<&String> = before.iter().collect();
     let mut last = &id;
     for id in after.get(before.len()..).unwrap_or_default() {
-        // An event without an id has that of the one before it.
+        // An event without an id has the id of the previous one.
         assert!(id.is_empty() || last == id || !seen.contains(id), "{id:?} came again");
         last = id;
     }
 }
 
-/// The ids of the events, and the one that a client would come back with.
+/// The ids of the events, and the id with which a client would come back.
 fn ids(mut stream: &[u8]) -> (Vec<String>, String) {
     let (mut parser, mut ids) = (Parser::new(), Vec::new());
     while let Some(item) = parser.next(&mut stream) {

@@ -1,4 +1,4 @@
-//! A schema of a caller's, and an answer of a model's: nothing panics, nothing takes long, and what is found parses.
+//! A caller's schema and a model's answer: nothing panics or takes long, and every result parses.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ pub(crate) const VOCABULARY: &[&[u8]] = &[
     b"\xff\xff",
 ];
 
-/// A bound that only what has none passes, on a machine that is busy.
+/// A generous limit that only unbounded work exceeds, even on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(input: &[u8]) {
@@ -84,7 +84,7 @@ pub(crate) fn run(input: &[u8]) {
         }
     }
     let long = format!("\"{}\"", "ab".repeat(32 * 1024));
-    // The first half is the schema, with what was left open closed; the second the answer.
+    // The first half is the schema, with open brackets closed; the second is the answer.
     let half = (0..=text.len() / 2).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let (schema, answer) = text.split_at(half);
     for schema in [schema.to_owned(), closed(schema)] {
@@ -100,7 +100,7 @@ pub(crate) fn run(input: &[u8]) {
     assert!(start.elapsed() < LONG, "it took {:?}", start.elapsed());
 }
 
-/// The text with its brackets closed, so that more of what is built is a schema.
+/// The text with its brackets closed, so that more inputs are schemas.
 fn closed(text: &str) -> String {
     let (mut open, mut in_string, mut escaped) = (Vec::new(), false, false);
     for c in text.chars() {

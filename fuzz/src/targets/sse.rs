@@ -1,4 +1,4 @@
-//! The scanner and the parser of event streams, against the rules and the model that the tests hold them to.
+//! The scanner and the parser of event streams, against the rules and the model of the tests.
 
 #[path = "../../../src/proto/sse/tests/model.rs"]
 mod model;
@@ -36,7 +36,7 @@ pub(crate) const VOCABULARY: &[&[u8]] = &[
     b"[DONE]",
 ];
 
-/// The first bytes say where the stream is cut and how large an event may be; the rest is the stream.
+/// The first bytes choose the cuts and the limit of an event; the rest is the stream.
 pub(crate) fn run(input: &[u8]) {
     let (choices, stream) = input.split_at(input.len().min(6));
     let cuts: Vec<u16> = choices.iter().map(|&byte| u16::from(byte) * 3).collect();
