@@ -11,7 +11,7 @@ use super::boxed::Polled;
 use crate::error::BoxError;
 
 pin_project! {
-    /// The inner body, or what stands in for it.
+    /// The inner body, or its replacement.
     #[derive(Debug)]
     #[project = EitherProj]
     pub(crate) enum EitherBody<A, B> {

@@ -1,4 +1,4 @@
-//! How the limits of several processes learn of one another's pauses.
+//! How the limits of several processes share pauses and rates.
 
 use std::fmt;
 use std::future::{Future, ready};
@@ -10,8 +10,8 @@ use crate::proto::fingerprint::Fingerprint;
 
 /// Shares pauses with other processes: see [`PaceLayer::share`](crate::PaceLayer::share).
 ///
-/// Its methods are called on tasks that make calls: they must return at once, and leave what takes time to a task of
-/// their own. The crate `tower-buttress-redis` has one over Redis.
+/// The layer calls these methods on tasks that make calls: they must return at once, and move slow work to tasks of their
+/// own. The crate `tower-buttress-redis` has an implementation over Redis.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -35,58 +35,59 @@ use crate::proto::fingerprint::Fingerprint;
 /// # let _ = layer;
 /// ```
 pub trait PacePeers: Send + Sync {
-    /// A limit is used for the first time in this process.
+    /// Called when a limit is used for the first time in this process.
     fn on_new(&self, limit: PeerLimit);
 
-    /// An upstream told this process to wait, with all calls of this limit.
+    /// Called when an upstream asked this process to wait, with all calls of this limit.
     fn on_pause(&self, limit: PeerLimit, pause: PeerPause);
 
-    /// Whether [`reserve`](Self::reserve) is asked before each call that a rate counts. Default: no.
+    /// Whether the layer calls [`reserve`](Self::reserve) before each call that a rate counts. Default: no.
     fn shares_rates(&self) -> bool {
         false
     }
 
-    /// How many processes have a part of the rates while they cannot ask each other: where [`reserve`](Self::reserve) takes longer
-    /// than a call waits for it. Default: 1.
+    /// The number of processes that divide the rates while they cannot reach each other: when [`reserve`](Self::reserve)
+    /// takes longer than a call waits for it. Default: 1.
     fn processes(&self) -> u32 {
         1
     }
 
-    /// A call is to take `costs` from the rates of this limit, from all or from none, and can wait for `max_wait`. This process
-    /// knows that the calls of the limit are paused for another `pause` (zero: they are not): the turn is not before its end.
-    /// The future must end within a fraction of a second: it is in the way of the call. If it is dropped, nothing is taken.
-    /// Default: [`PeerTurn::Alone`].
+    /// Takes `costs` from the rates of this limit, from all or from none, for a call that can wait for `max_wait`. This
+    /// process knows of a pause of the limit's calls for another `pause` (zero: none): the turn must not be before its
+    /// end. The future must complete within a fraction of a second: it delays the call. If it is dropped, nothing must be
+    /// taken. Default: [`PeerTurn::Alone`].
     fn reserve(&self, limit: PeerLimit, costs: Vec<RateCost>, pause: Duration, max_wait: Duration) -> PeerReserving {
         let _ = (limit, costs, pause, max_wait);
         Box::pin(ready(PeerTurn::Alone { processes: 1 }))
     }
 
-    /// A call that had taken `reserved` has used `used`, in the same order; nothing where it is empty. Default: that is lost.
+    /// A call that had reserved `reserved` has used `used`, in the same order; nothing if `used` is empty. Default: the
+    /// difference is lost.
     fn settle(&self, limit: PeerLimit, reserved: Vec<RateCost>, used: Vec<RateCost>) {
         let _ = (limit, reserved, used);
     }
 }
 
-/// What [`PacePeers::reserve`] returns.
+/// The future of [`PacePeers::reserve`].
 pub type PeerReserving = Pin<Box<dyn Future<Output = PeerTurn> + Send>>;
 
 /// When a call may be sent, for all processes together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerTurn {
-    /// In this time. What it takes is taken.
+    /// After this wait. Its cost is taken.
     Go {
         /// Zero: now.
         wait: Duration,
     },
-    /// Later than it can wait. Nothing is taken.
+    /// Later than the call can wait. Nothing is taken.
     TooLong {
         /// How long it would have to wait.
         wait: Duration,
     },
-    /// The others cannot be asked: this process has its part of the rates.
+    /// The other processes are unreachable: this process has its part of the rates.
     Alone {
-        /// How many processes there were when they could be asked last.
+        /// The number of processes when they were last reachable.
         processes: u32,
     },
 }
@@ -95,14 +96,14 @@ pub enum PeerTurn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerPause {
-    /// How long they wait.
+    /// How long the calls wait.
     pub wait: Duration,
-    /// Whether that may be too short, because the upstream asked for more or did not say how long: then one call of each
-    /// process finds out whether the pause is over, before the others are sent.
+    /// Whether that may be too short, because the upstream asked for more or gave no time: then one call of each process
+    /// finds out whether the pause is over, before the others are sent.
     pub finds_out: bool,
 }
 
-/// What a call takes of one rate.
+/// The cost of a call for one rate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateCost {
     name: String,
@@ -118,7 +119,7 @@ pub struct PeerLimit {
     id: Fingerprint,
 }
 
-/// A limit that others can pause.
+/// A limit that peers can pause.
 pub(crate) trait Pausing: Send + Sync {
     fn pause(&self, pause: PeerPause);
 }
@@ -126,7 +127,7 @@ pub(crate) trait Pausing: Send + Sync {
 // === impl PeerPause ===
 
 impl PeerPause {
-    /// A pause.
+    /// Returns a pause.
     #[must_use]
     pub const fn new(wait: Duration, finds_out: bool) -> Self {
         Self { wait, finds_out }
@@ -140,8 +141,8 @@ impl PeerLimit {
         Self { key, id }
     }
 
-    /// What names the limit in every process: a digest of host, credential and, where each has its own, model; or of what
-    /// [`PaceLayer::key`](crate::PaceLayer::key) says.
+    /// Identifies the limit in every process: a digest of host, credential and, with limits per model, model; or of the
+    /// key from [`PaceLayer::key`](crate::PaceLayer::key).
     #[must_use]
     pub fn id(&self) -> &Fingerprint {
         &self.id
@@ -153,8 +154,8 @@ impl PeerLimit {
         self.key.strong_count() > 0
     }
 
-    /// Another process was told to wait for this long from now. The calls here wait too, at most for
-    /// [`max_pause`](crate::PaceLayer::max_pause), and start again one interval apart. A pause is never shortened.
+    /// Pauses the calls of this limit for another process's 429, from now, at most for
+    /// [`max_pause`](crate::PaceLayer::max_pause). They restart one interval apart. A pause is never shortened.
     pub fn pause(&self, pause: PeerPause) {
         if let Some(key) = self.key.upgrade() {
             key.pause(pause);
@@ -179,27 +180,27 @@ impl RateCost {
         Self { level, ..self }
     }
 
-    /// What names the rate among those of its limit, in every process: what it counts, how much of it, and in how many
+    /// Identifies the rate within its limit, in every process: its unit, its number of units, and its period in
     /// microseconds.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The time in which the rate allows what the call takes.
+    /// The time in which the rate allows the call's units.
     #[must_use]
     pub fn cost(&self) -> Duration {
         self.cost
     }
 
-    /// The time in which the rate allows what may be taken at once. A cost that is larger goes when nothing else is taken.
+    /// The time in which the rate allows its burst. A larger cost goes when nothing else is taken.
     #[must_use]
     pub fn burst(&self) -> Duration {
         self.burst
     }
 
-    /// The time in which the rate allows what is taken of it at least, as far as this process knows: from its own calls, and
-    /// from what answers said of the limit. Zero in the costs that are settled.
+    /// The time in which the rate allows the units already taken, as far as this process knows from its own calls and
+    /// from answers. Zero when costs are settled.
     #[must_use]
     pub fn level(&self) -> Duration {
         self.level

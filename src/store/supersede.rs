@@ -1,4 +1,4 @@
-//! How the messages of one process supersede those of another.
+//! How processes supersede each other's messages.
 
 use std::fmt;
 use std::sync::Weak;
@@ -7,8 +7,8 @@ use crate::proto::fingerprint::Fingerprint;
 
 /// Shares conversations with other processes: see [`SupersedeLayer::share`](crate::SupersedeLayer::share).
 ///
-/// Both methods are called on tasks that make calls: they must return at once, and leave what takes time to a task of
-/// their own. The crate `tower-buttress-redis` has one over Redis.
+/// The layer calls both methods on tasks that make calls: they must return at once, and move slow work to tasks of their
+/// own. The crate `tower-buttress-redis` has an implementation over Redis.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -33,10 +33,10 @@ use crate::proto::fingerprint::Fingerprint;
 /// # let _ = layer;
 /// ```
 pub trait SupersedePeers: Send + Sync {
-    /// A message that supersedes those before it has come, for the first time or again.
+    /// Called when a message that supersedes earlier ones has come, for the first time or again.
     fn on_message(&self, message: PeerMessage);
 
-    /// The call of a message is over; `is_answered`: with an answer that clients do not ask for again.
+    /// Called when the call of a message has ended; `is_answered`: with an answer that clients do not retry.
     fn on_end(&self, message: PeerMessage, is_answered: bool);
 }
 
@@ -62,27 +62,27 @@ impl PeerMessage {
         Self { conversations, conversation, payload }
     }
 
-    /// What names the conversation in every process: a digest of its name and its tenant.
+    /// Identifies the conversation in every process: a digest of its name and its tenant.
     #[must_use]
     pub fn conversation(&self) -> &Fingerprint {
         &self.conversation
     }
 
-    /// What the message says. The same payload is another attempt at the same message.
+    /// The payload of the message. The same payload is another attempt at the same message.
     #[must_use]
     pub fn payload(&self) -> &Fingerprint {
         &self.payload
     }
 
-    /// A newer message has come in another process. The calls of this one end, and when it comes again it is refused.
+    /// Reports a newer message in another process. The calls of this one end, and it is refused when it comes again.
     pub fn supersede(&self) {
         if let Some(conversations) = self.conversations.upgrade() {
             conversations.supersede(&self.conversation, &self.payload);
         }
     }
 
-    /// In another process a message of this conversation said this, and was superseded. When it comes here it is refused, and
-    /// ends nothing.
+    /// Reports that a message of this conversation with this payload was superseded in another process. It is refused
+    /// when it comes here, and ends nothing.
     pub fn refuse(&self, payload: &Fingerprint) {
         if let Some(conversations) = self.conversations.upgrade() {
             conversations.refuse(&self.conversation, payload);

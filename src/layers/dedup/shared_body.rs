@@ -1,4 +1,4 @@
-//! The body of a call that several callers share, as one of them reads it.
+//! The body of a shared call, for one of its callers.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,31 +17,31 @@ use crate::proto::digests;
 use crate::proto::sse::EventIds;
 use crate::store::{BodyPart, Head, Reader};
 
-/// A reader of a shared call's body, and how much it has still to read.
+/// A reader of a shared call's body, and its remaining size.
 pub(super) struct SharedBody {
     /// `None`: the body has ended.
     reader: Option<Reader>,
     size: SizeHint,
-    /// Where its caller comes back, or may.
+    /// Set if its caller came back, or may.
     resumed: Option<Box<Resumed>>,
 }
 
 #[derive(Default)]
 struct Resumed {
-    /// What was read of the body already.
+    /// The part of the body that was read already.
     rest: VecDeque<BodyPart>,
-    /// Gives ids to its events.
+    /// Adds ids to its events.
     ids: Option<EventIds>,
-    /// When the call ends for this caller.
+    /// The limit of the call for this caller.
     limit: Option<CallLimit>,
 }
 
 // === impl SharedBody ===
 
 impl SharedBody {
-    /// `ids`: what writes the ids of events. `rest`: what `reader` has read of the body.
+    /// `ids`: writes the ids of events. `rest`: the part that `reader` has read already.
     pub(super) fn new(reader: Reader, head: &Head, ids: Option<EventIds>, rest: VecDeque<BodyPart>) -> Self {
-        // With ids in it, or without its beginning, it is longer or shorter than it was.
+        // With ids, or without its beginning, its length differs.
         let size = if ids.is_some() { SizeHint::new() } else { *head.size() };
         if ids.is_some() {
             head.note_ids();
@@ -51,7 +51,7 @@ impl SharedBody {
         Self { reader: Some(reader), size, resumed }
     }
 
-    /// Ends with an error when the call does, for its caller.
+    /// Ends with an error when the call ends for its caller.
     pub(super) fn limited(mut self, limit: Option<CallLimit>) -> Self {
         if limit.is_some() {
             self.resumed.get_or_insert_default().limit = limit;
@@ -79,7 +79,7 @@ impl SharedBody {
             match (&mut part, ids) {
                 (Some(Ok(BodyPart::Data(data))), Some(ids)) => {
                     *data = ids.write(data);
-                    // It was a blank line that is not handed on.
+                    // It was a blank line that is dropped.
                     if data.is_empty() {
                         continue;
                     }
@@ -142,7 +142,7 @@ impl Body for SharedBody {
     }
 }
 
-/// What is left of `size` after `read` bytes.
+/// The rest of `size` after `read` bytes.
 fn less(size: &SizeHint, read: u64) -> SizeHint {
     let mut left = SizeHint::new();
     if let Some(upper) = size.upper() {

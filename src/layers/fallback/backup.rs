@@ -17,9 +17,9 @@ use crate::rt::timeout::Timeout;
 pin_project! {
     #[project = BackupCallProj]
     pub(super) enum BackupCall<Bk, G> {
-        // The part of the request that was not read yet, for the rewrite.
+        // The unread part of the request, for the rewrite.
         Reading { reading: Box<Reading> },
-        // For the backup. The request is made when it is ready: what it says of the deadline is then what is left of it.
+        // For the backup. The request is made when it is ready, so that its deadline is current.
         Ready { backup: Bk },
         Called { #[pin] call: G },
         Over,
@@ -45,7 +45,7 @@ impl<Bk: Service<Request<CallBody>> + Clone> BackupCall<Bk, Bk::Future> {
         backup.map_or(Self::Over, |backup| Self::Ready { backup })
     }
 
-    /// The backup's answer, or `None` where there is none that is better than the primary's.
+    /// Polls for the backup's answer; `None` if it is no better than the primary's.
     pub(super) fn poll<B>(
         mut self: Pin<&mut Self>,
         session: &mut Session<Bk>,
@@ -77,7 +77,7 @@ impl<Bk: Service<Request<CallBody>> + Clone> BackupCall<Bk, Bk::Future> {
 // === impl Reading ===
 
 impl Reading {
-    /// Whether the body came to its end within the limits of size and time. It is recorded as it is read.
+    /// Whether the body ended within the limits of size and time. It is recorded while it is read.
     fn poll<Bk>(&mut self, session: &Session<Bk>, cx: &mut Context<'_>) -> Poll<bool> {
         let mut budget = FrameBudget::new();
         while budget.may_read(cx) {
@@ -88,7 +88,7 @@ impl Reading {
                 Poll::Pending => break,
             }
         }
-        // Also where there is always more of it.
+        // The time limit also holds if data keeps coming.
         ready!(self.timeout.poll_after(session.read_timeout(), cx));
         session.bypass("the request body took too long");
         Poll::Ready(false)

@@ -62,7 +62,7 @@ impl<Bk> Config<Bk> {
         self.backup.as_ref().map(|backup| backup.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// What it takes to send the request again; `None`, and told, where that is too large.
+    /// Keeps the state to send the request again; `None`, with an event, if it is too large.
     pub(super) fn keep(&self, request: &mut Request<CallBody>) -> Option<Resend> {
         let resend = Resend::keep(request, self.replay_limit, &self.memory);
         if resend.is_none() {

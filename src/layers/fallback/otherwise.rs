@@ -1,4 +1,4 @@
-//! What is returned if the backup does no better.
+//! The result if the backup does no better.
 
 use bytes::Bytes;
 use http::Response;
@@ -11,9 +11,9 @@ use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 
 pub(super) enum Otherwise<R> {
-    /// What the primary came to.
+    /// The primary's result.
     Primary(R),
-    /// A refusal: the primary was not to be asked.
+    /// A refusal: the primary may not be asked.
     Refusal(RejectionFormat),
 }
 
@@ -24,7 +24,7 @@ where
     A: Body<Data = Bytes> + 'static,
     A::Error: Into<BoxError> + 'static,
 {
-    /// The answer of the backup, if it has one, or this.
+    /// Returns the backup's answer, if it has one, or this.
     pub(super) fn unless<B>(self, served: Option<Response<B>>) -> Result<Response<FallbackBody<A, B>>, E> {
         match (served, self) {
             (Some(response), _) => Ok(response.map(FallbackBody::backup)),
@@ -35,8 +35,8 @@ where
         }
     }
 
-    /// Whichever answer is returned says what those of both upstreams have cost. `spent`: what that of the backup has cost
-    /// which is not returned.
+    /// Adds the usage of both upstreams to the returned answer. `spent`: the usage of the backup's answer that is not
+    /// returned.
     #[cfg(feature = "schema")]
     pub(super) fn carry_usage<B>(
         mut self,

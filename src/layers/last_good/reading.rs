@@ -1,4 +1,4 @@
-//! A request whose body is being read, to be recognised.
+//! A request whose body is being read.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -21,7 +21,7 @@ pub(super) struct Reading {
     config: Arc<Config>,
 }
 
-/// A request that was read, and what stands in for its answer; `None`: it passes unrecognised.
+/// A request that was read, and the state to replace its answer; `None`: it passes.
 type Read = (Request<CallBody>, Option<Box<StandIn>>);
 
 // === impl Reading ===
@@ -41,7 +41,7 @@ impl Reading {
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
         let read = ready!(self.body.poll(cx, |_| {}));
-        // Polled again after it was over.
+        // Polled again after its end.
         let Some((parts, keys)) = self.head.take() else { return Poll::Pending };
         Poll::Ready(self.finish(parts, keys, read))
     }

@@ -1,4 +1,4 @@
-//! An answer that is looked for elsewhere, while the upstream's is kept back.
+//! A search for an answer elsewhere, while the upstream's failure is withheld.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,22 +9,22 @@ use super::config::Embedding;
 use crate::rt::timeout::Timeout;
 use crate::store::{AnswerFuture, LastGoodAnswer};
 
-/// A search that is under way.
+/// A search in progress.
 pub(super) struct Search {
     source: Source,
     until: Instant,
     timeout: Timeout,
 }
 
-/// What is waited for.
+/// The source that is waited for.
 pub(super) enum Source {
     /// The other processes, for an answer to the same request.
     Peers(AnswerFuture<Option<LastGoodAnswer>>),
-    /// What the last message means, for an answer to a similar request.
+    /// The meaning of the last message, for an answer to a similar request.
     Embedder(Embedding),
 }
 
-/// What a search has led to; `None` where nothing came in time.
+/// The result of a search; `None` if nothing came in time.
 pub(super) enum Found {
     Answer(Option<LastGoodAnswer>),
     Meaning(Option<Vec<f32>>),
@@ -51,7 +51,7 @@ impl Search {
     }
 }
 
-/// What the future returns, or `None` once `until` is over.
+/// Returns the future's result, or `None` after `until`.
 fn poll_until<T>(
     future: Pin<&mut (dyn Future<Output = T> + Send)>,
     timeout: &mut Timeout,

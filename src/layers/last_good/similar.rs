@@ -9,13 +9,13 @@ use crate::call::Reservation;
 use crate::policy::last_good::similar;
 use crate::proto::fingerprint::Fingerprint;
 
-/// The last message of a request, and all else of it.
+/// The last message of a request, and a key of the rest.
 pub(super) struct Question {
     pub(super) scope: Fingerprint,
     pub(super) text: String,
 }
 
-/// What the meaning of a message takes beside its text and its vector.
+/// The overhead of a message besides its text and its vector.
 const OVERHEAD: usize = 256;
 /// The time limit for the embedding of a stored answer.
 const BACKGROUND: Duration = Duration::from_secs(30);
@@ -23,11 +23,11 @@ const BACKGROUND: Duration = Duration::from_secs(30);
 // === impl Similar ===
 
 impl Similar {
-    /// Whether both messages ask for the same of the same. Only how an English question is put may differ, at its beginning: `what
-    /// is the`, `tell me the`, `could you please tell me the`; `how to`, `what is the best way to`; `explain`,
-    /// `explain to me`; `summarize`, `give me a summary of`; a `please`, a greeting, the mark at the end. All else has to be equal,
-    /// word for word and sign for sign, capitals included. So numbers, units, negations and names are the same, in any language
-    /// and however they are written. Only then is a message similar, however near the embedder finds it.
+    /// Whether both messages ask the same. Only the phrasing of an English question may differ, at its beginning: `what
+    /// is the`, `tell me the`, `could you please tell me the`; `how to`, `what is the best way to`; `explain`, `explain
+    /// to me`; `summarize`, `give me a summary of`; a `please`, a greeting, the mark at the end. All else must be equal,
+    /// word for word and sign for sign, capitals included. So numbers, units, negations and names are equal, in any
+    /// language and spelling. Without this agreement a message is never similar, whatever its cosine.
     ///
     /// ```
     /// use tower_buttress::Similar;

@@ -45,7 +45,7 @@ pub(super) enum Settled {
     /// Return the upstream's answer.
     Upstream,
     Stored(Response<Bytes>),
-    /// One is looked for elsewhere first.
+    /// Search elsewhere first.
     Search(Search),
 }
 
@@ -115,7 +115,7 @@ impl StandIn {
         now.checked_add(left.map_or(limit, |left| left.min(limit)))
     }
 
-    /// The upstream's answer, which is kept if it is one.
+    /// Forwards the upstream's answer, and records it if it may be stored.
     pub(super) fn hand_on<B, E>(&self, result: Result<Response<B>, E>) -> Result<Response<LastGoodBody<B>>, E>
     where
         B: Body<Data = Bytes> + 'static,
@@ -131,7 +131,7 @@ impl StandIn {
         })
     }
 
-    /// The answer that is looked for, or `None` where there is none in time.
+    /// Polls for the answer of the search, or `None` if there is none in time.
     pub(super) fn poll_search(&self, search: &mut Search, cx: &mut Context<'_>) -> Poll<Option<Response<Bytes>>> {
         loop {
             let found = match ready!(search.poll(cx)) {
@@ -150,7 +150,7 @@ impl StandIn {
         }
     }
 
-    /// An answer that another process has kept, if it is young enough.
+    /// Returns another process's answer, if it is recent enough.
     fn recalled(&self, answer: LastGoodAnswer) -> Option<Response<Bytes>> {
         let now = clock::now();
         let kind = if answer.is_exact { StaleKind::Exact } else { StaleKind::Normalized };
@@ -202,7 +202,7 @@ impl StandIn {
         Some(response)
     }
 
-    /// Ready, with an earlier answer, shortly before the deadline.
+    /// Ready with an earlier answer, shortly before the deadline.
     pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Response<Bytes>> {
         let deadline = self.deadline.as_ref().and_then(CallDeadline::get);
         if matches!(self.watch, DeadlineWatch::Unknown) {

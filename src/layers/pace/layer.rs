@@ -16,20 +16,19 @@ use crate::proto::rate_limit::Unit;
 use crate::rt::per_thread::PerThread;
 use crate::store::pace::PacePeers;
 
-/// Keeps calls within the rate limits of an upstream: a 429 pauses all calls that it speaks of, and rates that are known are
-/// never overrun.
+/// Keeps calls within the rate limits of an upstream: a 429 pauses the calls that it applies to, and known rates are
+/// never exceeded.
 ///
-/// By default nothing is limited until the upstream answers 429. Then the calls with the same credential wait for as long as
-/// it says, and start again one interval apart, at the rate at which they were served before, and then faster as long as they
-/// are served. With [`requests`](Self::requests)
-/// and [`tokens`](Self::tokens) no call is sent that would overrun a limit, and with [`learn`](Self::learn) the limits are
-/// taken from the headers of the answers.
+/// By default the layer limits nothing until the upstream answers 429. Then the calls with the same credential wait as
+/// long as it asks. They restart one interval apart, at the rate at which they were served before, and faster as long as
+/// they are served. With [`requests`](Self::requests) and [`tokens`](Self::tokens) the layer sends no call that would
+/// exceed a limit; with [`learn`](Self::learn) it reads the limits from the headers of answers.
 ///
 /// # When to use it, and when not
 ///
-/// For every upstream that limits rates and is called by more than one task: retries alone send every caller into the same
-/// limit again, and some providers answer that with a ban of minutes. For an upstream that bears a limited number of calls at a
-/// time, use [`QueueLayer`](crate::QueueLayer). To limit your own callers, use [`per_caller`](Self::per_caller).
+/// For every upstream with rate limits that more than one task calls: with retries alone every caller hits the same limit
+/// again, and some providers answer that with a ban of minutes. For an upstream with a limit on concurrent calls, use
+/// [`QueueLayer`](crate::QueueLayer). To limit your own callers, use [`per_caller`](Self::per_caller).
 ///
 /// # Example
 ///
@@ -64,56 +63,56 @@ use crate::store::pace::PacePeers;
 ///
 /// # What a 429 does
 ///
-/// - *With a hint* (`Retry-After` and its kin, or the reset of a limit of which nothing is left): all calls of its key wait
-///   for that long, at most for [`max_pause`](Self::max_pause). Where the upstream asked for more than that, one call then
-///   finds out, and the others wait for its head, for two seconds at most. (Where pauses are [shared](Self::share), one call of
-///   each process.)
-/// - *Without a hint*: only the calls of the [tenant](crate::Tenant) that met it wait, one second at first and then twice as
-///   long each time, until one of them passes. When a second tenant meets one too, all wait. A tenant cannot stop the others
-///   by provoking a 429.
-/// - *Where the request itself asks for more than the limit* the classifier says that it is the request's matter, and nothing
-///   waits.
+/// - *With a hint* (`Retry-After` and similar, or the reset of an exhausted limit): all calls of its key wait that long,
+///   at most for [`max_pause`](Self::max_pause). If the upstream asked for more, one call then finds out, and the others
+///   wait for its head, at most 2 s. (With [shared](Self::share) pauses, one call of each process.)
+/// - *Without a hint*: only the calls of the [tenant](crate::Tenant) that got it wait, 1 s at first and then twice as
+///   long each time, until one of them passes. When a second tenant gets a 429 too, all wait. A tenant cannot stop the
+///   others by provoking a 429.
+/// - *The request alone exceeds the limit*: the classifier reports the request as the cause, and nothing waits.
 ///
 /// # Several limits
 ///
-/// A call is sent when all limits have room for it, and takes from all or from none. It goes first come, first served,
-/// tenants in turn. Tokens are reserved before a call is sent, by its [`TokenEstimate`](crate::TokenEstimate), the length of
-/// its body, and what answers were like before, but no more for its answer than the request allows (feature `llm`: `max_tokens`
-/// and its kin, where the body is in memory); the difference to what the answer says that it used (feature `llm`) is
-/// settled when it ends. A guess is never larger than the limit itself, and a body that does not say how long it is counts as
-/// one of 64 KiB. What was not sent is given back, and the tokens of a request that was not sent to its end, as far as a
-/// [`CallBody`](crate::CallBody) tells so.
+/// A call is sent when all limits have room for it, and takes from all or from none. Calls go first come, first served,
+/// tenants in turn. The layer reserves tokens before it sends a call, by its [`TokenEstimate`](crate::TokenEstimate), the
+/// length of its body, and the usage of earlier answers, but for the answer at most what the request allows (feature
+/// `llm`: `max_tokens` and similar, for a body in memory). When the answer ends, it settles the difference to the
+/// reported usage (feature `llm`). An estimate never exceeds the limit itself; a body without a known length counts as 64
+/// KiB. A call that was not sent returns its reservation, and a request that was not sent to its end its tokens, as far
+/// as a [`CallBody`](crate::CallBody) shows that.
 ///
-/// Where rates are [shared](Self::share), no call is given a turn that is more than a second away: those that would be wait in
-/// their process, tenants in turn, and the first of them asks again. The longer it has been the first, the further away its turn
-/// may be, so that no process passes another one by for ever.
+/// With [shared](Self::share) rates, no call gets a turn that is more than 1 s away: such calls wait in their process,
+/// tenants in turn, and the first of them asks again. The longer it has been the first, the further away its turn may be,
+/// so that no process overtakes another forever.
 ///
 /// # Place in the stack
 ///
-/// Inside retries, so that each attempt pays, and inside what sets the upstream's credential; outside
-/// [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), so that what waits here is not taken for a slow upstream.
-/// [`per_caller`](Self::per_caller) goes outside [`DedupLayer`](crate::DedupLayer): it counts what callers ask for.
+/// Inside retries, so that each attempt counts, and inside the layer that sets the upstream's credential; outside
+/// [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), so that a wait here does not look like a slow upstream.
+/// [`per_caller`](Self::per_caller) goes outside [`DedupLayer`](crate::DedupLayer): it counts the callers' requests.
 ///
-/// The limits live in the layer: all clones of one layer, and all services they make, share them.
+/// All clones of one layer, and all services they make, share its limits.
 ///
 /// # What happens when
 ///
-/// - *There is no room within [`max_wait`](Self::max_wait), or before the call's [`Deadline`](crate::Deadline)*: a 429 that
-///   carries a [`Rejection`](crate::Rejection) of kind [`Paced`](crate::RejectionKind::Paced) (for gRPC callers
-///   `RESOURCE_EXHAUSTED`), at once, with the true wait in `Retry-After`. To an outer
-///   [`FallbackLayer`](crate::FallbackLayer) it says that another upstream may help, and to a breaker nothing.
+/// - *There is no room within [`max_wait`](Self::max_wait), or before the call's [`Deadline`](crate::Deadline)*: an
+///   immediate 429 that carries a [`Rejection`](crate::Rejection) of kind [`Paced`](crate::RejectionKind::Paced) (for
+///   gRPC callers `RESOURCE_EXHAUSTED`), with the true wait in `Retry-After`. An outer
+///   [`FallbackLayer`](crate::FallbackLayer) may ask another upstream; a breaker ignores it.
 /// - *A caller leaves while it waits*: the others move up.
-/// - *The upstream is not reached, or a layer inside refuses*: what the call took is given back.
-/// - *10,000 calls of a key wait*: the tenant of which most do makes room for one of which fewer do: its last call is refused.
-/// - *More keys than [`max_keys`](Self::max_keys)*: those that limit nothing at the moment are forgotten, then, of limits
-///   [per caller](Self::per_caller), those of callers of whom no call was served yet; while there are none, new ones share one limit.
+/// - *The upstream is not reached, or a layer inside refuses*: the call returns its reservation.
+/// - *10,000 calls of a key wait*: the tenant with the most waiting calls makes room for a tenant with fewer: its last
+///   call is refused.
+/// - *More keys than [`max_keys`](Self::max_keys)*: the layer evicts keys that limit nothing at the moment; then, of
+///   limits [per caller](Self::per_caller), keys of callers without a served call. If there are none, new keys share one
+///   limit.
 ///
 /// # Cancel safety
 ///
-/// A call that is dropped while it waits leaves the line without a trace. One that is dropped while it is under way has used
-/// its request, and the tokens of its prompt and of what was read; of a limit [per caller](Self::per_caller) all that was
-/// reserved for its answer, or a hundred tokens for each second if that is more, and no more than the request allowed, unless the
-/// answer has ended and said what it used: its caller is not to get it for nothing.
+/// A call that is dropped while it waits leaves the line. A call that is dropped in flight has used its request, and the
+/// tokens of its prompt and of the data read. For a limit [per caller](Self::per_caller) it is charged the whole
+/// reservation for its answer, or 100 tokens per second if that is more, and at most what the request allowed, unless the
+/// answer has ended with a reported usage: leaving early must not make an answer free.
 ///
 /// # Errors
 ///
@@ -121,8 +120,8 @@ use crate::store::pace::PacePeers;
 ///
 /// # Cost
 ///
-/// While nothing is limited: a hash of the credentials, a look-up, and no lock that threads share, clock or allocation. With limits of
-/// requests one short lock and one reading of the clock; with limits of tokens another lock, and the body is read as it goes by. A call
+/// While nothing is limited: a hash of the credentials, a look-up, and no shared lock, clock or allocation. With request
+/// limits one short lock and one clock read; with token limits another lock, and the layer reads the passing body. A call
 /// that waits is boxed.
 #[derive(Clone, Debug)]
 pub struct PaceLayer {
@@ -140,11 +139,11 @@ impl PaceLayer {
         Self::with(Config::new(PaceRole::Upstream), true)
     }
 
-    /// Limits of your own, for each caller: by [`Tenant`](crate::Tenant), or else by the credentials of the request. Requests
-    /// without either share one limit.
+    /// Limits each caller, with your own limits: by [`Tenant`](crate::Tenant), or else by the credentials of the request.
+    /// Requests without either share one limit.
     ///
-    /// A caller may send at once what it may send in the time of its rate, and is refused beyond that ([`max_wait`](Self::max_wait)
-    /// is zero). Answers say in `RateLimit` and `RateLimit-Policy` what is left. An upstream's 429 pauses nothing here.
+    /// A caller may send its whole rate at once, and is refused beyond that ([`max_wait`](Self::max_wait) is zero).
+    /// Answers report the rest in `RateLimit` and `RateLimit-Policy`. An upstream's 429 pauses nothing here.
     ///
     /// ```
     /// use tower_buttress::{PaceLayer, Rate};
@@ -160,7 +159,7 @@ impl PaceLayer {
         Self::with(Config::new(PaceRole::Callers), true)
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
         Self::with(Config::new(PaceRole::Upstream), false)
@@ -170,7 +169,7 @@ impl PaceLayer {
         self.enabled
     }
 
-    /// Limits requests to this rate. May be given more than once, a rate per second and one per day.
+    /// Limits requests to this rate. May be called more than once, with a rate per second and one per day.
     #[must_use]
     pub fn requests(self, rate: Rate) -> Self {
         self.limit(Unit::Requests, rate)
@@ -194,7 +193,7 @@ impl PaceLayer {
         self.limit(Unit::OutputTokens, rate)
     }
 
-    /// Limits the calls at a time, to the end of their bodies. Default: any number.
+    /// Limits concurrent calls, to the end of their bodies. Default: no limit.
     ///
     /// For one upstream, [`QueueLayer`](crate::QueueLayer) does more; this is one limit per key.
     #[must_use]
@@ -202,33 +201,33 @@ impl PaceLayer {
         self.change(|config| config.concurrency = Some(calls.max(1)))
     }
 
-    /// Whether limits are taken from the headers of answers ([`proto::rate_limit`](crate::proto::rate_limit)). Default: no.
+    /// Whether the layer reads limits from the headers of answers ([`proto::rate_limit`](crate::proto::rate_limit)).
+    /// Default: no.
     ///
-    /// A limit that is learned lets calls pass as long as the answers say that something of it is left. Limits that were set
-    /// follow the headers in any case: where answers say that less is left than a call takes, because other clients use the limit
-    /// too, it waits until the rate that was set has brought as much.
+    /// A learned limit lets calls pass as long as answers report that units are left. Limits that you set follow the
+    /// headers in any case: if answers report less than a call takes, because other clients use the limit too, the call
+    /// waits until the set rate has brought as much.
     #[must_use]
     pub fn learn(self, learn: bool) -> Self {
         self.change(|config| config.learn = learn)
     }
 
-    /// For how long a 429 pauses at most. Default: 60 s. With zero, a 429 pauses nothing.
+    /// The longest pause after a 429. Default: 60 s. With zero, a 429 pauses nothing.
     #[must_use]
     pub fn max_pause(self, pause: Duration) -> Self {
         self.change(|config| config.max_pause = pause)
     }
 
-    /// How long a call may wait. Default: 30 s; [`per_caller`](Self::per_caller), not at all.
+    /// How long a call may wait. Default: 30 s; for [`per_caller`](Self::per_caller) 0.
     #[must_use]
     pub fn max_wait(self, wait: Duration) -> Self {
         self.change(|config| config.max_wait = wait)
     }
 
-    /// Which limit a request counts for. Default: one for each credential and host. Requests for which it is `None` share
-    /// one.
+    /// Sets the key of the limit that a request counts for. Default: one limit for each credential and host. Requests
+    /// whose key is `None` share one limit.
     ///
-    /// Where an account's limits are those of its models, let the key be credential and model. It is hashed, and shown
-    /// nowhere.
+    /// If an account has limits per model, use credential and model as the key. It is hashed, and shown nowhere.
     ///
     /// ```
     /// use tower_buttress::{PaceLayer, Tenant};
@@ -244,44 +243,45 @@ impl PaceLayer {
         self.change(|config| config.key = Some(KeyBy(Arc::new(key))))
     }
 
-    /// Limits each [model](crate::Model) by itself, beside credential and host, as providers do. Callers who name models can
-    /// thereby multiply a rate that was set; a pause on a 429 is not affected. Default: all models share one limit.
+    /// Limits each [model](crate::Model) separately, beside credential and host, as providers do. Callers can multiply a
+    /// set rate by naming several models; a pause after a 429 is not affected. Default: all models share one limit.
     #[must_use]
     pub fn key_by_model(self) -> Self {
         self.change(|config| config.by_model = true)
     }
 
-    /// How many keys have limits of their own. Default: 1,024.
+    /// The number of keys with limits of their own. Default: 1,024.
     #[must_use]
     pub fn max_keys(self, keys: u32) -> Self {
         self.change(|config| config.max_keys = usize::try_from(keys).unwrap_or(usize::MAX).max(1))
     }
 
-    /// Which answers say that the upstream has too much. Default: [`Standard`](crate::verdict::Standard).
+    /// Sets the classifier, which decides which answers mean that the upstream is overloaded. Default:
+    /// [`Standard`](crate::verdict::Standard).
     #[must_use]
     pub fn classifier(self, classifier: impl Classify + 'static) -> Self {
         self.change(|config| config.classifier = Classifier::new(classifier))
     }
 
-    /// What its gauges are called by in the label `layer` (feature `metrics`). Default: `pace`, or `pace-per-caller`.
+    /// The name of its gauges in the label `layer` (feature `metrics`). Default: `pace`, or `pace-per-caller`.
     #[must_use]
     pub fn name(self, name: &'static str) -> Self {
         self.change(|config| config.name = name)
     }
 
-    /// Tells `observer` of every pause and every refusal.
+    /// Reports every pause and every refusal to `observer`.
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         self.change(|config| config.emitter = Emitter::to(observer))
     }
 
-    /// Shares pauses with other processes: a 429 that says how long to wait, or that two tenants met, pauses the calls with
-    /// the same credential in all of them. Where the peers share rates too, a call takes its turn among those of all processes
-    /// before it is sent, and while they cannot be asked each process has its part of the rates. Else rates are those of this
-    /// process: give each its part of them.
+    /// Shares pauses with other processes: a 429 with a hint, or a 429 that two tenants got, pauses the calls with the
+    /// same credential in all of them. If the peers share rates too, a call takes its turn among those of all processes
+    /// before it is sent; while they are unreachable each process has its part of the rates. Otherwise rates apply to
+    /// this process: give each process its part of them.
     ///
-    /// [`per_caller`](Self::per_caller) shares the rates of a caller, and never a pause; how many calls it has under way at a
-    /// time is a matter of each process. What is left of a rate that is shared is not known here: answers do not say it.
+    /// [`per_caller`](Self::per_caller) shares the rates of a caller, never a pause; its concurrency limit applies to
+    /// each process. This process does not know the rest of a shared rate: answers do not report it.
     ///
     /// `FleetPauses` and `FleetPace` in the crate `tower-buttress-redis` do so over Redis.
     #[must_use]
@@ -289,7 +289,7 @@ impl PaceLayer {
         self.change(|config| config.peers = Some(Peers(peers)))
     }
 
-    /// How many calls wait, and what is paused. A setter makes new limits: ask when all is set.
+    /// Returns the number of waiting calls, and the pauses. A setter makes new limits: call it on the final layer.
     #[must_use]
     pub fn stats(&self) -> PaceStats {
         self.shared.stats()
@@ -299,7 +299,7 @@ impl PaceLayer {
         self.change(|config| config.rates.push((unit, rate)))
     }
 
-    /// A layer with the same settings, and limits of its own.
+    /// Returns a layer with the same settings, and its own limits.
     #[must_use]
     pub fn separate(&self) -> Self {
         Self::with(Config::clone(&self.shared.config), self.enabled)

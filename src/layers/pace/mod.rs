@@ -1,4 +1,4 @@
-//! Calls that wait until the upstream's rate limits have room for them: see [`PaceLayer`].
+//! Calls wait until the upstream's rate limits have room for them: see [`PaceLayer`].
 
 mod config;
 mod fleet;

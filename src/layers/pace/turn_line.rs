@@ -11,10 +11,10 @@ pub(super) struct TurnLine(pub(super) Mutex<Turns<Waiter>>);
 
 #[derive(Debug)]
 pub(super) struct Waiter {
-    /// When it can wait no longer.
+    /// Its latest possible wait.
     pub(super) until: Option<Instant>,
     pub(super) waker: Option<Waker>,
-    /// The others cannot be asked: of how many equal parts of the rates this process has one.
+    /// The other processes are unreachable: the number of equal parts of the rates, of which this process has one.
     pub(super) alone: Option<u32>,
 }
 

@@ -10,16 +10,16 @@ use crate::policy::pace::{Demand, NextTurn, Turns};
 use crate::policy::queue::Ticket;
 use crate::rt::sync::lock;
 
-/// What a call is to do that waits for its turn.
+/// What a call that waits for its turn must do.
 #[derive(Debug)]
 pub(super) enum TurnWait {
-    /// To ask for a turn that is no further away than this.
+    /// Ask for a turn, at most this far away.
     Ask(Duration),
-    /// To wait until this time, or to be woken.
+    /// Wait until this time, or until it is woken.
     Wait(Option<Instant>),
-    /// To go without one: the others cannot be asked.
+    /// Start without a turn: the other processes are unreachable.
     Alone { processes: u32 },
-    /// To give up: its turn would come in this time, at least.
+    /// Give up: its turn would come after at least this time.
     TooLong(Duration),
 }
 
@@ -28,8 +28,8 @@ impl Limit {
         lock(&self.turns().0).len()
     }
 
-    /// A call that came, or was told that its turn would come in `told`, is to wait behind those that wait already. `Err`: for
-    /// longer than it can, or there is no room for it.
+    /// Queues a call that is new, or whose turn would come after `told`. `Err`: it would wait longer than it can, or
+    /// there is no room for it.
     pub(super) fn wait_for_turn(
         &self,
         (tenant, demand): (u64, Demand),
@@ -51,12 +51,12 @@ impl Limit {
         let ticket = turns.push(tenant, demand, Waiter { until, waker: None, alone: None });
         turns.told(ticket, micros(told), at);
         drop(turns);
-        // It finds that it is no longer in the line.
+        // It finds out that it has been evicted.
         evicted.into_iter().for_each(Waker::wake);
         Ok(ticket)
     }
 
-    /// What a call that waits is to do; `waker` is woken when that may have changed.
+    /// Returns what a waiting call must do; `waker` is woken when that may have changed.
     pub(super) fn next_turn(&self, ticket: Ticket, waker: &Waker, now: Instant) -> TurnWait {
         let at = self.micros(now);
         let mut turns = lock(&self.turns().0);
@@ -73,14 +73,14 @@ impl Limit {
         let known = Duration::from_micros(known);
         match next {
             NextTurn::Ask(reach) => TurnWait::Ask(Duration::from_micros(reach)),
-            // Those behind the first come after it.
+            // Calls after the first get a later turn.
             _ if is_too_long(known, now, waiter.until) => TurnWait::TooLong(known),
             NextTurn::Later(next) => TurnWait::Wait(now.checked_add(Duration::from_micros(next.saturating_sub(at)))),
             NextTurn::Behind => TurnWait::Wait(None),
         }
     }
 
-    /// The first was told that its turn would come in this time. Those that cannot wait as long find out.
+    /// The first's turn would come after this time. Calls that cannot wait that long are woken.
     pub(super) fn told_turn(&self, ticket: Ticket, wait: Duration, now: Instant) {
         let mut late = Vec::new();
         let mut turns = lock(&self.turns().0);
@@ -90,7 +90,7 @@ impl Limit {
         late.into_iter().for_each(Waker::wake);
     }
 
-    /// The first has its turn, in this time: the next one asks.
+    /// The first has its turn, after this time: the next call asks.
     pub(super) fn serve_turn(&self, ticket: Ticket, wait: Duration, now: Instant) {
         let mut turns = lock(&self.turns().0);
         turns.serve(ticket, micros(wait), self.micros(now));
@@ -99,7 +99,7 @@ impl Limit {
         next.into_iter().for_each(Waker::wake);
     }
 
-    /// One that waits goes away.
+    /// Removes a waiting call.
     pub(super) fn leave_turns(&self, ticket: Ticket) {
         let mut turns = lock(&self.turns().0);
         turns.remove(ticket);
@@ -108,7 +108,7 @@ impl Limit {
         next.into_iter().for_each(Waker::wake);
     }
 
-    /// The others cannot be asked: none waits for them.
+    /// The other processes are unreachable: no call waits for them.
     pub(super) fn release_turns(&self, processes: u32) {
         let mut woken = Vec::new();
         lock(&self.turns().0).for_each(|waiter| {
@@ -118,7 +118,7 @@ impl Limit {
         woken.into_iter().for_each(Waker::wake);
     }
 
-    /// How long a call would wait for its turn that came now.
+    /// Returns how long a new call would wait for its turn.
     pub(super) fn expected_turn(&self, tenant: u64, now: Instant) -> Duration {
         self.turn_wait(&lock(&self.turns().0), tenant, now)
     }

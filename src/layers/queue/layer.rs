@@ -11,16 +11,16 @@ use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
 use crate::rt::per_thread::PerThread;
 
-/// Bounds how many calls are under way at a time. The others wait, and none of them waits for one caller.
+/// Limits the calls in flight. The others wait, fairly by tenant.
 ///
-/// A call holds its place until its response *body* has ended, so a limit of twenty is a limit of twenty streams. Those
-/// that wait are served round robin over tenants, and first in first out within one: a tenant that sends a hundred calls
-/// makes another's single call wait for one of them.
+/// A call holds its place until its response *body* has ended, so a limit of 20 is a limit of 20 streams. Waiting calls
+/// are served round robin over tenants, and first in, first out within one: a tenant that sends a hundred calls delays
+/// another's single call by one of them.
 ///
 /// # When to use it, and when not
 ///
-/// For an upstream that bears a limited number of calls at a time (a model on GPUs, a provider's limit of concurrent requests),
-/// and to have calls wait here, fairly, and not there. For rates (requests or tokens a minute) use
+/// For an upstream that can serve a limited number of concurrent calls (a model on GPUs, a provider's limit of concurrent
+/// requests), to make calls wait here, fairly, instead of there. For rates (requests or tokens a minute) use
 /// [`PaceLayer`](crate::PaceLayer). An upstream that scales by itself needs neither.
 ///
 /// # Example
@@ -53,49 +53,49 @@ use crate::rt::per_thread::PerThread;
 /// # }
 /// ```
 ///
-/// # Who is served next
+/// # Which call is next
 ///
-/// - A call that comes while others wait goes to the line, even if a place has just become free: no call is overtaken.
-/// - [Tenants](crate::Tenant) take turns. Without a name, the credentials of a request say whose it is.
-/// - While others wait, no tenant is given more than half of the places.
-/// - A call whose reader has left data unread for a second counts as unread. While calls wait, those keep half of the
-///   places; what they hold beyond that is passed over, up to twice the limit. Above one and a half of the limit, only tenants
-///   that hold less than half of the places are given one.
-/// - In a line that is full, the tenant of which most wait loses its last to one of which fewer do.
+/// - A call that arrives while others wait joins the line, even if a place has just become free: no call is overtaken.
+/// - [Tenants](crate::Tenant) take turns. Without a name, the credentials of a request identify the tenant.
+/// - While others wait, no tenant gets more than half of the places.
+/// - A call whose reader has left data unread for 1 s counts as unread. While calls wait, unread calls keep half of the
+///   places; their further places do not count, up to twice the limit. Above 1.5 times the limit, only tenants that hold
+///   less than half of the places get one.
+/// - In a full line, the tenant with the most waiting calls loses its last one to a tenant with fewer.
 ///
 /// # How long the line is
 ///
-/// A call is refused when it comes rather than after it has waited in vain: if the calls before it, times how long places
-/// are held, divided by the limit, are more than [`max_wait`](Self::max_wait) or than what is left to its
+/// The layer refuses a call on arrival rather than after a wait in vain: if the calls before it, times the mean time that
+/// a place is held, divided by the limit, exceed [`max_wait`](Self::max_wait) or the time to its
 /// [`Deadline`](crate::Deadline).
 ///
 /// # Place in the stack
 ///
-/// Inside retries, so that a call that waits to be tried again holds no place; outside
-/// [`PaceLayer`](crate::PaceLayer), the breaker and the limits of time, so that waiting in line is not taken for a slow upstream.
+/// Inside retries, so that a call that waits for its retry holds no place; outside [`PaceLayer`](crate::PaceLayer), the
+/// breaker and the time limits, so that waiting in line does not look like a slow upstream.
 ///
-/// A call takes its place when its head has come. A caller that sends a body slowly would hold it meanwhile, so requests are to be
-/// read before: by [`DedupLayer`](crate::DedupLayer), [`SupersedeLayer`](crate::SupersedeLayer), or an
-/// [`InspectRequestLayer`](crate::InspectRequestLayer) with [`read_all`](crate::InspectRequestLayer::read_all) outside. The
-/// [presets](crate::presets) do that where their queue is on.
+/// A call takes its place when its head has arrived. A caller that sends a body slowly would hold it meanwhile, so read
+/// requests before: with [`DedupLayer`](crate::DedupLayer), [`SupersedeLayer`](crate::SupersedeLayer), or an
+/// [`InspectRequestLayer`](crate::InspectRequestLayer) with [`read_all`](crate::InspectRequestLayer::read_all) outside.
+/// The [presets](crate::presets) do that when their queue is on.
 ///
-/// The queue lives in the layer: all clones of one layer, and all services they make, share it.
+/// All clones of one layer, and all services they make, share its queue.
 ///
 /// # What happens when
 ///
-/// - *No place is free*: the call waits inside its future, and the service inside is asked whether it is ready when a place
-///   was given. A caller that waits for this service's readiness waits for the service inside only while places are free.
+/// - *No place is free*: the call waits inside its future, and polls the service inside for readiness when it has a
+///   place. A caller that waits for this service's readiness waits for the service inside only while places are free.
 /// - *The line is full, or would take too long*: a 503 that carries a [`Rejection`](crate::Rejection) of kind
-///   [`QueueFull`](crate::RejectionKind::QueueFull) (for gRPC callers `RESOURCE_EXHAUSTED`), with the time that a place
-///   takes in `Retry-After`.
+///   [`QueueFull`](crate::RejectionKind::QueueFull) (for gRPC callers `RESOURCE_EXHAUSTED`), with the expected wait for a
+///   place in `Retry-After`.
 /// - *The deadline passes while it waits*: a 504.
-/// - *The inner service fails, its body breaks off, or it panics; the caller goes away; a connection is upgraded*: the place
-///   is given to the next.
+/// - *The inner service fails, its body breaks off, or it panics; the caller leaves; a connection is upgraded*: the next
+///   call gets the place.
 ///
 /// # Cancel safety
 ///
-/// A call that is dropped while it waits leaves the line without a trace. One that is dropped after it was given a place and
-/// before it took it passes the place on.
+/// A call that is dropped while it waits leaves the line. A call that is dropped between getting and taking a place
+/// passes the place on.
 ///
 /// # Errors
 ///
@@ -103,9 +103,10 @@ use crate::rt::per_thread::PerThread;
 ///
 /// # Cost
 ///
-/// Where a place is free: a hash of the tenant, a compare-exchange to take the place and one to give it back, and no allocation.
-/// Threads take places of their own, so they do not wait for each other. A call that finds no place takes a lock, as do, from then on,
-/// those that hold one; it is boxed. With [`auto`](Self::auto) each call takes the lock twice, and there is a box for each.
+/// With a free place: a hash of the tenant, a compare-exchange to take the place and one to return it, and no allocation.
+/// Threads take places of their own, so they do not wait for each other. A call that finds no place takes a lock, as do,
+/// from then on, the calls that hold one; it is boxed. With [`auto`](Self::auto) each call takes the lock twice, and is
+/// boxed.
 #[derive(Clone, Debug)]
 pub struct QueueLayer {
     shared: PerThread<Shared>,
@@ -115,20 +116,19 @@ pub struct QueueLayer {
 // === impl QueueLayer ===
 
 impl QueueLayer {
-    /// At most this many calls at a time; at least one, and at most 65,536.
+    /// Limits concurrent calls to `limit`; at least 1, and at most 65,536.
     #[must_use]
     pub fn new(limit: u32) -> Self {
         Self::with(Config::new(Concurrency::Fixed(limit.clamp(1, MOST))), true)
     }
 
-    /// Finds out how many calls the upstream bears, between these bounds, beginning at ten.
+    /// Finds how many concurrent calls the upstream can serve, between these bounds, starting at 10.
     ///
-    /// The limit grows by one for each round of successes in which it was reached, and shrinks by three tenths, once a
-    /// round, when the upstream answers 429, 503 or 529, refuses connections, or sends no first byte in time (which needs a
-    /// [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) inside); and when a caller gives a call up whose request the
-    /// upstream has had for longer than half of the first-byte limit of its [`TimeoutProfile`](crate::TimeoutProfile) (45 s
-    /// without one). It does not follow latency: how long a call takes is
-    /// how long its answer is.
+    /// The limit grows by one for each round of successes that reached it. It shrinks by 30 %, once a round, when the
+    /// upstream answers 429, 503 or 529, refuses connections, or sends no first byte in time (which needs a
+    /// [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) inside); and when a caller cancels a call whose request
+    /// the upstream has had for longer than half of the first-byte limit of its [`TimeoutProfile`](crate::TimeoutProfile)
+    /// (45 s without one). It does not follow latency, which depends on the length of answers.
     ///
     /// ```
     /// use tower_buttress::QueueLayer;
@@ -142,13 +142,13 @@ impl QueueLayer {
         Self::with(Config::new(Concurrency::Auto { min, max: max.clamp(min, MOST) }), true)
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
         Self::with(Config::new(Concurrency::Fixed(1)), false)
     }
 
-    /// How many calls may wait. Default: 1,024. With zero, what finds no place is refused.
+    /// How many calls may wait. Default: 1,024. With zero, a call without a free place is refused.
     #[must_use]
     pub fn max_waiting(self, calls: u32) -> Self {
         self.change(|config| config.max_waiting = usize::try_from(calls).unwrap_or(usize::MAX))
@@ -160,32 +160,32 @@ impl QueueLayer {
         self.change(|config| config.max_wait = wait)
     }
 
-    /// What answers and errors say about the upstream, for [`auto`](Self::auto). Default:
+    /// Sets the classifier, which judges the upstream for [`auto`](Self::auto). Default:
     /// [`Standard`](crate::verdict::Standard).
     #[must_use]
     pub fn classifier(self, classifier: impl Classify + 'static) -> Self {
         self.change(|config| config.classifier = Classifier::new(classifier))
     }
 
-    /// What its gauges are called by in the label `layer` (feature `metrics`). Default: `queue`.
+    /// The name of its gauges in the label `layer` (feature `metrics`). Default: `queue`.
     #[must_use]
     pub fn name(self, name: &'static str) -> Self {
         self.change(|config| config.name = name)
     }
 
-    /// Tells `observer` of every refusal, and of every change of a limit that is found out.
+    /// Reports every refusal, and every change of an adaptive limit, to `observer`.
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         self.change(|config| config.emitter = Emitter::to(observer))
     }
 
-    /// How many calls are under way and wait. A setter makes a new queue: ask when all is set.
+    /// Returns the numbers of calls in flight and waiting. A setter makes a new queue: call it on the final layer.
     #[must_use]
     pub fn stats(&self) -> QueueStats {
         self.shared.stats()
     }
 
-    /// A layer with the same settings, and places of its own.
+    /// Returns a layer with the same settings, and its own places.
     #[must_use]
     pub fn separate(&self) -> Self {
         Self::with(self.shared.config.clone(), self.enabled)

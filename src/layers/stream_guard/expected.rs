@@ -1,4 +1,4 @@
-//! What is known of an answer before it comes, and what is done with it then.
+//! The facts about an answer before it arrives, and the plan for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,25 +24,25 @@ use crate::proto::{bodiless, event_stream};
 use crate::rejection::Rejection;
 use crate::rt::clock;
 
-/// What is known of an answer before it comes.
+/// The facts about an answer before it arrives.
 #[derive(Debug)]
 pub(super) struct Expected {
     config: Arc<Config>,
-    /// Its dialect, where that was set or the path told.
+    /// Its dialect, if set or known by the path.
     dialect: Option<Chosen>,
-    /// Whether the request asks for something to be generated: what an answer to another one says, is its own business.
+    /// Whether the request asks for a generation: other answers are not judged.
     generates: bool,
-    /// Whether it asks for the rest of an answer: its content, and how it ended, may have come before.
+    /// Whether it asks for the rest of an answer: its content, and its end, may have come before.
     asks_for_rest: bool,
     host: u64,
     tenant: Option<Tenant>,
-    /// The longest wait for the first data, where the request has one of its own.
+    /// The request's own limit for the first data.
     first_byte: Option<Duration>,
 }
 
-/// What is done with a response.
+/// The plan for a response.
 pub(super) enum Plan<B> {
-    /// Something of its body is read first.
+    /// Read a part of its body first.
     Withhold(WithheldPrelude<B>),
     HandOn(Response<StreamGuardBody<B>>),
 }
@@ -52,14 +52,14 @@ const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 // === impl Expected ===
 
 impl Expected {
-    /// `None`: the layer is off, or has nothing to look for.
+    /// `None`: the layer is off, or does not judge the answer.
     pub(super) fn of<B>(request: &mut Request<B>, config: &Arc<Config>) -> Option<Self> {
         if !config.enabled || bodiless::to_method(request.method()) {
             return None;
         }
         let posted = request.method() == Method::POST;
         let dialect = config.dialect.clone().or_else(|| posted.then(|| config.expect(request.uri().path())).flatten());
-        // What is compressed cannot be read.
+        // A compressed answer cannot be read.
         if posted && dialect.is_some() || event_stream::is_accepted(request.headers()) {
             request.headers_mut().insert(ACCEPT_ENCODING, IDENTITY);
         }
@@ -76,7 +76,7 @@ impl Expected {
         })
     }
 
-    /// Withholds a response, or hands it on.
+    /// Withholds a response, or forwards it.
     pub(super) fn plan<B: Body>(self, mut response: Response<B>) -> Plan<B> {
         if Rejection::of(&response).is_none() {
             refusal::note_limits(&mut response, &self.config);

@@ -1,4 +1,4 @@
-//! What the head of an answer promises.
+//! The kind of an answer, by its head.
 
 use http::Response;
 use http_body::Body;
@@ -9,12 +9,12 @@ use crate::proto::event_stream::EventStream;
 use crate::proto::{bodiless, media_type};
 use crate::rejection::Rejection;
 
-/// What is looked for in an answer with such a head.
+/// The kind of an answer that decides what to check.
 pub(super) enum Promise {
     Nothing,
-    /// Nothing, for this reason.
+    /// Nothing to check, for this reason.
     Unreadable(&'static str),
-    /// An error, whose body says why.
+    /// An error whose body has the reason.
     Error,
     /// An answer in JSON.
     Answer,
@@ -24,10 +24,10 @@ pub(super) enum Promise {
 // === impl Promise ===
 
 impl Promise {
-    /// `generates`: whether the request asks for something to be generated. `dialect`: that of the answer, where it is known.
+    /// `generates`: whether the request asks for a generation. `dialect`: the answer's, if known.
     pub(super) fn of<B: Body>(response: &Response<B>, generates: bool, dialect: Option<&Chosen>) -> Self {
         let (status, headers) = (response.status(), response.headers());
-        // What our own layers say is no answer of the upstream's.
+        // A refusal of this crate is not an answer of the upstream.
         if Rejection::of(response).is_some() {
             return Self::Nothing;
         }

@@ -25,7 +25,7 @@ pub(super) struct Config {
     pub(super) peers: Option<Peers>,
 }
 
-/// Hands on the name of the conversation, if there is one.
+/// Passes on the name of the conversation, if there is one.
 pub(super) type NameConversation = dyn Fn(&Parts, &mut dyn FnMut(&[u8])) + Send + Sync;
 
 /// The peers of a layer.
@@ -48,7 +48,7 @@ impl Config {
         }
     }
 
-    /// The layer lets a request pass that it cannot treat.
+    /// Reports a request that the layer could not handle and passed on.
     #[cold]
     pub(super) fn bypassed(&self, reason: &'static str) {
         self.emitter.emit(&Event::Bypassed { layer: NAME, reason });

@@ -31,7 +31,7 @@ pub(super) struct EnteredMessage {
 // === impl EnteredMessage ===
 
 impl EnteredMessage {
-    /// A message that was read comes to its conversation.
+    /// Adds a message that was read to its conversation.
     pub(super) fn enter(request: &mut Request<CallBody>, arrived: Arrived) -> Result<Self, RejectionKind> {
         let Arrived { message, order, config, shared } = arrived;
         let kind = match shared.arrive(&message, order, &config) {
@@ -47,16 +47,16 @@ impl EnteredMessage {
         Err(kind)
     }
 
-    /// Whether its turn came with it.
+    /// Whether it may start at once.
     pub(super) fn goes_at_once(&self) -> bool {
         self.waiting.is_none()
     }
 
-    /// Ready when its call may be made.
+    /// Ready when its call may start.
     pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(waiting) = &mut self.waiting else { return Poll::Ready(()) };
         if waiting.poll(&self.call, cx).is_pending() {
-            // Its turn may have come meanwhile: it is looked at once more, with a waker in place.
+            // Its turn may have come meanwhile: check once more, with a waker in place.
             if self.call.poll_cancelled(cx).is_ready() {
                 return Poll::Pending;
             }
@@ -70,29 +70,29 @@ impl EnteredMessage {
         self.call.cancellation().is_cancelled()
     }
 
-    /// Ready when its call is to end.
+    /// Ready when its call must end.
     pub(super) fn poll_superseded(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.call.poll_cancelled(cx)
     }
 
-    /// Another message has taken its place, before there was an answer.
+    /// Another message has replaced it before its answer.
     pub(super) fn superseded(self) {
         self.config.emitter.emit(&Event::Refused { kind: RejectionKind::Superseded });
     }
 
-    /// The head of its answer is here.
+    /// Handles the head of its answer.
     pub(super) fn answered<B>(self, response: Response<B>) -> Response<SupersedeBody<B>>
     where
         B: Body<Data = Bytes> + 'static,
         B::Error: Into<BoxError> + 'static,
     {
         let Self { call, config, .. } = self;
-        // An answer that comes later, and elsewhere: until then a newer message takes its place.
+        // The answer comes later, at another URL: until then a newer message replaces it.
         let goes_on = response.extensions().get::<GoesOn>().is_some();
         let is_final = !goes_on && !retry_after::is_retried(response.status(), response.headers());
         let is_over = response.body().is_end_stream();
         if is_over && is_final {
-            // Nothing is remembered of it.
+            // Nothing of it is remembered.
             call.answered();
             return response.map(SupersedeBody::untouched);
         }

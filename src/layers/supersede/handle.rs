@@ -7,7 +7,8 @@ use super::key;
 use super::shared::{Shared, SupersedeStats};
 use crate::call::Tenant;
 
-/// Ends the calls of conversations from outside: the stop button. Made by [`SupersedeLayer::handle`](crate::SupersedeLayer::handle).
+/// Ends the calls of conversations from outside: a stop button. Made by
+/// [`SupersedeLayer::handle`](crate::SupersedeLayer::handle).
 ///
 /// ```
 /// use http::{HeaderName, Request};
@@ -34,24 +35,24 @@ impl SupersedeHandle {
         Self { config, shared }
     }
 
-    /// Ends what is under way in the conversation to which a request with this head belongs, as a newer message would.
-    /// Returns how many calls that were: 0 where there is none, and where the head names no conversation or no tenant. What was
+    /// Ends the calls in flight of the conversation to which a request with this head belongs, as a newer message would.
+    /// Returns their number: 0 if there are none, or if the head names no conversation or no tenant. A message that was
     /// ended is refused when it comes again.
     ///
-    /// The conversation and its tenant are read from the head as the layer reads them from messages, so that a caller can
-    /// end only what is its own.
+    /// The layer reads the conversation and its tenant from the head as from messages, so a caller can end only its own
+    /// calls.
     #[must_use = "0 says that there was nothing to end"]
     pub fn cancel(&self, parts: &Parts) -> usize {
         key::conversation_of(parts, &self.config).map_or(0, |conversation| self.shared.cancel(&conversation))
     }
 
-    /// The same for the conversation of this name of a tenant that was [authenticated](Tenant).
+    /// The same for a conversation of this name of an [authenticated](Tenant) tenant.
     #[must_use = "0 says that there was nothing to end"]
     pub fn cancel_conversation(&self, tenant: &Tenant, conversation: &str) -> usize {
         key::named(tenant, conversation).map_or(0, |conversation| self.shared.cancel(&conversation))
     }
 
-    /// How many conversations are known, and how many calls are under way.
+    /// Returns the numbers of known conversations and of calls in flight.
     #[must_use]
     pub fn stats(&self) -> SupersedeStats {
         self.shared.stats()

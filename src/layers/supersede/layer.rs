@@ -16,18 +16,18 @@ use crate::event::{Emitter, Observer};
 use crate::policy::supersede::SupersedeMode;
 use crate::store::supersede::SupersedePeers;
 
-/// Ends what is under way for a conversation when its user sends another message.
+/// Cancels the calls of a conversation when its user sends another message.
 ///
-/// Who goes on typing, or presses "send" again with other words, does not want the first answer any more; its tokens are paid
-/// all the same. Browsers do not always close the connection of an answer that is not shown any more, and what stands between keeps
-/// it. Here the newer message says so, whatever became of the older one's connection.
+/// A user who sends another message no longer wants the first answer, but its tokens are paid all the same. Browsers do
+/// not always close the connection of an answer that is no longer shown, and proxies keep it open. With this layer the
+/// newer message ends the older one, whatever the state of the older one's connection.
 ///
 /// # When to use it, and when not
 ///
-/// For chats, type-ahead and agents, where messages of one conversation come one after another and the newest is the one that
-/// counts. Not where a conversation makes several calls at a time on purpose (tools that ask a model beside the answer): give
-/// those no name, or another one. To make one call of a double click, [`DedupLayer`](crate::DedupLayer) is enough. What a
-/// superseded message has changed at the application (history, tools that ran) is for the application to take back.
+/// For chats, type-ahead and agents, where the messages of one conversation come one after another and only the newest
+/// counts. Not where a conversation makes several calls at a time on purpose (tools that ask a model beside the answer):
+/// give those no name, or another one. To make one call of a double click, [`DedupLayer`](crate::DedupLayer) is enough.
+/// The application must undo what a superseded message has changed there (history, tools that ran).
 ///
 /// # Example
 ///
@@ -70,59 +70,61 @@ use crate::store::supersede::SupersedePeers;
 ///
 /// # What a message is
 ///
-/// A POST of which the operator's setting names the conversation ([`by_header`](Self::by_header), [`new`](Self::new)) and whose
-/// tenant is known: the [`Tenant`](crate::Tenant) in its extensions, or else the credentials in its headers. A conversation is
-/// one tenant's: another tenant that gives the same name has another one. gRPC calls pass untouched, as does every request
-/// whose conversation or tenant is not known.
+/// A POST whose conversation the operator's setting names ([`by_header`](Self::by_header), [`new`](Self::new)) and whose
+/// tenant is known: the [`Tenant`](crate::Tenant) in its extensions, or else the credentials in its headers. A
+/// conversation belongs to one tenant: the same name at another tenant is another conversation. gRPC calls pass
+/// untouched, as does every request without a known conversation or tenant.
 ///
-/// The layer reads a message first, up to [`max_body`](Self::max_body). Messages stand in the order in which they *began* to
-/// come.
+/// The layer reads a message first, up to [`max_body`](Self::max_body). Messages are ordered by when they *began* to
+/// arrive.
 ///
-/// **The same payload is another attempt**, of a client that tries again by itself: the same path and query, `Content-Type`,
-/// `Idempotency-Key` and body. It supersedes nothing, and goes on beside the first ([`DedupLayer`](crate::DedupLayer) inside
-/// makes one call of both). *What was superseded and comes again is refused*: the last sixteen payloads of each conversation,
-/// for ten minutes, unless they had been answered. Who wants the same words once more gives them another `Idempotency-Key`.
+/// **The same payload is another attempt** of a client that retries: the same path and query, `Content-Type`,
+/// `Idempotency-Key` and body. It supersedes nothing, and runs beside the first ([`DedupLayer`](crate::DedupLayer) inside
+/// makes one call of both). *A superseded message that comes again is refused*: the layer remembers the last 16 payloads
+/// of each conversation for 10 minutes, unless they were answered. To send the same words again, use another
+/// `Idempotency-Key`.
 ///
 /// # What happens when
 ///
 /// With [`Interrupt`](SupersedeMode::Interrupt), the default, when a newer message comes:
 ///
-/// - *The older one waits for its head*: it is answered with a 410 that carries a [`Rejection`](crate::Rejection) of kind
+/// - *The older one waits for its head*: it gets a 410 that carries a [`Rejection`](crate::Rejection) of kind
 ///   [`Superseded`](crate::RejectionKind::Superseded), and `x-should-retry: false`.
-/// - *It is being answered*: its body fails with [`Superseded`](crate::error::Superseded); it never ends as if it were whole. An
+/// - *It is being answered*: its body fails with [`Superseded`](crate::error::Superseded); it never looks complete. An
 ///   [`SseHeartbeatLayer`](crate::SseHeartbeatLayer) outside with
-///   [`error_events`](crate::SseHeartbeatLayer::error_events) tells the client so first, by an event in the form that its dialect's
-///   official clients raise.
-/// - In both cases what is inside is dropped, and with it the call to the upstream: at once, also where
-///   [`DedupLayer`](crate::DedupLayer) would have kept it for a caller that comes back. A call of the older message that lost its
-///   caller before is ended too.
-/// - *It has failed, and its client waits before it tries again*: the next attempt gets the 410.
-/// - *It was answered*: with 2xx, or a status that clients do not try again after: nothing.
-/// - *It was answered with a 202, and its answer comes later* ([`resumable`](crate::DedupLayer::resumable)): its call is ended, and it
-///   counts as not answered, also when the answer has been read. With `Reject` and `Enqueue` such a message is not under way.
+///   [`error_events`](crate::SseHeartbeatLayer::error_events) reports that to the client first, by an event in the form
+///   that its dialect's official clients raise.
+/// - In both cases the layer drops the inner call at once, and with it the upstream call, even if
+///   [`DedupLayer`](crate::DedupLayer) would have kept it for a caller that comes back. A call of the older message whose
+///   caller left before ends too.
+/// - *It has failed, and its client waits for its retry*: the next attempt gets the 410.
+/// - *It was answered* with 2xx, or a status that clients do not retry: nothing.
+/// - *It was answered with a 202, and its answer comes later* ([`resumable`](crate::DedupLayer::resumable)): its call
+///   ends, and it counts as not answered, even if the answer was read. With `Reject` and `Enqueue` such a message is not
+///   in flight.
 ///
 /// With [`Reject`](SupersedeMode::Reject) the newer one gets a 409
-/// ([`ConversationBusy`](crate::RejectionKind::ConversationBusy), with `x-should-retry: false`) while another is under way. With
-/// [`Enqueue`](SupersedeMode::Enqueue) it waits until those before it have ended, for as long as its
-/// [`Deadline`](crate::Deadline) allows, or gets that 409 where too many wait. A [`SupersedeMode`] in a request's extensions
-/// counts for that request.
+/// ([`ConversationBusy`](crate::RejectionKind::ConversationBusy), with `x-should-retry: false`) while another is in
+/// flight. With [`Enqueue`](SupersedeMode::Enqueue) it waits until those before it have ended, as long as its
+/// [`Deadline`](crate::Deadline) allows, or gets that 409 if too many wait. A [`SupersedeMode`] in a request's extensions
+/// applies to that request.
 ///
-/// - *A body is longer than [`max_body`](Self::max_body), or takes longer than [`read_timeout`](Self::read_timeout)*: the request
-///   passes unrecognised, with [`Event::Bypassed`](crate::Event::Bypassed).
-/// - *More conversations than [`max_remembered`](Self::max_remembered)*: those with a message under way are all known. Of the
-///   others the oldest is forgotten, of a tenant that has an eighth of them its own oldest.
+/// - *A body is longer than [`max_body`](Self::max_body), or takes longer than [`read_timeout`](Self::read_timeout)*: the
+///   request passes untouched, with [`Event::Bypassed`](crate::Event::Bypassed).
+/// - *More conversations than [`max_remembered`](Self::max_remembered)*: those with a message in flight are always kept.
+///   Of the others the oldest is evicted; a tenant that has an eighth of them evicts its own oldest.
 ///
 /// # Place in the stack
 ///
-/// Outside [`DedupLayer`](crate::DedupLayer), so that each caller's call is one; inside
-/// [`SseHeartbeatLayer`](crate::SseHeartbeatLayer) and [`DeadlineLayer`](crate::DeadlineLayer), and inside authentication where that
-/// is a layer too. Retries go inside.
+/// Outside [`DedupLayer`](crate::DedupLayer), so that it sees each caller's call; inside
+/// [`SseHeartbeatLayer`](crate::SseHeartbeatLayer) and [`DeadlineLayer`](crate::DeadlineLayer), and inside authentication
+/// if that is a layer too. Retries go inside.
 ///
-/// The conversations live in the layer: all clones of one layer, and all services they make, share them.
+/// All clones of one layer, and all services they make, share its conversations.
 ///
 /// # Cancel safety
 ///
-/// A call that is dropped leaves its conversation. Its message is remembered as one that was not answered.
+/// A call that is dropped leaves its conversation. Its message is remembered as not answered.
 ///
 /// # Errors
 ///
@@ -131,9 +133,9 @@ use crate::store::supersede::SupersedePeers;
 ///
 /// # Cost
 ///
-/// For a request that names no conversation: the look at its head, and a clone of the service inside. For a message: two
-/// SHA-256, one of them of its body; an allocation for its place and one for its handle; three short locks, and one
-/// reading of the clock.
+/// For a request without a conversation: a look at its head, and a clone of the service inside. For a message: two
+/// SHA-256, one of them of its body; an allocation for its place and one for its handle; three short locks, and one clock
+/// read.
 #[derive(Clone, Debug)]
 pub struct SupersedeLayer {
     config: Arc<Config>,
@@ -143,9 +145,10 @@ pub struct SupersedeLayer {
 // === impl SupersedeLayer ===
 
 impl SupersedeLayer {
-    /// Conversations are named by a closure: `None` is no message.
+    /// Names conversations by a closure: `None` is not a message.
     ///
-    /// What stands in the body an [`InspectRequestLayer`](crate::InspectRequestLayer) outside can put into the extensions.
+    /// To use the body, let an [`InspectRequestLayer`](crate::InspectRequestLayer) outside put the name into the
+    /// extensions.
     ///
     /// ```
     /// use tower_buttress::SupersedeLayer;
@@ -169,7 +172,7 @@ impl SupersedeLayer {
         }))
     }
 
-    /// Conversations are named by the value of this header, such as `x-conversation-id`. It is sent on to the upstream.
+    /// Names conversations by the value of this header, such as `x-conversation-id`. The upstream gets the header too.
     #[must_use]
     pub fn by_header(header: HeaderName) -> Self {
         Self::named(Arc::new(move |parts, name| {
@@ -179,7 +182,7 @@ impl SupersedeLayer {
         }))
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
         Self::with(Config::new(None))
@@ -189,55 +192,55 @@ impl SupersedeLayer {
         self.config.conversation.is_some()
     }
 
-    /// What becomes of a message when another one comes. Default: [`SupersedeMode::Interrupt`].
+    /// Sets what happens to a message when another one comes. Default: [`SupersedeMode::Interrupt`].
     #[must_use]
     pub fn mode(self, mode: SupersedeMode) -> Self {
         self.change(|config| config.mode = mode)
     }
 
-    /// How long a message waits for a newer one before it is sent. Default: 0. With 300 ms, five keystrokes in a row are one
-    /// call. Only with [`SupersedeMode::Interrupt`].
+    /// How long a message waits for a newer one before it is sent. Default: 0. With 300 ms, five keystrokes in a row make
+    /// one call. Only with [`SupersedeMode::Interrupt`].
     #[must_use]
     pub fn settle(self, settle: Duration) -> Self {
         self.change(|config| config.settle = settle)
     }
 
-    /// How long a message may be, in bytes. Default: 2 MiB. Longer ones pass unrecognised.
+    /// The longest message, in bytes. Default: 2 MiB. Longer ones pass untouched.
     #[must_use]
     pub fn max_body(self, bytes: usize) -> Self {
         self.change(|config| config.max_body_bytes = bytes)
     }
 
-    /// How long a message may take to come. Default: 30 s. Slower ones pass unrecognised.
+    /// How long a message may take to arrive. Default: 30 s. Slower ones pass untouched.
     #[must_use]
     pub fn read_timeout(self, timeout: Duration) -> Self {
         self.change(|config| config.read_timeout = timeout)
     }
 
-    /// The memory in which messages are counted while they are read and sent. When it is spent, messages pass unrecognised.
-    /// Default: 512 MiB of the layer's own.
+    /// The memory that counts messages while they are read and sent. When it is spent, messages pass untouched. Default:
+    /// 512 MiB of the layer's own.
     #[must_use]
     pub fn memory(self, memory: Memory) -> Self {
         self.change(|config| config.memory = memory)
     }
 
-    /// Of how many conversations without a message under way it is remembered what was superseded: each takes at most 1 KiB.
-    /// Default: 16,384. The layer forgets all that it knew.
+    /// The number of conversations without a message in flight whose superseded messages are remembered: each takes at
+    /// most 1 KiB. Default: 16,384. Setting it drops all conversations.
     #[must_use]
     pub fn max_remembered(self, conversations: usize) -> Self {
         Self { shared: Arc::new(Shared::new(conversations)), ..self }
     }
 
-    /// Tells `observer` of every call that is ended, and of every refusal.
+    /// Reports every cancelled call, and every refusal, to `observer`.
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         self.change(|config| config.emitter = Emitter::to(observer))
     }
 
-    /// Shares conversations with other processes: the newest message of a conversation is the newest in all of them. Only with
-    /// [`SupersedeMode::Interrupt`]; `settle` waits for the messages of this process. No call waits for the peers: an older
-    /// message that comes to another process later is ended a moment after it came. The [handle](Self::handle) ends the
-    /// calls of this process.
+    /// Shares conversations with other processes: the newest message of a conversation is the newest in all of them. Only
+    /// with [`SupersedeMode::Interrupt`]; `settle` waits for the messages of this process. No call waits for the peers:
+    /// an older message that reaches another process later ends a moment after its arrival. The [handle](Self::handle)
+    /// ends the calls of this process.
     ///
     /// `FleetSupersede` in the crate `tower-buttress-redis` does so over Redis.
     #[must_use]
@@ -245,14 +248,14 @@ impl SupersedeLayer {
         self.change(|config| config.peers = Some(Peers(peers)))
     }
 
-    /// Ends calls from outside. Take it when all is set.
+    /// Returns a handle that ends calls from outside. Call it on the final layer.
     #[must_use]
     pub fn handle(&self) -> SupersedeHandle {
         SupersedeHandle::new(self.config.clone(), self.shared.clone())
     }
 
-    /// Forgets what is remembered of the conversations of a tenant that was [authenticated](Tenant): the messages that were
-    /// superseded. Returns of how many conversations. Messages under way go on.
+    /// Removes the superseded messages of an [authenticated](Tenant) tenant's conversations. Returns the number of
+    /// conversations. Messages in flight continue.
     ///
     /// ```
     /// use http::HeaderName;
@@ -265,12 +268,12 @@ impl SupersedeLayer {
         self.shared.forget(Some(key::account_of(tenant, self.shared.callers())))
     }
 
-    /// Forgets what is remembered of all conversations, likewise.
+    /// Removes those of all conversations, in the same way.
     pub fn forget_all(&self) -> usize {
         self.shared.forget(None)
     }
 
-    /// How many conversations are known, and how many calls are under way.
+    /// Returns the numbers of known conversations and of calls in flight.
     #[must_use]
     pub fn stats(&self) -> SupersedeStats {
         self.shared.stats()

@@ -1,12 +1,12 @@
-//! The newest message of a conversation takes the place of those before it: see [`SupersedeLayer`].
+//! The newest message of a conversation replaces the earlier ones: see [`SupersedeLayer`].
 
-// In the order in which they import each other, the outermost first:
+// The modules, in the order in which they import each other, the outermost first:
 //
-// - `layer`: the settings; `handle`: ends calls from outside; `service`: what is a message; `future`: from reading it to its
-//   answer.
-// - `reading`: a message that is being read; `waiting`: one that waits for its turn; `body`: the response body.
-// - `shared`: what all calls share; `key`: to which conversation a request belongs. `config`: the settings as values;
-//   `peers`: what other processes know of it.
+// - `layer`: the settings; `handle`: ends calls from outside; `service`: which requests are messages; `future`: from
+//   reading a message to its answer.
+// - `reading`: a message that is being read; `waiting`: a message that waits for its turn; `body`: the response body.
+// - `shared`: the state that all calls share; `key`: the conversation of a request. `config`: the settings as values;
+//   `peers`: other processes.
 
 mod body;
 mod config;

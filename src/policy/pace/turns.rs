@@ -1,11 +1,11 @@
-//! Which calls of a process ask next for a turn among those of all processes.
+//! Decides which calls of a process ask next for a turn among those of all processes.
 //!
-//! # Why does not each ask when it comes?
+//! # Why does not each call ask on arrival?
 //!
-//! Turns are given in the order in which they are asked for, so a tenant that sends a thousand calls would have those of the next
-//! minutes. Here a call is given none that is further away than [`SOON`]. Those that would be wait, tenants in turn, and only the
-//! first of them asks again: the longer it has been the first, the further away its turn may be, so that calls of other processes
-//! that ask more often, or for less, do not pass it by for ever.
+//! Turns are granted in the order of requests, so a tenant that sends a thousand calls would take those of the next
+//! minutes. Here no call gets a turn further away than [`SOON`]. Such calls wait, tenants in turn, and only the first of
+//! them asks again. The longer it has been the first, the further away its turn may be, so that calls of other processes
+//! that ask more often, or for less, do not overtake it forever.
 
 use super::bucket::{Bucket, Demand};
 use crate::policy::micros::Micros;
@@ -15,40 +15,40 @@ use crate::policy::queue::{FairQueue, Ticket};
 #[derive(Debug)]
 pub(crate) struct Turns<W> {
     line: FairQueue<(Demand, W)>,
-    /// What all that wait take.
+    /// The total demand of the waiting calls.
     waiting: Demand,
     first: Option<First>,
-    /// How far apart turns were of late, while calls waited; and the last one.
+    /// The recent interval between turns while calls waited; and the last turn.
     interval: Micros,
     last: Option<Micros>,
 }
 
-/// The call that asks.
+/// The first call, which asks.
 #[derive(Clone, Copy, Debug)]
 struct First {
     ticket: Ticket,
     since: Micros,
     /// When it asks next.
     next: Micros,
-    /// When its turn would have been when it last asked.
+    /// When its turn would have been at its last request.
     turn: Micros,
 }
 
-/// What a call is to do that waits.
+/// What a waiting call must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NextTurn {
-    /// To ask for a turn that is no further away than this.
+    /// Ask for a turn, at most this far away.
     Ask(Micros),
-    /// To come again at this time.
+    /// Return at this time.
     Later(Micros),
-    /// Others come first.
+    /// Wait for the calls before it.
     Behind,
 }
 
 const SECOND: Micros = 1_000_000;
-/// How far away the turn of a call may be that has just become the first.
+/// How far away the turn of a new first call may be.
 pub(crate) const SOON: Micros = SECOND;
-/// The first asks no more often than this, and at least this often: what others give back is not told.
+/// The first call asks at most and at least this often: other processes do not announce what they give back.
 const ASKS: (Micros, Micros) = (SECOND / 200, SECOND);
 /// A new interval moves the mean by a quarter.
 const GAIN: Micros = 4;
@@ -68,7 +68,8 @@ impl<W> Turns<W> {
         self.line.is_empty()
     }
 
-    /// How long a call would wait that came now, at least: it is not known what waits elsewhere, but by how far apart turns are.
+    /// Returns how long a new call would wait, at least: calls elsewhere are unknown, except through the interval between
+    /// turns.
     pub(crate) fn wait(&self, tenant: u64, buckets: &[Bucket], now: Micros) -> Micros {
         let (ahead, all) = (self.line.ahead(tenant) as u64, self.line.len().max(1) as u64);
         let ahead_of_it = self.waiting.share(ahead, all);
@@ -76,24 +77,24 @@ impl<W> Turns<W> {
         self.known_wait(now).saturating_add(costs.max().unwrap_or(0).max(self.interval.saturating_mul(ahead)))
     }
 
-    /// How long the first waits, as far as is known.
+    /// Returns how long the first call waits, as far as known.
     pub(crate) fn known_wait(&self, now: Micros) -> Micros {
         self.first.map_or(0, |first| first.turn.saturating_sub(now))
     }
 
-    /// Goes to the end of the line of its tenant.
+    /// Adds a call at the end of its tenant's line.
     pub(crate) fn push(&mut self, tenant: u64, demand: Demand, waiter: W) -> Ticket {
         self.waiting = self.waiting.and(demand);
         self.line.push(tenant, (demand, waiter))
     }
 
-    /// The last of the tenant of which most wait, where those are more than one above those of `tenant`.
+    /// Returns the last call of the tenant with the most waiting calls, if those are at least two more than `tenant`'s.
     pub(crate) fn evictable(&self, tenant: u64) -> Option<Ticket> {
         let (last, longest) = self.line.last_of_longest()?;
         (longest > self.line.of(tenant) + 1).then_some(last)
     }
 
-    /// What the call of this ticket is to do.
+    /// Returns what the call of this ticket must do.
     pub(crate) fn next(&mut self, ticket: Ticket, now: Micros) -> NextTurn {
         if self.line.first(|_, _| true).is_none_or(|(first, _)| first != ticket) {
             return NextTurn::Behind;
@@ -104,18 +105,18 @@ impl<W> Turns<W> {
         if now < first.next { NextTurn::Later(first.next) } else { NextTurn::Ask(first.reach(now)) }
     }
 
-    /// The call of this ticket was told that its turn would come in `wait`, and has taken none.
+    /// The call of this ticket would get its turn after `wait`, and has taken none.
     pub(crate) fn told(&mut self, ticket: Ticket, wait: Micros, now: Micros) {
         if self.next(ticket, now) != NextTurn::Behind {
             if let Some(first) = &mut self.first {
-                // As it waits its turn comes nearer, and may be further away, both by as much.
+                // While it waits its turn comes nearer, and its permitted distance grows, at the same rate.
                 let apart = wait.saturating_sub(first.reach(now)) / 2;
                 (first.next, first.turn) = (now.saturating_add(apart.clamp(ASKS.0, ASKS.1)), now.saturating_add(wait));
             }
         }
     }
 
-    /// The call of this ticket has its turn in `wait`. Returns what was kept for it.
+    /// The call of this ticket gets its turn after `wait`. Returns its waiter.
     pub(crate) fn serve(&mut self, ticket: Ticket, wait: Micros, now: Micros) -> Option<W> {
         let turn = now.saturating_add(wait);
         self.line.serve(ticket);
@@ -129,7 +130,7 @@ impl<W> Turns<W> {
         self.remove(ticket)
     }
 
-    /// A call waits no longer.
+    /// Removes a call.
     pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<W> {
         let (demand, waiter) = self.line.remove(ticket)?;
         self.waiting = self.waiting.without(demand);
@@ -143,7 +144,7 @@ impl<W> Turns<W> {
         self.line.get_mut(ticket).map(|(_, waiter)| waiter)
     }
 
-    /// The one that is to ask.
+    /// Returns the call that asks.
     pub(crate) fn first(&mut self) -> Option<&mut W> {
         let (first, _) = self.line.first(|_, _| true)?;
         self.get_mut(first)
@@ -195,7 +196,7 @@ mod tests {
         assert_eq!(turns.next(tickets[0], 0), NextTurn::Ask(SOON));
         turns.told(tickets[0], 2 * SECOND, 0);
         assert_eq!(turns.next(tickets[0], 0), NextTurn::Later(SECOND / 2));
-        // If no other takes one it comes within its reach then.
+        // Unless another call takes one, it comes within its reach then.
         assert_eq!(turns.next(tickets[0], SECOND / 2), NextTurn::Ask(SOON + SECOND / 2));
         turns.told(tickets[0], 60 * SECOND, SECOND / 2);
         assert_eq!(turns.next(tickets[0], SECOND), NextTurn::Later(3 * SECOND / 2));
@@ -209,7 +210,7 @@ mod tests {
         let (mut turns, tickets) = line(&[1, 1, 1]);
         turns.told(tickets[0], 2 * SECOND, 0);
         assert_eq!((turns.wait(1, &rate, 0), turns.wait(2, &rate, SECOND)), (2_300 * MS, 1_100 * MS));
-        // Other processes take most of the rate: those of this one are a second apart.
+        // Other processes take most of the rate: this one's turns are a second apart.
         let (mut turns, tickets) = line(&[1; 40]);
         for (at, ticket) in (1..).zip(&tickets[..20]) {
             turns.serve(*ticket, 0, at * SECOND);
