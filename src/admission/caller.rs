@@ -5,31 +5,31 @@ use http::Request;
 use crate::call::Tenant;
 use crate::proto::credentials;
 
-/// Tells callers apart: by the [`Tenant`] that authentication named, or else by a hash of their credentials. No caller
-/// can choose a hash, since its key is drawn anew in each process.
+/// Distinguishes callers by the authenticated [`Tenant`], or else by a hash of their credentials. No caller can choose a
+/// hash, since its key is random in each process.
 #[derive(Clone, Debug)]
 pub(crate) struct CallerHasher {
     hashes: RandomState,
-    /// The one without credentials.
+    /// The caller without credentials.
     nobody: u64,
 }
 
 // === impl CallerHasher ===
 
 impl CallerHasher {
-    /// The caller of this request. Those without a name and without credentials are one.
+    /// Returns the caller of this request. All requests without a name and credentials are one caller.
     #[inline]
     pub(crate) fn of<B>(&self, request: &Request<B>) -> u64 {
         self.with_credentials(request, || self.credentials(request))
     }
 
-    /// The same, where the hash of the credentials may be known.
+    /// The same, if the hash of the credentials may be known.
     #[inline]
     pub(crate) fn with_credentials<B>(&self, request: &Request<B>, credentials: impl FnOnce() -> u64) -> u64 {
         Tenant::of(request).map_or_else(credentials, |name| self.hashes.hash_one(name))
     }
 
-    /// A hash of a name that was chosen for a request, or of there being none.
+    /// Hashes a chosen name, or its absence.
     pub(crate) fn hash(&self, name: Option<&str>) -> u64 {
         self.hashes.hash_one(name)
     }
@@ -38,7 +38,7 @@ impl CallerHasher {
         self.hashes.build_hasher()
     }
 
-    /// The account that the credentials of this request name.
+    /// Returns the account of this request's credentials.
     #[inline]
     pub(crate) fn credentials<B>(&self, request: &Request<B>) -> u64 {
         if request.headers().is_empty() {

@@ -3,11 +3,11 @@ use std::task::{Context, Poll};
 
 use super::{Permit, PermitEnd};
 
-/// A permit that is told once how its call ended, whatever happens. Empty: it was told, or there was none.
+/// A permit that learns exactly once how its call ended. Empty afterwards, or without a permit.
 #[derive(Debug)]
 pub(super) struct HeldPermit<P: Permit>(Option<P>);
 
-/// Says that the call panicked, unless it is forgotten.
+/// Reports a panic, unless it is forgotten.
 struct Unwinding<'a, P: Permit>(&'a mut HeldPermit<P>);
 
 // === impl HeldPermit ===
@@ -28,7 +28,7 @@ impl<P: Permit> HeldPermit<P> {
         self.0.is_none()
     }
 
-    /// To be held elsewhere.
+    /// Moves the permit elsewhere.
     #[inline]
     pub(super) fn take(&mut self) -> Self {
         Self(self.0.take())
@@ -41,7 +41,7 @@ impl<P: Permit> HeldPermit<P> {
         }
     }
 
-    /// Polls the inner future or body. That it has no answer but a panic is a failure of its own.
+    /// Polls the inner future or body. A panic counts as a failure.
     #[inline]
     pub(super) fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let unwinding = Unwinding(self);

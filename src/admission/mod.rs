@@ -1,8 +1,8 @@
 //! The kernel of the layers that admit calls: the circuit breaker, the queue, pacing.
 //!
-//! A gate ([`Admit`]) lets a call pass, has it wait, or refuses it. A call that passes holds a [`Permit`] until its
-//! response body ends, and the permit is told exactly once how the call ended: whatever happens, a cancelled future, a
-//! dropped body and a panic included. Service, future and body are written here, once.
+//! A gate ([`Admit`]) admits a call, makes it wait, or refuses it. An admitted call holds a [`Permit`] until its response
+//! body ends. The permit learns exactly once how the call ended, also after a cancelled future, a dropped body or a
+//! panic. All layers share this service, future and body.
 
 mod body;
 mod caller;
@@ -26,18 +26,18 @@ pub(crate) use self::service::Guarded;
 use crate::error::BoxError;
 use crate::rejection::Rejection;
 
-/// Decides which calls pass. Cheap to clone: all services of one layer share what is behind it.
+/// Decides which calls pass. Cheap to clone: all services of one layer share its state.
 pub trait Admit: Clone + Send + Sync {
-    /// What a call holds while it is under way.
+    /// Held by a call in flight.
     type Permit: Permit;
-    /// The wait of a call that was neither admitted nor refused. Dropping it ends the wait, without a trace.
+    /// The wait of a call that was neither admitted nor refused. Dropping it ends the wait.
     type Wait: Wait<Permit = Self::Permit>;
 
-    /// Whether a call that came now would most likely pass. Only then is the inner service asked beforehand whether it
-    /// is ready: one that is ready may hold a place that others wait for.
+    /// Whether a new call would most likely pass. Only then is the inner service polled for readiness beforehand: a ready
+    /// service may hold a place that others wait for.
     fn is_open(&self) -> bool;
 
-    /// The inner service failed while it was asked.
+    /// The inner service failed while it was polled for readiness.
     fn not_ready(&self, _err: &(dyn Error + 'static)) {}
 
     /// Decides on a call.
@@ -46,69 +46,69 @@ pub trait Admit: Clone + Send + Sync {
         B: Body + 'static;
 }
 
-/// What becomes of a call that came to a gate.
+/// The decision on a call.
 #[derive(Debug)]
 pub enum Admission<P, W> {
-    /// It is none of the gate's business.
+    /// The gate does not handle this call.
     Aside,
-    /// It may be sent.
+    /// Send it.
     Pass(P),
-    /// It may be sent later, or not.
+    /// Let it wait.
     Wait(W),
-    /// It may not be sent.
+    /// Refuse it.
     Refuse(Rejection),
 }
 
 /// A wait for a permit.
 pub trait Wait: Unpin {
-    /// What it ends with.
+    /// The result of the wait.
     type Permit;
 
-    /// The permit, or why there is none. Not called again after that.
+    /// Returns the permit, or the refusal. Not polled again after that.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::Permit, Rejection>>;
 }
 
 /// Held by one call. [`end`](Self::end) is called exactly once, at the latest when the call is dropped.
 pub trait Permit {
-    /// Whether [`bytes`](Self::bytes) is to be called.
+    /// Whether [`bytes`](Self::bytes) is called.
     const READS: bool = false;
 
-    /// Polls the inner service's readiness, its future or its body, for a permit that must know when it is the upstream that
-    /// is waited for.
+    /// Polls the inner service's readiness, its future or its body, for a permit that must know when the wait is for the
+    /// upstream.
     #[inline]
     fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         poll(cx)
     }
 
-    /// The inner service is called now.
+    /// The inner service is being called.
     #[inline]
     fn sent(&mut self) {}
 
-    /// The head is here; `has_body`: and something follows it. Without a body the end follows at once, and so it does
-    /// where there is no reason to watch.
+    /// The head has arrived; `has_body`: a body follows it. Without a body, or without a need to watch it,
+    /// [`end`](Self::end) follows at once.
     fn head<B: Body>(&mut self, response: &mut Response<B>, has_body: bool) -> Watch;
 
-    /// Data is handed on, and the call is its consumer's until the next poll.
+    /// Data is forwarded; until the next poll the wait is for the consumer.
     #[inline]
     fn data(&mut self, _is_empty: bool) {}
 
-    /// The data that is handed on.
+    /// The forwarded data.
     #[inline]
     fn bytes(&mut self, _data: &Bytes) {}
 
-    /// Trailers are about to be handed on.
+    /// Trailers are about to be forwarded.
     fn trailers(&mut self, _trailers: &HeaderMap) {}
 
-    /// The call is over.
+    /// The call has ended.
     fn end(self, end: PermitEnd<'_>);
 }
 
 /// Whether a permit lives until the end of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watch {
-    /// It does.
+    /// Until the end of the body.
     Body,
-    /// It has seen enough: it [ends](Permit::end) with the head.
+    /// It [ends](Permit::end) with the head.
     Nothing,
 }
 

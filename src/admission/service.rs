@@ -15,17 +15,17 @@ use crate::error::BoxError;
 use crate::proto::bodiless;
 use crate::rt::ready::take_ready;
 
-/// A service behind a gate that admits calls, has them wait, or refuses them.
+/// A service behind a gate that admits calls, makes them wait, or refuses them.
 pub struct Guarded<S, A> {
     inner: S,
     /// `None`: the layer is off.
     gate: Option<A>,
-    /// Of this very clone of the service.
+    /// The readiness of this clone of the service.
     readiness: Readiness,
 }
 
-/// What the inner service was asked since it was last called, and said. It may hold a place that others wait for, or be
-/// the next to get one, once it was asked.
+/// The inner service's readiness since it was last called. A service that was polled may hold a place that others wait
+/// for, or be next in line for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Readiness {
     Unasked,
@@ -45,7 +45,7 @@ impl<S, A> Guarded<S, A> {
         &self.inner
     }
 
-    /// The service inside. What it says of its readiness here is not known to the layer.
+    /// The service inside. The layer does not notice readiness that is polled here.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -104,11 +104,11 @@ where
         };
         let mut permit = HeldPermit::new(permit);
         if readiness != Readiness::Ready {
-            // Most are ready, and then the call need not wait in a box. One that is not is asked again by the call's task.
+            // Most are ready, and then the call needs no box. Otherwise the call's task polls again.
             match permit.poll(&mut Context::from_waker(Waker::noop()), |cx| self.inner.poll_ready(cx)) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(err)) => return GuardedFuture::failed(err, permit),
-                // The one that was asked: a call must not wait for a place that its own service holds.
+                // The polled clone itself: a call must not wait for a place that its own service holds.
                 Poll::Pending => return GuardedFuture::readying(take_ready(&mut self.inner), request, permit),
             }
         }
@@ -119,7 +119,7 @@ where
 }
 
 impl<S: Clone, A> Guarded<S, A> {
-    /// The service is not called. What it holds since it was asked, it gives back.
+    /// The service is not called: returns the place that it may hold.
     fn give_back(&mut self, readiness: Readiness) {
         if readiness != Readiness::Unasked {
             self.inner = self.inner.clone();
@@ -129,7 +129,7 @@ impl<S: Clone, A> Guarded<S, A> {
 
 impl<S: Clone, A: Clone> Clone for Guarded<S, A> {
     fn clone(&self) -> Self {
-        // A clone has a readiness of its own.
+        // A clone has its own readiness.
         Self::new(self.inner.clone(), self.gate.clone())
     }
 }

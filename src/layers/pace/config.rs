@@ -28,16 +28,16 @@ pub(super) struct Config {
     pub(super) name: &'static str,
 }
 
-/// Whose limits they are.
+/// Whose limits apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PaceRole {
-    /// The upstream's, by the credential that it is sent.
+    /// The upstream's, by the credential of the request.
     Upstream,
-    /// Ours, for each caller.
+    /// Your own, per caller.
     Callers,
 }
 
-/// Names the limit that a request counts for.
+/// Returns the key of the limit that a request counts for.
 #[derive(Clone)]
 pub(super) struct KeyBy(pub(super) Arc<KeyFn>);
 
@@ -75,7 +75,7 @@ impl Config {
         }
     }
 
-    /// Full buckets for one key. An upstream's calls are spaced; a caller may send at once what it may send at all.
+    /// Full buckets for one key. An upstream's calls are spaced; a caller may use its whole rate at once.
     pub(super) fn buckets(&self) -> Vec<Bucket> {
         let burst = |rate: Rate| match self.role {
             PaceRole::Upstream => rate.or_burst(1),
@@ -88,17 +88,17 @@ impl Config {
         self.role == PaceRole::Upstream
     }
 
-    /// Whether answers say what their callers have left.
+    /// Whether answers report the caller's remaining limits.
     pub(super) fn shows_limits(&self) -> bool {
         self.role == PaceRole::Callers && (!self.rates.is_empty() || self.concurrency.is_some())
     }
 
-    /// Whether tokens are counted, or may come to be.
+    /// Whether tokens are counted, or may be later.
     pub(super) fn counts_tokens(&self) -> bool {
         self.learn || self.rates.iter().any(|(unit, _)| *unit != Unit::Requests)
     }
 
-    /// Whether answers say something that is wanted.
+    /// Whether to read the limits in answers.
     pub(super) fn reads_limits(&self) -> bool {
         self.is_upstream() && (self.learn || !self.rates.is_empty())
     }

@@ -1,4 +1,4 @@
-//! What a call takes of rates that several processes share.
+//! The share of a call in rates that several processes share.
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -13,23 +13,23 @@ use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
 use crate::store::pace::{PeerLimit, PeerReserving, PeerTurn, RateCost};
 
-/// A call that asks the others.
+/// A call that asks the other processes.
 pub(super) struct Asking {
     reserved: Reserved,
     turn: PeerReserving,
-    /// Longer than peers may take.
+    /// The time limit for the peers' answer.
     pub(super) until: Option<Instant>,
 }
 
-/// A call's part in what is shared.
+/// A call's part of the shared rates.
 #[derive(Debug)]
 pub(super) struct Share {
     pub(super) reserved: Option<Box<Reserved>>,
-    /// Of how many equal parts of the rates this process has one. 1: they are shared, or are its own.
+    /// The number of equal parts of the rates, of which this process has one. 1: they are shared, or its own.
     pub(super) processes: u32,
 }
 
-/// What is taken for a call. Dropped, it is given back.
+/// The reservation of a call. Dropping it returns it.
 #[derive(Debug)]
 pub(super) struct Reserved {
     peers: Peers,
@@ -38,13 +38,13 @@ pub(super) struct Reserved {
     costs: Vec<RateCost>,
 }
 
-/// Peers that take longer are asked no more in this call.
+/// Peers that take longer are not asked again for this call.
 const LONGEST: Duration = Duration::from_secs(1);
 
 // === impl Asking ===
 
 impl Asking {
-    /// All calls are paused for another `pause`. `None`: the key is this process's own.
+    /// All calls are paused for another `pause`. `None`: the key belongs to this process alone.
     pub(super) fn begin(
         key: &ThreadArc<Limit>,
         demand: &Demand,
@@ -60,7 +60,7 @@ impl Asking {
         Some(Self { reserved, turn, until: now.checked_add(LONGEST) })
     }
 
-    /// The others take too long.
+    /// The peers take too long.
     pub(super) fn late_turn(&self) -> PeerTurn {
         PeerTurn::Alone { processes: self.reserved.peers.0.processes() }
     }
@@ -69,7 +69,7 @@ impl Asking {
         self.turn.as_mut().poll(cx)
     }
 
-    /// What it asked for is taken, or is not.
+    /// Takes the result of the request.
     pub(super) fn share(self, turn: PeerTurn) -> Share {
         match turn {
             PeerTurn::Go { .. } => Share { reserved: Some(Box::new(self.reserved)), processes: 1 },
@@ -99,7 +99,7 @@ impl fmt::Debug for Asking {
 // === impl Share ===
 
 impl Share {
-    /// While the others cannot be asked.
+    /// Used while the peers are unreachable.
     pub(super) fn alone(processes: u32) -> Self {
         Self { reserved: None, processes: processes.max(1) }
     }
@@ -136,7 +136,7 @@ impl Drop for Reserved {
     }
 }
 
-/// What `demand` takes of each rate that was set.
+/// The cost of `demand` for each set rate.
 fn costs(key: &Limit, demand: &Demand) -> Vec<RateCost> {
     key.with_buckets(clock::now(), |buckets, _, _| {
         let cost = |bucket: &Bucket| {
@@ -146,7 +146,7 @@ fn costs(key: &Limit, demand: &Demand) -> Vec<RateCost> {
     })
 }
 
-/// With what is known here to be taken of each.
+/// Adds the level of each rate, as known here.
 fn with_levels(key: &Limit, demand: &Demand, costs: Vec<RateCost>, now: Instant) -> Vec<RateCost> {
     key.with_buckets(now, |buckets, now, _| {
         let configured = buckets.iter().filter(|bucket| bucket.is_configured());
@@ -162,6 +162,6 @@ fn name(bucket: &Bucket) -> String {
         Unit::InputTokens => "input-tokens",
         Unit::OutputTokens => "output-tokens",
     };
-    // Of one unit and time there may be two: a rate that is set twice.
+    // A rate may be set twice with the same unit and period.
     format!("{unit}-{}-{}", bucket.units(), bucket.per())
 }

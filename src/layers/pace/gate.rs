@@ -16,11 +16,11 @@ use crate::rt::clock;
 use crate::rt::deadline::Deadline;
 use crate::rt::per_thread::{PerThread, ThreadArc};
 
-/// What the services of one layer share.
+/// The state that the services of one layer share.
 #[derive(Clone, Debug)]
 pub struct PaceGate(pub(super) PerThread<Shared>);
 
-/// Bytes that a request of unknown length counts as until it is known what it used: a prompt of sixteen thousand tokens.
+/// The size, in bytes, of a request of unknown length until its usage is known: a prompt of 16,000 tokens.
 const UNKNOWN_LENGTH: u64 = 64 * 1024;
 
 // === impl PaceGate ===
@@ -29,7 +29,7 @@ impl Admit for PaceGate {
     type Permit = PacePermit;
     type Wait = PaceWait;
 
-    /// Which key it will be is known with the request, and most of them are open.
+    /// The key is known only with the request, and most keys are open.
     #[inline]
     fn is_open(&self) -> bool {
         true

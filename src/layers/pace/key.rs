@@ -17,21 +17,21 @@ use crate::rt::clock;
 use crate::rt::sync::{AtomicBool, Mutex, MutexGuard, Ordering, lock};
 use crate::store::pace::{Pausing, PeerPause};
 
-/// What the calls of one key share.
+/// The state that the calls of one key share.
 #[derive(Debug)]
 pub(super) struct Limit {
     config: Arc<Config>,
     epoch: Instant,
     /// Whether every call may be sent until the upstream refuses one: then the lock is not needed.
     is_open: AtomicBool,
-    /// Whether a call that is served changes nothing.
+    /// Whether a served call changes nothing.
     is_calm: AtomicBool,
-    /// Whether a call was answered without an error: keys whose calls all fail may belong to one caller that invents them.
+    /// Whether a call was answered without an error: if all calls of a key fail, one caller may have invented it.
     is_proven: AtomicBool,
     tally: Tally,
     state: Mutex<State>,
     turns: TurnLine,
-    /// What names it in every process, where it is shared.
+    /// Identifies it in every process, if it is shared.
     id: Option<Fingerprint>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Limit {
 struct State {
     pacer: Pacer,
     line: FairQueue<Waiter>,
-    /// What all that wait take.
+    /// The total demand of the waiting calls.
     waiting: Demand,
     in_flight: u32,
     estimate: Estimate,
@@ -48,24 +48,24 @@ struct State {
 #[derive(Debug)]
 struct Waiter {
     demand: Demand,
-    /// When it can wait no longer.
+    /// The latest end of its wait.
     until: Option<Instant>,
     waker: Option<Waker>,
 }
 
-/// What became of a call that came, or asks again.
+/// The decision on a call that is new, or asks again.
 #[derive(Debug)]
 pub(super) enum Decision {
     Go(Grant),
-    /// It waits in the line, for about this long. Zero: for a call under way to end, at a time that is not known.
+    /// It waits in the line, for about this long. Zero: for a call in flight to end, at an unknown time.
     Waits(Ticket, Duration),
     /// It would have to wait for longer than it can.
     TooLong(Duration),
-    /// Not now. Its turn may come at this time; without one, when it is woken.
+    /// Not now. Its turn may come at this time, or when it is woken.
     Again(Option<Instant>),
 }
 
-/// How one limit stands.
+/// The state of one limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Standing {
     pub(super) waiting: usize,
@@ -73,7 +73,7 @@ pub(super) struct Standing {
     pub(super) paused: Option<Duration>,
 }
 
-/// The most calls that wait for one key. Beyond it the tenant of which most wait makes room for one of which fewer do.
+/// The most calls that wait for one key. Beyond it the tenant with the most waiting calls makes room for one with fewer.
 pub(super) const MOST: usize = 10_000;
 
 // === impl Limit ===
@@ -111,16 +111,16 @@ impl Limit {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    /// What a call takes: where its size or the most that it may be answered is known, by that.
+    /// The demand of a call, by its size and the limit of its answer, if known.
     pub(super) fn demand(&self, bytes: u64, input: Option<u64>, most: Option<u64>) -> Demand {
         let state = lock(&self.state);
-        // No upstream serves a call larger than its limit. Charged with more, it would only hold up the others for longer.
+        // No upstream serves a call larger than its limit. A larger charge would only delay the others.
         let largest = state.pacer.most_tokens();
         let input = input.unwrap_or_else(|| state.estimate.input(bytes).min(largest));
         Demand { requests: 1, input, output: state.estimate.output(most).min(largest) }
     }
 
-    /// A call comes that can wait until `patience` has passed.
+    /// A new call that can wait for `patience`.
     pub(super) fn arrive(&self, tenant: u64, demand: Demand, now: Instant, patience: Duration) -> Decision {
         let at = self.micros(now);
         let mut state = lock(&self.state);
@@ -132,7 +132,7 @@ impl Limit {
         }
         let ahead = state.ahead(tenant);
         let wait = Duration::from_micros(state.pacer.wait(tenant, &ahead, &demand, at));
-        // A place among the calls under way becomes free at a time that is not known.
+        // A call in flight ends, and frees its place, at an unknown time.
         if wait > patience || patience.is_zero() {
             return Decision::TooLong(wait);
         }
@@ -146,7 +146,7 @@ impl Limit {
         state.waiting = state.waiting.and(demand);
         let ticket = state.line.push(tenant, Waiter { demand, until: now.checked_add(patience), waker: None });
         drop(state);
-        // It finds that it is no longer in the line.
+        // It finds out that it has been evicted.
         evicted.into_iter().for_each(Waker::wake);
         Decision::Waits(ticket, wait)
     }
@@ -176,7 +176,7 @@ impl Limit {
         };
         let wait = Duration::from_micros(state.pacer.wait(tenant, &Demand::default(), &demand, at));
         let is_next = is_leader || state.first_paused_alone(tenant, at) == Some(ticket);
-        // Nobody is sent before the end of a pause.
+        // No call is sent before the end of a pause.
         let paused = Duration::from_micros(state.pacer.paused_until().saturating_sub(at));
         if is_too_long(if is_next { wait } else { paused }) {
             return Decision::TooLong(wait);
@@ -185,25 +185,25 @@ impl Limit {
             return Decision::Again(None);
         }
         match state.pacer.next_look(tenant, &demand, at) {
-            // It is a call under way that has to end first.
+            // A call in flight must end first.
             0 => Decision::Again(None),
             next => Decision::Again(now.checked_add(Duration::from_micros(next))),
         }
     }
 
-    /// The tenant of one that waits, and what it takes.
+    /// The tenant and the demand of a waiting call.
     pub(super) fn waiter(&self, ticket: Ticket) -> Option<(u64, Demand)> {
         lock(&self.state).waiter(ticket)
     }
 
-    /// How long a call would wait that came now.
+    /// How long a new call would wait.
     pub(super) fn expected_wait(&self, tenant: u64, demand: &Demand, now: Instant) -> Duration {
         let at = self.micros(now);
         let state = lock(&self.state);
         Duration::from_micros(state.pacer.wait(tenant, &state.ahead(tenant), demand, at))
     }
 
-    /// One that waits goes away.
+    /// Removes a waiting call.
     pub(super) fn forget(&self, ticket: Ticket, now: Instant) {
         let mut state = lock(&self.state);
         let tenant = state.line.tenant(ticket);
@@ -211,7 +211,7 @@ impl Limit {
         self.wake_next(state, tenant, self.micros(now));
     }
 
-    /// A call was answered, and was no refusal.
+    /// A call was answered without a 429.
     #[inline]
     pub(super) fn served(&self, grant: &Grant) {
         let is_sample = self.tally.count();
@@ -244,7 +244,7 @@ impl Limit {
         }
     }
 
-    /// The upstream refused a call for its rate. Returns for how long all are paused, where that is new.
+    /// Notes a 429. Returns for how long all calls are paused, if that is new.
     pub(super) fn throttled(&self, grant: &Grant, hint: Option<Duration>, now: Instant) -> Option<PeerPause> {
         let at = self.micros(now);
         let mut state = lock(&self.state);
@@ -257,7 +257,7 @@ impl Limit {
         until.map(|until| PeerPause::new(Duration::from_micros(until.saturating_sub(at)), finds_out))
     }
 
-    /// What holds a call of `tenant`, whatever the rates allow.
+    /// Returns what holds a call of `tenant` back, independent of the rates.
     pub(super) fn hold(&self, tenant: u64, now: Instant) -> Hold {
         let at = self.micros(now);
         lock(&self.state).pacer.hold(tenant, at)
@@ -271,7 +271,7 @@ impl Limit {
         self.id
     }
 
-    /// A call came to nothing: it was not sent, or nothing is known of it.
+    /// Returns the reservation of a call that was not sent, or whose usage is unknown.
     pub(super) fn give_back(&self, grant: &Grant, was_sent: bool, now: impl Fn() -> Instant) {
         if self.is_open() {
             return;
@@ -282,7 +282,7 @@ impl Limit {
         self.wake_next(state, None, at);
     }
 
-    /// An answer told of limits.
+    /// Reads the limits in an answer.
     pub(super) fn observe(&self, quotas: &[Quota], learn: bool, now: Instant) {
         if quotas.is_empty() {
             return;
@@ -293,7 +293,7 @@ impl Limit {
         self.changed(&mut state, at);
     }
 
-    /// What a call has taken is corrected to what it used; `learned`: the bytes, and what was known for certain.
+    /// Corrects the charge of a call to its usage; `learned`: its bytes, if its usage is certain.
     pub(super) fn settle(&self, grant: &Grant, used: &Demand, learned: Option<u64>, now: Instant) {
         let at = self.micros(now);
         let mut state = lock(&self.state);
@@ -304,14 +304,14 @@ impl Limit {
         self.wake_next(state, None, at);
     }
 
-    /// The most tokens that a call may have cost of which nothing was said, and that reserved `reserved`.
+    /// The most tokens that an answer without a reported usage may have cost, given its reservation.
     pub(super) fn unsaid_output(&self, grant: &Grant, reserved: u64, most: Option<u64>, now: Instant) -> u64 {
         let written = written_in(self.micros(now).saturating_sub(grant.sent));
         let largest = lock(&self.state).pacer.most_tokens();
         reserved.max(written).min(most.unwrap_or(u64::MAX)).min(largest)
     }
 
-    /// A call that counts among those under way is over.
+    /// A counted call has ended.
     pub(super) fn leave(&self, now: Instant) {
         let mut state = lock(&self.state);
         state.in_flight = state.in_flight.saturating_sub(1);
@@ -330,19 +330,19 @@ impl Limit {
         }
     }
 
-    /// Shows the buckets, with the time that they are filled by, and the calls under way.
+    /// Passes the buckets to `show`, with their time, and the number of calls in flight.
     pub(super) fn with_buckets<T>(&self, now: Instant, show: impl FnOnce(&[Bucket], Micros, u32) -> T) -> T {
         let state = lock(&self.state);
         show(state.pacer.buckets(), self.micros(now), state.in_flight)
     }
 
-    /// Whether it knows nothing that matters, and may be forgotten where no call has it.
+    /// Whether it holds no state that matters, and may be evicted while no call uses it.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         let mut state = lock(&self.state);
         state.in_flight == 0 && state.line.is_empty() && state.pacer.is_idle(self.micros(now))
     }
 
-    /// Begins a second after the epoch, so that nothing is at zero.
+    /// Starts at one second, so that no instant is zero.
     pub(super) fn micros(&self, at: Instant) -> Micros {
         micros(at.saturating_duration_since(self.epoch)).saturating_add(1_000_000)
     }
@@ -357,8 +357,8 @@ impl Limit {
         }
     }
 
-    /// Wakes those that have to find out anew how long they wait, when the lock is free: the one whose turn it is, and the
-    /// first of `tenant` if that waits alone: of the tenant of a call that left the line, or was refused.
+    /// Wakes the calls whose wait has changed, outside the lock: the next one in turn, and the first call of `tenant` (of
+    /// a call that left the line, or was refused), if that tenant waits alone.
     fn wake_next(&self, mut state: MutexGuard<'_, State>, tenant: Option<u64>, at: Micros) {
         let leader = state.leader(at);
         let alone = tenant.and_then(|tenant| state.first_paused_alone(tenant, at));
@@ -371,7 +371,7 @@ impl Limit {
 }
 
 impl Pausing for Limit {
-    /// Another process was told to wait for this long.
+    /// Pauses the calls for another process's 429.
     fn pause(&self, pause: PeerPause) {
         let now = clock::now();
         let at = self.micros(now);
@@ -400,13 +400,13 @@ impl State {
         }
     }
 
-    /// The one whose turn it is: of those who wait for what all wait for.
+    /// The next call in turn, among those that wait for a common reason.
     fn leader(&mut self, at: Micros) -> Option<Ticket> {
         let Self { line, pacer, .. } = self;
         line.first(|_, tenant| !pacer.is_paused_alone(tenant, at)).map(|(ticket, _)| ticket)
     }
 
-    /// The first of this tenant's waiters, if it waits for what only its own calls wait for.
+    /// The first of this tenant's waiting calls, if it waits for a reason of its own tenant.
     fn first_paused_alone(&self, tenant: u64, at: Micros) -> Option<Ticket> {
         if self.pacer.is_paused_alone(tenant, at) { self.line.first_of(tenant) } else { None }
     }
@@ -415,7 +415,7 @@ impl State {
         !self.line.is_empty() && self.leader(at).is_some()
     }
 
-    /// What those take that are served before one that comes now, by their mean.
+    /// The mean demand of the calls before a new one.
     fn ahead(&self, tenant: u64) -> Demand {
         self.waiting.share(self.line.ahead(tenant) as u64, self.line.len() as u64)
     }
@@ -425,7 +425,7 @@ impl State {
         self.line.get_mut(ticket).map(|waiter| (tenant, waiter.demand))
     }
 
-    /// Those that cannot wait for the end of the pause of all: they are refused now.
+    /// The calls that cannot wait for the end of the common pause: they are refused now.
     fn late(&mut self, now: Instant, at: Micros) -> Vec<Waker> {
         let mut late = Vec::new();
         let paused = self.pacer.paused_until().saturating_sub(at);

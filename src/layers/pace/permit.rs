@@ -15,7 +15,7 @@ use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
 
-/// What a call has taken of a limit, until it is known what it used.
+/// The charge of a call, until its usage is known.
 #[derive(Debug)]
 pub struct PacePermit {
     limit: ThreadArc<Limit>,
@@ -29,14 +29,14 @@ pub struct PacePermit {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// There is no head.
+    /// There is no head yet.
     Asked,
     Served,
-    /// It was ended before its head: how far the upstream had come is not known.
+    /// It was ended before its head: the upstream's progress is unknown.
     Ended,
     /// The upstream used nothing: it refused, or was not asked.
     Refused,
-    /// The same, and the limit has been told.
+    /// The same, and the limit knows about it.
     Throttled,
 }
 
@@ -49,7 +49,7 @@ impl PacePermit {
         Self { limit, grant, was_sent: false, state: State::Asked, tokens, share }
     }
 
-    /// The upstream has too much. Its answer says until when, or else the limit of which nothing is left.
+    /// The upstream is overloaded. Its answer says until when, or which limit is exhausted.
     #[cold]
     fn throttled(&mut self, headers: &HeaderMap, after: Option<crate::proto::retry_after::RetryAfter>) {
         self.state = State::Refused;
@@ -64,17 +64,17 @@ impl PacePermit {
         }
     }
 
-    /// Takes back what was reserved beyond what was used.
+    /// Returns the reservation beyond the usage.
     fn settle(&mut self, is_whole: bool, has_left: bool) {
         let shared = self.share.reserved.take();
         let Some(tokens) = self.tokens.take() else {
-            // Where no tokens are counted it was one request, also when it failed.
+            // Without token counts it was one request, even if it failed.
             return shared.into_iter().for_each(|reserved| reserved.keep());
         };
         let parts = self.share.processes;
         let asked = self.grant.demand.part(parts);
         if matches!(self.state, State::Refused | State::Throttled) {
-            // A limit of requests counts those that failed, too.
+            // A limit on requests counts failed ones too.
             let used = Demand { requests: asked.requests, ..Demand::default() };
             shared.into_iter().for_each(|shared| shared.settle(&used));
             if self.state == State::Refused {
@@ -85,7 +85,7 @@ impl PacePermit {
         let TokenCount { length, max_output, usage, upload } = *tokens;
         let Used { input: told, output, bytes, has_ended, text } = usage.end();
         let input = told.unwrap_or_else(|| match upload.bytes().filter(|_| length == 0) {
-            // Its length was not said, and is known by now.
+            // Its length was unknown, and is known by now.
             Some(sent) => asked.input.min(tokens_of(sent)),
             None => asked.input,
         });
@@ -93,17 +93,17 @@ impl PacePermit {
         let known = told.zip(output).filter(|_| is_whole);
         let is_said = has_ended && output.is_some();
         let guess = match text {
-            // Bytes say how many tokens there were at most: each has one at least, and its event many more.
+            // The bytes bound the number of tokens: each has at least one byte, and its event many more.
             0 if is_whole => asked.output,
             0 => asked.output.min(tokens_of(bytes)),
             text => tokens_of(text),
         };
         let output = match output {
-            // What some streams say at their start is of an answer that has hardly begun.
+            // Some streams report usage at their start, when the answer has hardly begun.
             Some(told) if !is_whole => told.max(tokens_of(text)),
             told => told.unwrap_or(guess),
         };
-        // A caller that asks for much and leaves before the answer says what it cost may have cost its account all of it.
+        // If a caller asks for much and leaves before the usage is reported, its account may have been charged all of it.
         let is_limited = !self.limit.config().is_upstream();
         let has_left = has_left || self.state == State::Ended;
         let output = if is_limited && has_left && !is_said {
@@ -113,7 +113,7 @@ impl PacePermit {
         };
         let used = Demand { requests: asked.requests, input, output };
         shared.into_iter().for_each(|shared| shared.settle(&used));
-        // What a part of a rate takes says nothing of how long answers are.
+        // A part of a rate shows nothing about the length of answers.
         let learned = known.filter(|_| parts == 1).map(|_| length);
         self.limit.settle(&self.grant, &used.times(parts), learned, clock::now());
     }
@@ -152,7 +152,7 @@ impl Permit for PacePermit {
                     }
                 }
             }
-            // What did not get past us was not sent.
+            // A call that this layer held back was not sent.
             Some(
                 RejectionKind::CircuitOpen
                 | RejectionKind::QueueFull
@@ -161,7 +161,7 @@ impl Permit for PacePermit {
             ) => {
                 self.state = State::Refused;
                 self.limit.give_back(&self.grant, false, clock::now);
-                // All of it is given back.
+                // All of it is returned.
                 self.tokens = None;
                 self.share.reserved = None;
             }

@@ -1,4 +1,4 @@
-//! What callers, other processes and metrics are told of a limit.
+//! Reports a limit to callers, other processes and metrics.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,7 +15,7 @@ use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
 use crate::store::pace::{Pausing, PeerLimit, PeerPause};
 
-/// A caller who is refused for the number of its calls may come again in this.
+/// When a caller that is refused for its concurrency may retry.
 const SOON: Duration = Duration::from_secs(1);
 
 // === impl Limit ===
@@ -39,7 +39,7 @@ impl Limit {
         rejection.with_headers(headers)
     }
 
-    /// Says what the caller has left, where the limits are ours.
+    /// Reports the caller's remaining limits, if the limits are per caller.
     pub(super) fn show_limits(&self, headers: &mut HeaderMap) {
         if !self.config().shows_limits() {
             return;
@@ -80,7 +80,7 @@ impl Limit {
     }
 }
 
-/// Tells that a limit is paused for this long.
+/// Reports a pause of a limit.
 #[cold]
 pub(super) fn paused(limit: &ThreadArc<Limit>, pause: PeerPause) {
     let config = limit.config();
@@ -94,7 +94,7 @@ pub(super) fn paused(limit: &ThreadArc<Limit>, pause: PeerPause) {
     });
 }
 
-/// The limit as other processes know it, where it is shared.
+/// The limit for other processes, if it is shared.
 pub(super) fn peer_limit(limit: &ThreadArc<Limit>) -> Option<PeerLimit> {
     let id = limit.id()?;
     let limit: Weak<Limit> = Arc::downgrade(limit.value());

@@ -1,4 +1,4 @@
-//! What the calls through one layer share: its keys.
+//! The keys of one layer.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -25,23 +25,23 @@ pub(super) struct Shared {
     callers: CallerHasher,
     epoch: Instant,
     keys: ReadMostly<Keys>,
-    /// Of the requests for whose key there is no room.
+    /// The limit of requests whose key has no room.
     others: ThreadArcs<Limit>,
 }
 
 type Keys = HashMap<u64, ThreadArcs<Limit>, Hashed>;
 
-/// How a [`PaceLayer`](crate::PaceLayer) is doing, over all its keys.
+/// The state of a [`PaceLayer`](crate::PaceLayer), over all its keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PaceStats {
-    /// How many keys are known.
+    /// The number of known keys.
     pub keys: usize,
-    /// How many calls wait.
+    /// The number of waiting calls.
     pub waiting: usize,
-    /// How many calls are under way, where their number is limited.
+    /// The number of calls in flight, if it is limited.
     pub in_flight: u32,
-    /// How long the key that is paused for longest is paused from now.
+    /// The longest remaining pause of a key.
     pub paused: Option<Duration>,
 }
 
@@ -54,13 +54,13 @@ impl Shared {
         Self { config, callers: CallerHasher::default(), epoch, keys: ReadMostly::default(), others }
     }
 
-    /// The limit that this request counts for, and its caller.
+    /// Returns the limit that this request counts for, and its caller.
     #[inline]
     pub(super) fn limit<B>(&self, request: &mut Request<B>) -> (ThreadArc<Limit>, u64) {
         if let Some(find) = &self.config.key {
             return self.named_limit(request, &*find.0);
         }
-        // Most callers are named by the same credentials as the limit.
+        // Most callers are identified by the same credentials as the limit.
         let credentials = self.callers.credentials(request);
         let caller = self.callers.with_credentials(request, || credentials);
         let hash = match self.config.role {
@@ -106,11 +106,11 @@ impl Shared {
         limit
     }
 
-    /// What names the limit of this request in every process.
+    /// The identity of this request's limit in every process.
     fn default_id<B>(&self, request: &Request<B>) -> Fingerprint {
         let mut print;
         if self.config.role == PaceRole::Callers {
-            // One limit for all that a caller asks for, of whichever host.
+            // One limit for all requests of a caller, to any host.
             print = Fingerprinter::new("pace per caller");
             if let Some(tenant) = Tenant::of(request) {
                 print.field(tenant.as_bytes());
@@ -133,9 +133,9 @@ impl Shared {
     #[cold]
     fn insert(&self, hash: u64, id: Option<Fingerprint>) -> (ThreadArc<Limit>, bool) {
         let (most, now) = (self.config.max_keys, clock::now());
-        // No call can come to one of them while all threads are kept from reading.
+        // No new call can reach one of them while all threads are kept from reading.
         let is_idle = |limit: &ThreadArcs<Limit>| !limit.is_held() && limit.is_idle(now);
-        // Callers that are invented are as many as they like, and lose nothing: under another name they have a full limit, too.
+        // Invented callers are unlimited in number, and lose nothing: each new name has a full limit anyway.
         let is_unproven =
             |limit: &ThreadArcs<Limit>| self.config.role == PaceRole::Callers && !limit.is_held() && !limit.is_proven();
         let is_full = |keys: &Keys| keys.len() >= most && !keys.contains_key(&hash);
@@ -144,7 +144,7 @@ impl Shared {
             return (self.others.hold(), false);
         }
         drop(keys);
-        // What is decided for the first thread holds for all.
+        // The decision for the first thread applies to all.
         let (mut forgotten, mut new) = (None, None);
         let found = self.keys.write(|keys| {
             if is_full(keys) {
@@ -180,7 +180,7 @@ impl Shared {
     }
 }
 
-/// What names a limit in every process that requests are said to count for.
+/// The identity of a limit with a custom key in every process.
 fn named_id(name: Option<&str>) -> Fingerprint {
     let mut print = Fingerprinter::new("pace by name");
     print.list(name.iter().map(|name| name.as_bytes()));

@@ -1,4 +1,4 @@
-//! Counts the answers of a limit, each thread in a place of its own.
+//! Counts the answers of a limit, per thread.
 
 use crate::policy::pace::SAMPLE;
 use crate::rt::per_thread::Striped;
@@ -8,11 +8,11 @@ use crate::rt::sync::{AtomicU32, Ordering};
 #[derive(Debug)]
 pub(super) struct Tally {
     threads: Striped<AtomicU32>,
-    /// Eights of answers, of all threads together.
+    /// Groups of eight answers, of all threads together.
     eights: AtomicU32,
 }
 
-/// Threads beyond this share a place, for there is a tally for each key.
+/// Further threads share a place, for each key has a tally.
 pub(super) const STRIPES: usize = 8;
 const PART: u32 = 8;
 

@@ -1,9 +1,9 @@
 use http::Extensions;
 
-/// In a request's extensions: what it will take of a limit of tokens, as far as that is known before it is sent.
+/// The expected token usage of a request, in its extensions.
 ///
-/// [`PaceLayer`](crate::PaceLayer) reserves by it, and settles when the answer says what was used. Without it, the tokens of
-/// a prompt are guessed from the length of its body, and those of the answer from the answers before.
+/// [`PaceLayer`](crate::PaceLayer) reserves tokens by it, and settles when the answer reports its usage. Without it, the
+/// layer estimates the prompt's tokens from the length of the body, and the answer's from earlier answers.
 ///
 /// ```
 /// use http::Request;
@@ -16,29 +16,29 @@ use http::Extensions;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TokenEstimate {
-    /// Tokens of the prompt.
+    /// The tokens of the prompt.
     pub input: Option<u64>,
-    /// The most tokens that the answer may have: `max_tokens` and its like.
+    /// The most tokens of the answer: `max_tokens` or similar.
     pub max_output: Option<u64>,
 }
 
 // === impl TokenEstimate ===
 
 impl TokenEstimate {
-    /// Nothing is known.
+    /// Returns an empty estimate.
     #[must_use]
     pub const fn new() -> Self {
         Self { input: None, max_output: None }
     }
 
-    /// Tokens of the prompt.
+    /// Sets the tokens of the prompt.
     #[must_use]
     pub const fn input(mut self, tokens: u64) -> Self {
         self.input = Some(tokens);
         self
     }
 
-    /// The most tokens that the answer may have.
+    /// Sets the most tokens of the answer.
     #[must_use]
     pub const fn max_output(mut self, tokens: u64) -> Self {
         self.max_output = Some(tokens);

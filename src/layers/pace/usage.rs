@@ -1,4 +1,4 @@
-//! What an answer says that it has used.
+//! Reads the reported usage of an answer.
 
 #[cfg(feature = "llm")]
 pub(super) use self::reading::UsageReader;
@@ -6,27 +6,27 @@ pub(super) use self::reading::UsageReader;
 pub(super) use self::without::UsageReader;
 use crate::body::request::Upload;
 
-/// What is kept of a call whose tokens are counted.
+/// The state of a call whose tokens are counted.
 #[derive(Debug)]
 pub(super) struct TokenCount {
-    /// The length of the request; zero where it is not known.
+    /// The length of the request; zero if unknown.
     pub(super) length: u64,
-    /// The most tokens that the answer may have, where that is known.
+    /// The most tokens of the answer, if known.
     pub(super) max_output: Option<u64>,
     pub(super) upload: Upload,
     pub(super) usage: UsageReader,
 }
 
-/// What was learned of an answer's tokens.
+/// The known usage of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Used {
     pub(super) input: Option<u64>,
     pub(super) output: Option<u64>,
     /// The bytes of the body that were seen.
     pub(super) bytes: u64,
-    /// The model has said that its answer is over.
+    /// The model has reported the end of its answer.
     pub(super) has_ended: bool,
-    /// The bytes of text among them, and one for each of its pieces, where it was read.
+    /// The bytes of text among them, plus one per piece, if read.
     pub(super) text: u64,
 }
 
@@ -43,10 +43,10 @@ mod reading {
     use crate::proto::media_type;
     use crate::proto::prompt;
 
-    /// No call is believed to have used more tokens of a kind: an answer that claims to would end a limit for years.
+    /// A higher reported number is not believed: it would block a limit for years.
     const MOST_TOKENS: u64 = 1 << 24;
 
-    /// Reads an answer as it goes by. `None` inside: it is of no known dialect.
+    /// Reads a passing answer. `None` inside: its dialect is unknown.
     #[derive(Debug)]
     pub(in super::super) struct UsageReader {
         kind: Option<Kind>,
@@ -68,14 +68,14 @@ mod reading {
             Self { kind: Kind::of_path(uri.path()), form: Form::Unread, used: Used::default() }
         }
 
-        /// The most tokens that the answer may have, where the request says so in a body that is in memory.
+        /// The most tokens of the answer, if the request sets it in a body in memory.
         pub(in super::super) fn output_limit<B: 'static>(request: &Request<B>) -> Option<u64> {
             Kind::of_path(request.uri().path())?;
             let body: &dyn Any = request.body();
             prompt::output_limit(body.downcast_ref::<CallBody>()?.peek()?)
         }
 
-        /// The head says in which form the answer comes.
+        /// Chooses the format of the answer by its head.
         pub(in super::super) fn head<B>(&mut self, response: &Response<B>) {
             let Some(kind) = self.kind else { return };
             let essence = media_type::essence(response.headers());
@@ -99,7 +99,7 @@ mod reading {
                     reader.read(data, |fact, _| {
                         match fact {
                             Fact::Usage(told) => used.note(told),
-                            // A piece is a token at least, or a part of one.
+                            // A piece is at least one token, or a part of one.
                             Fact::Delta { text, .. } => used.text = used.text.saturating_add(text.byte_len() + 1),
                             Fact::Ended(_) | Fact::Marker => used.has_ended = true,
                             _ => {}
@@ -123,7 +123,7 @@ mod reading {
     // === impl Used ===
 
     impl Used {
-        /// Some streams tell of the prompt first, and of the answer later.
+        /// Some streams report the prompt first, and the answer later.
         fn note(&mut self, told: Told) {
             let believed = |told: Option<u64>| told.map(|tokens| tokens.min(MOST_TOKENS));
             self.input = believed(told.input).or(self.input);
@@ -138,7 +138,7 @@ mod without {
 
     use super::Used;
 
-    /// Counts bytes: what they say is not known without the feature `llm`.
+    /// Counts bytes: reading usage needs the feature `llm`.
     #[derive(Debug, Default)]
     pub(in super::super) struct UsageReader(Used);
 

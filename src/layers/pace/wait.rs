@@ -19,7 +19,7 @@ use crate::rt::timeout::Timeout;
 use crate::rt::timer::LazyTimer;
 use crate::store::pace::PeerTurn;
 
-/// A wait for room in a limit. Dropping it ends the wait without a trace.
+/// A wait for room in a limit. Dropping it ends the wait.
 #[derive(Debug)]
 pub struct PaceWait {
     limit: ThreadArc<Limit>,
@@ -30,7 +30,7 @@ pub struct PaceWait {
     /// For its next turn.
     timer: LazyTimer,
     tokens: Option<Box<TokenCount>>,
-    /// Where calls take their turns among those of other processes.
+    /// Set if the rates are shared with other processes.
     turn: Option<Box<PeersTurn>>,
     share: Share,
 }
@@ -40,30 +40,30 @@ pub struct PaceWait {
 pub(super) struct PeersTurn {
     pub(super) tenant: u64,
     pub(super) demand: Demand,
-    /// Told that it waits.
+    /// Gets a notice of the wait.
     pub(super) notices: Option<Notices>,
-    /// Where it waits until it may ask for its turn, or has not been given one yet.
+    /// Its place while it waits to ask for a turn, or to get one.
     pub(super) place: Option<Ticket>,
 }
 
 #[derive(Debug)]
 enum Stage {
-    /// The other processes are asked then.
+    /// It asks the other processes at this time.
     Held(Instant),
-    /// It waits until it is the first of this process to ask, or to ask again.
+    /// It waits until it is the first call of this process to ask, or to ask again.
     Behind(Ticket),
-    /// The other processes are asked.
+    /// It is asking the other processes.
     Asks(Box<Asking>),
-    /// Its turn among the calls of all processes comes then.
+    /// Its turn among the calls of all processes is at this time.
     Turn(Instant),
     /// It waits in the line of this process.
     Line(Ticket),
     Over,
 }
 
-/// How far away the turn of a call may be that asks when it comes.
+/// How far away the turn of a call that asks on arrival may be.
 const SOON: Duration = Duration::from_micros(crate::policy::pace::SOON);
-/// What is spaced by another clock comes so much too early for this one.
+/// A turn by another clock may be this much too early for this one.
 const SLACK: Duration = Duration::from_millis(50);
 const SLACK_MICROS: Micros = 50_000;
 
@@ -100,12 +100,12 @@ impl PaceWait {
         Self { limit, stage, until, deadline_is_first, timeout, timer, tokens, turn, share }
     }
 
-    /// Its tenant, and what it takes.
+    /// Its tenant and its demand.
     fn call(&self) -> (u64, Demand) {
         self.turn.as_ref().map_or_else(Default::default, |turn| (turn.tenant, turn.demand))
     }
 
-    /// Tells the call's reader that it waits, once.
+    /// Reports the wait to the call's reader, once.
     fn report(&mut self, wait: Duration) {
         if let Some(notices) = self.turn.as_mut().and_then(|turn| turn.notices.take()) {
             notices.push(Notice::Pace { expected: (!wait.is_zero()).then_some(wait) });
@@ -127,7 +127,7 @@ impl PaceWait {
             Stage::Held(_) | Stage::Behind(_) | Stage::Turn(_) | Stage::Over => {}
         }
         self.leave_place();
-        // What the others know of it is given back.
+        // Returns its reservation at the other processes.
         self.share = Share::default();
     }
 
@@ -137,7 +137,7 @@ impl PaceWait {
         }
     }
 
-    /// It was late, or was always to be.
+    /// It waited too long, or would have.
     fn refuse(&mut self, wait: Option<Duration>) -> Rejection {
         let waiter = if let Stage::Line(ticket) = self.stage { self.limit.waiter(ticket) } else { None };
         let is_behind = matches!(self.stage, Stage::Behind(_));
@@ -163,13 +163,12 @@ impl PaceWait {
         PacePermit::new(self.limit.clone(), grant, self.tokens.take(), share)
     }
 
-    /// Asks the other processes, where nothing keeps it from being sent but what all wait for, and no call of this process
-    /// waits to ask.
+    /// Asks the other processes, if only common reasons hold the call back, and no call of this process waits to ask.
     fn ask(&mut self) -> Result<(), Rejection> {
         if self.limit.waiting_for_turns() > 0 { self.wait_behind(Duration::ZERO) } else { self.ask_within(SOON) }
     }
 
-    /// Asks for a turn that is no further away than this.
+    /// Asks for a turn, at most this far away.
     fn ask_within(&mut self, reach: Duration) -> Result<(), Rejection> {
         let now = clock::now();
         let (tenant, demand) = self.call();
@@ -191,7 +190,7 @@ impl PaceWait {
         Ok(())
     }
 
-    /// Its turn would come in `told`, or behind those of others that wait: it is not given one yet.
+    /// Its turn would come after `told`, or behind other waiting calls: it gets none yet.
     fn wait_behind(&mut self, told: Duration) -> Result<(), Rejection> {
         let now = clock::now();
         let joined = self.limit.wait_for_turn(self.call(), told, now, self.until);
@@ -208,8 +207,8 @@ impl PaceWait {
         self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(now))
     }
 
-    /// Whether its turn fell into a pause: it takes another one, behind it. What the first had taken is not given back, since
-    /// the turns behind that one are taken: calls that it was given to would come together with theirs.
+    /// Whether its turn fell into a pause: it then takes another turn after the pause. The first reservation is not
+    /// returned, since the turns after it are taken: calls that got it would coincide with theirs.
     fn loses_its_turn(&mut self, now: Instant) -> bool {
         let Some(reserved) = self.share.reserved.take() else { return false };
         match self.limit.hold(self.call().0, now) {
@@ -224,7 +223,7 @@ impl PaceWait {
         }
     }
 
-    /// What the other processes say.
+    /// Polls for the other processes' answer.
     fn poll_asks(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Rejection>> {
         let Stage::Asks(asking) = &mut self.stage else { return Poll::Ready(Ok(())) };
         let turn = match (asking.poll(cx), asking.until) {

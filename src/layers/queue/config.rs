@@ -20,9 +20,9 @@ pub(super) enum Concurrency {
     Auto { min: u32, max: u32 },
 }
 
-/// What is made for each place stays small, whatever is asked for.
+/// Bounds the memory of the places.
 pub(super) const MOST: u32 = 65_536;
-/// Where a limit that is found out begins: as many as a provider's smallest accounts bear.
+/// The initial adaptive limit: as many as a provider's smallest accounts allow.
 const START: u32 = 10;
 
 // === impl Concurrency ===

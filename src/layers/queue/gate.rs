@@ -10,7 +10,7 @@ use crate::rt::clock;
 use crate::rt::deadline::Deadline;
 use crate::rt::per_thread::PerThread;
 
-/// What the services of one layer share.
+/// The state that the services of one layer share.
 #[derive(Clone, Debug)]
 pub struct QueueGate(pub(super) PerThread<Shared>);
 

@@ -17,26 +17,26 @@ use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
 use crate::rt::sync::{AtomicU32, Ordering};
 
-/// A place, held until the call is over.
+/// A place, held until the call has ended.
 #[derive(Debug)]
 pub struct QueuePermit {
     shared: ThreadArc<Shared>,
     place: HeldPlace,
     load: Load,
-    /// Odd while it is the reader's turn.
+    /// Odd while the call waits for its reader.
     turn: u32,
-    /// Where a limit is found out: what is known of a call that is given up.
+    /// For an adaptive limit: the state to judge a cancelled call.
     waiting: Option<Box<Waiting>>,
 }
 
-/// What is known of a call that waits for its head.
+/// The state of a call that waits for its head.
 #[derive(Debug)]
 pub(super) struct Waiting {
     since: Instant,
     upload: Upload,
-    /// Says whether a layer outside has ended it on purpose.
+    /// Tells whether a layer outside has cancelled it on purpose.
     cancellation: Option<Cancellation>,
-    /// An upstream that has had the whole request for this long is slow.
+    /// An upstream that has had the complete request for this long is slow.
     patience: Duration,
 }
 
@@ -53,7 +53,7 @@ impl Waiting {
         }
     }
 
-    /// Whether the upstream kept a caller waiting for so long that it says something of the upstream that it left.
+    /// Whether the upstream kept the caller waiting so long that its leaving counts against the upstream.
     fn was_slow(&self) -> bool {
         let sent = match &self.upload {
             Upload::AtOnce => Some(self.since),
@@ -70,14 +70,14 @@ impl Waiting {
 impl QueuePermit {
     pub(super) fn new(shared: ThreadArc<Shared>, place: HeldPlace, waiting: Option<Box<Waiting>>) -> Self {
         let waiting = waiting.map(|mut waiting| {
-            // It waits for the upstream only from now on.
+            // The wait for the upstream starts only now.
             waiting.since = clock::now();
             waiting
         });
         Self { shared, place, load: Load::Unknown, turn: 0, waiting }
     }
 
-    /// Says whose turn it is. Only this call writes there.
+    /// Notes whose turn it is. Only this call writes it.
     #[inline]
     fn set_turn(&mut self, turn: u32) {
         self.turn = turn;
@@ -86,7 +86,7 @@ impl QueuePermit {
         }
     }
 
-    /// What a head says of how much the upstream bears.
+    /// Judges the upstream's capacity by a head.
     fn load_of<B>(&self, response: &Response<B>) -> Load {
         let refused = Rejection::of(response).map(Rejection::kind);
         let status = response.status().as_u16();
@@ -135,13 +135,13 @@ impl Permit for QueuePermit {
         }
         let load = match end {
             PermitEnd::Head | PermitEnd::Complete => self.load,
-            // What was lost is known from the head; whether the rest of it would have been served is not.
+            // The head shows the loss; whether the rest would have been served is unknown.
             PermitEnd::Broken(_) | PermitEnd::Dropped if self.load == Load::Lost => Load::Lost,
-            // As the breaker counts it: where callers give up first, no limit of time ends a call.
+            // As in the breaker: if callers cancel first, no time limit ends a call.
             PermitEnd::Dropped if self.waiting.as_ref().is_some_and(|waiting| waiting.was_slow()) => Load::Lost,
             PermitEnd::Failed(err) => {
                 let verdict = self.shared.config.classifier.classify(&Outcome::failure(err));
-                // No connection is as much a refusal as a status is.
+                // A refused connection counts like a refusing status.
                 if verdict.health == Health::Failure && verdict.not_executed { Load::Lost } else { Load::Unknown }
             }
             PermitEnd::Broken(_) | PermitEnd::Dropped | PermitEnd::Panicked => Load::Unknown,

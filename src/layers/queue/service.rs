@@ -2,7 +2,7 @@ use super::gate::QueueGate;
 use super::permit::QueuePermit;
 use crate::admission::{Guarded, GuardedBody, GuardedFuture};
 
-/// Bounds the calls under way, and has the others wait. See [`QueueLayer`](crate::QueueLayer).
+/// Limits the calls in flight, and makes the others wait. See [`QueueLayer`](crate::QueueLayer).
 pub type Queue<S> = Guarded<S, QueueGate>;
 /// The future of [`Queue`].
 pub type QueueFuture<S, ReqB> = GuardedFuture<S, QueueGate, ReqB>;

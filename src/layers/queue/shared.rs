@@ -1,4 +1,4 @@
-//! What all calls through one layer share: places that are taken without a lock, and the line of waiting calls behind one.
+//! The shared state of one layer: places that are taken without a lock, and the line of waiting calls behind one.
 
 use std::fmt;
 use std::task::Waker;
@@ -21,51 +21,51 @@ pub(super) struct Shared {
     pub(super) callers: CallerHasher,
     slots: Slots,
     state: Mutex<State>,
-    /// Whether a call that came now would have to wait. A hint, for those who do not want the lock.
+    /// Whether a new call would have to wait. A hint for readers without the lock.
     is_full: AtomicBool,
-    /// Whether its gauges have been told of.
+    /// Whether its gauges have been registered.
     are_shown: AtomicBool,
     entropy: Entropy,
 }
 
-/// How a [`QueueLayer`](crate::QueueLayer) is doing.
+/// The state of a [`QueueLayer`](crate::QueueLayer).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueStats {
-    /// How many calls may be under way.
+    /// How many calls may be in flight.
     pub limit: u32,
-    /// How many are.
+    /// How many calls are in flight.
     pub in_flight: u32,
-    /// How many wait.
+    /// How many calls wait.
     pub waiting: usize,
 }
 
-/// What became of a call that came.
+/// The result for a new call.
 pub(super) enum Arrived {
     Place(HeldPlace),
     Waits(Ticket),
     Full { expected: Option<Duration> },
 }
 
-/// What a waiter is told.
+/// The state of a waiting call.
 pub(super) enum WaitState {
     Place(HeldPlace),
     Full,
-    /// It is to look at the readers at this time, where it has been made the one who does.
+    /// Check the readers at this time, if this call was chosen to.
     Wait(Option<Instant>),
 }
 
-/// While none waits, for one use in this number of each place.
+/// While no call waits, one use in this number of each place is measured.
 const MEASURED_IDLE: u32 = 64;
 
-/// How many places there are, and how many wait for one.
+/// The numbers of places and of waiting calls.
 const GAUGES: [&str; 2] = ["tower_buttress_queue_limit", "tower_buttress_queue_waiting"];
 
 // === impl Shared ===
 
 impl Shared {
     pub(super) fn new(config: Config) -> Self {
-        // What is found out is counted with each call, which takes the lock.
+        // An adaptive limit counts every call, which takes the lock.
         let slots = Slots::new(config.limit.most(), config.limit.is_fixed());
         let state = State::new(&config, &slots);
         Self {
@@ -83,7 +83,7 @@ impl Shared {
         self.is_full.load(Ordering::Relaxed) || (self.is_fixed() && self.slots.are_near_taken())
     }
 
-    /// A call comes that can wait until `patience` has passed.
+    /// A new call that can wait for `patience`.
     #[inline]
     pub(super) fn arrive(&self, tenant: u64, now: impl FnOnce() -> (Instant, Duration)) -> Arrived {
         let tenant = shortened(tenant);
@@ -94,7 +94,7 @@ impl Shared {
         }
     }
 
-    /// There may be no place.
+    /// There may be no free place.
     #[inline(never)]
     fn arrive_late(&self, tenant: u64, now: impl FnOnce() -> (Instant, Duration)) -> Arrived {
         let mut state = lock(&self.state);
@@ -141,7 +141,7 @@ impl Shared {
         self.config.limit.is_fixed()
     }
 
-    /// Whether what becomes of a call changes the limit.
+    /// Whether a call's result changes the limit.
     #[inline]
     pub(super) fn counts_losses(&self) -> bool {
         !self.is_fixed()
@@ -154,7 +154,7 @@ impl Shared {
         HeldPlace { grant: PlaceGrant::uncounted(tenant), slot: taken.slot, since }
     }
 
-    /// Whether the wait is over; if not, whom to wake when it is.
+    /// Whether the wait has ended; if not, `waker` is woken at its end.
     pub(super) fn ask(&self, ticket: Ticket, waker: &Waker) -> WaitState {
         let mut state = lock(&self.state);
         match state.places.waiter(ticket) {
@@ -179,7 +179,7 @@ impl Shared {
         place.map_or(WaitState::Full, WaitState::Place)
     }
 
-    /// A waiter goes. What it was given and did not take goes to the next.
+    /// Removes a waiting call. A place that it was given and did not take goes to the next.
     pub(super) fn forget(&self, ticket: Ticket) {
         let mut woken = Woken::default();
         let mut state = lock(&self.state);
@@ -192,7 +192,7 @@ impl Shared {
         woken.wake();
     }
 
-    /// A call is over.
+    /// A call has ended.
     #[inline]
     pub(super) fn leave(&self, place: &HeldPlace, load: Load, now: impl FnOnce() -> Instant) {
         self.show_left();
@@ -219,7 +219,7 @@ impl Shared {
         }
     }
 
-    /// Looks at the readers, where it is time: what is beyond their half goes to those who wait.
+    /// Checks the readers, if it is time: places beyond their half go to waiting calls.
     pub(super) fn sweep(&self, now: Instant) {
         let mut woken = Woken::default();
         let mut state = lock(&self.state);
@@ -235,13 +235,13 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> QueueStats {
-        // Of many places, without the lock.
+        // With many places, without the lock.
         let in_flight = u32::try_from(self.slots.held()).unwrap_or(u32::MAX);
         let state = lock(&self.state);
         QueueStats { limit: state.places.limit(), in_flight, waiting: state.places.waiting() }
     }
 
-    /// A refusal, with the wait that a place takes, a little longer at random so that not all come back at once.
+    /// Returns a refusal with the wait for a place, slightly randomised so that not all callers return at once.
     pub(super) fn refuse(&self, expected: Option<Duration>) -> Rejection {
         self.config.emitter.emit(&Event::Refused { kind: RejectionKind::QueueFull });
         let expected = expected.unwrap_or(UNREAD).max(UNREAD);
@@ -253,7 +253,7 @@ impl Shared {
         lock(&self.state).places.expected_wait(shortened(tenant)).map(Duration::from_micros)
     }
 
-    /// Gives free places to those whose turn it is.
+    /// Gives free places to the next waiting calls.
     fn pass_on(&self, state: &mut State, woken: &mut Woken) {
         while let Some((ticket, grant)) = state.places.next() {
             let place = state.place(grant, &self.slots);
@@ -271,7 +271,7 @@ impl Shared {
         self.changed(state);
     }
 
-    /// How many places there are is told before a call has to wait for one.
+    /// The number of places is reported before the first call waits.
     pub(super) fn show_places(&self) {
         if cfg!(feature = "metrics") && !self.are_shown.swap(true, Ordering::Relaxed) {
             self.changed(&mut lock(&self.state));
@@ -289,10 +289,10 @@ impl Shared {
         }
     }
 
-    /// Queues of one name are shown together.
+    /// Queues with the same name are shown together.
     fn show(&self, before: [f64; 2], now: [f64; 2]) {
         for (name, change) in GAUGES.into_iter().zip([now[0] - before[0], now[1] - before[1]]) {
-            // The first time both are shown, as what they are.
+            // Both are shown at first, with their values.
             if change != 0.0 || before == [0.0; 2] {
                 gauge_add(name, self.config.name, change);
             }

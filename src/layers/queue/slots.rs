@@ -1,24 +1,24 @@
-//! The places of a queue, which calls take without its lock while none waits.
+//! The places of a queue, which calls take without its lock while no call waits.
 //!
 //! # Why not a count of free places?
 //!
-//! All threads would write to it, and it does not say whose calls are under way, which matters as soon as one waits. Here each
-//! place is a word of its own, which names the tenant that has it. A call takes a free one by a compare-exchange, and begins to look
-//! where its thread found one last, so that threads do not meet.
+//! All threads would write it, and it does not identify the calls in flight, which matters as soon as one waits. Here
+//! each place is a word of its own, which names the tenant that has it. A call takes a free place by a compare-exchange,
+//! and starts searching where its thread last found one, so that threads do not contend.
 //!
-//! A call that finds none free has to wait, and then the lock decides who is next. So it *counts* those under way: each of their
-//! places is marked, and who holds a marked place gives it back under the lock. No call takes a place that is marked, which is how
-//! those that wait are not overtaken.
+//! A call that finds no free place has to wait, and then the lock decides which call is next. So it *counts* the calls in
+//! flight: it marks each of their places, and the holder of a marked place returns it under the lock. No call takes a
+//! marked place, so no waiting call is overtaken.
 
 use std::sync::atomic::AtomicU32 as Hint;
 
 use crate::rt::per_thread;
 use crate::rt::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// All places, and as many more for those that are given while others are passed over.
+/// All places, and as many more for those given while others are passed over.
 pub(super) struct Slots {
     all: Box<[Slot]>,
-    /// How many places there are.
+    /// The number of places.
     places: u32,
     /// Where each thread looks first.
     hints: per_thread::Striped<Hint>,
@@ -26,34 +26,34 @@ pub(super) struct Slots {
 
 struct Slot {
     holder: AtomicU64,
-    /// How often the body of its call changed between its upstream's turn and its reader's: odd, its reader's.
+    /// How often the wait of its call changed between upstream and reader: odd means reader.
     turn: AtomicU32,
     /// How many calls took it without the lock.
     uses: AtomicU32,
 }
 
-/// What a call has that took a place by itself.
+/// A place that a call took without the lock.
 pub(super) struct Taken {
     pub(super) slot: u32,
-    /// How many had taken this place before.
+    /// How many calls had taken this place before.
     pub(super) uses: u32,
 }
 
-/// Of a holder: besides these bits it is the tenant.
+/// A held place: the other bits are the tenant.
 const HELD: u64 = 1;
-/// It is given back under the lock, or was.
+/// It is, or was, returned under the lock.
 const COUNTED: u64 = 2;
-/// No call has it, and none may take it without the lock.
+/// Free, but not to be taken without the lock.
 const VACANT: u64 = COUNTED;
 const FREE: u64 = 0;
-/// A call looks at as many places before it takes the lock to look at all.
+/// A call checks this many places before it takes the lock to check all.
 const NEAR: u32 = 16;
-/// Where the tenant begins.
+/// The first bit of the tenant.
 const TENANT: u32 = 2;
-/// As many threads have a hint of their own.
+/// The number of threads with a hint of their own.
 const THREADS: usize = 64;
 
-/// What a hash of a tenant is shortened to.
+/// Shortens a tenant's hash to the available bits.
 pub(super) const fn shortened(tenant: u64) -> u64 {
     tenant >> TENANT
 }
@@ -61,7 +61,7 @@ pub(super) const fn shortened(tenant: u64) -> u64 {
 // === impl Slots ===
 
 impl Slots {
-    /// `are_free`: calls may take these places by themselves.
+    /// `are_free`: calls may take these places without the lock.
     pub(super) fn new(places: u32, are_free: bool) -> Self {
         let holder = |slot: u32| if are_free && slot < places { FREE } else { VACANT };
         let slot =
@@ -69,7 +69,7 @@ impl Slots {
         let all: Box<[Slot]> = (0..places.saturating_mul(2)).map(slot).collect();
         let hints = per_thread::Striped::new(THREADS, Hint::default);
         let threads = u32::try_from(hints.iter().count()).unwrap_or(1).max(1);
-        // Each thread has a part of the places to begin with.
+        // Each thread starts with a part of the places.
         for (number, hint) in (0_u32..).zip(hints.iter()) {
             let first = u64::from(places) * u64::from(number) / u64::from(threads);
             hint.store(u32::try_from(first).unwrap_or(0), Ordering::Relaxed);
@@ -86,12 +86,12 @@ impl Slots {
         u32::try_from(self.all.len()).unwrap_or(u32::MAX)
     }
 
-    /// How many there are beyond the places of the limit.
+    /// The number of places beyond the limit.
     pub(super) fn spares(&self) -> u32 {
         self.len() - self.places
     }
 
-    /// Takes a free place that is near.
+    /// Takes a nearby free place.
     #[inline]
     pub(super) fn take(&self, tenant: u64) -> Option<Taken> {
         let hint = self.hints.own();
@@ -117,7 +117,7 @@ impl Slots {
         Some(taken)
     }
 
-    /// Whether none of those that are near is free.
+    /// Whether no nearby place is free.
     pub(super) fn are_near_taken(&self) -> bool {
         let first = self.hints.own().load(Ordering::Relaxed);
         let is_free =
@@ -125,8 +125,8 @@ impl Slots {
         !(0..NEAR.min(self.places)).any(is_free)
     }
 
-    /// Marks all places of those under way, and hands their tenants on; ends at a place that has become free, and takes it.
-    /// Under the lock.
+    /// Marks the places of all calls in flight, and passes on their tenants; stops at a place that has become free, and
+    /// takes it. Under the lock.
     pub(super) fn count(&self, tenant: u64, mut counted: impl FnMut(u64)) -> Option<Taken> {
         for slot in 0..self.places {
             let Some(this) = self.get(slot) else { continue };
@@ -150,7 +150,7 @@ impl Slots {
         None
     }
 
-    /// Gives back a place that was taken without the lock. `false`: it is marked, and to be given back under the lock.
+    /// Returns a place that was taken without the lock. `false`: it is marked, and must be returned under the lock.
     #[inline]
     pub(super) fn give_back(&self, slot: u32, tenant: u64) -> bool {
         let Some(this) = self.get(slot) else { return false };
@@ -158,7 +158,7 @@ impl Slots {
         if this.holder.load(Ordering::Relaxed) != holder {
             return false;
         }
-        // No other call writes there until it is free.
+        // No other call writes it until the place is free.
         this.turn.store(0, Ordering::Relaxed);
         let is_free = this.replace(holder, FREE);
         if is_free {
@@ -167,7 +167,7 @@ impl Slots {
         is_free
     }
 
-    /// A call is given a place that was vacant. Under the lock.
+    /// Gives a vacant place to a call. Under the lock.
     pub(super) fn assign(&self, slot: u32, tenant: u64) {
         if let Some(slot) = self.get(slot) {
             slot.holder.store(word(tenant) | COUNTED, Ordering::Relaxed);

@@ -12,18 +12,18 @@ use crate::rt::per_thread::ThreadArc;
 use crate::rt::timeout::Timeout;
 use crate::rt::timer::LazyTimer;
 
-/// A wait for a place. Dropping it ends the wait; a place that it was given and did not take goes to the next.
+/// A wait for a place. Dropping it ends the wait; a place that it was given and did not take goes to the next call.
 #[derive(Debug)]
 pub struct QueueWait {
     shared: ThreadArc<Shared>,
     tenant: u64,
-    /// `None`: the wait is over.
+    /// `None`: the wait has ended.
     ticket: Option<Ticket>,
     until: Option<Instant>,
-    /// What happens then, if it is not that it has waited for too long.
+    /// Whether the deadline ends the wait, not its own limit.
     deadline_is_first: bool,
     timeout: Timeout,
-    /// Of the one that looks at the readers.
+    /// For the call that checks the readers.
     sweep: LazyTimer,
     /// Of the call, for its permit.
     waiting: Option<Box<Waiting>>,

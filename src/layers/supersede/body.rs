@@ -19,7 +19,7 @@ use crate::rejection::{Rejection, RejectionFormat};
 use crate::rt::cancellation::Cancellation;
 
 pin_project! {
-    /// The response body of [`Supersede`](crate::supersede::Supersede): it fails when a newer message takes the place of its own.
+    /// The response body of [`Supersede`](crate::supersede::Supersede): it fails when a newer message replaces its own.
     pub struct SupersedeBody<B> {
         // `None`: it was superseded.
         #[pin]
@@ -29,14 +29,14 @@ pin_project! {
     }
 }
 
-/// Holds a call until its body is over.
+/// Holds a call until its body has ended.
 pub(super) struct EndObserver {
     pub(super) call: Option<ConversationCall>,
-    /// Whether the answer, once whole, is one that clients do not ask for again.
+    /// Whether clients do not retry the complete answer.
     pub(super) is_final: bool,
 }
 
-/// What ends the body, and what is said then.
+/// Ends the body when its call is cancelled.
 struct CancelWatch {
     cancellation: Cancellation,
     config: Arc<Config>,
@@ -68,7 +68,7 @@ where
 }
 
 impl<B> SupersedeBody<B> {
-    /// The inner body is dropped first: that is what ends the call to the upstream.
+    /// Drops the inner body first, which ends the upstream call.
     #[cold]
     fn end(self: Pin<&mut Self>) -> Polled {
         let mut this = self.project();

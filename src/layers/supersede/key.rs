@@ -1,4 +1,4 @@
-//! To which conversation a request belongs, and how it is recognised when it comes again.
+//! The conversation of a request, and the key by which a repetition is recognised.
 
 use std::hash::{Hash, Hasher};
 
@@ -16,15 +16,15 @@ use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::idempotency_key::IdempotencyKey;
 use crate::rejection::RejectionFormat;
 
-/// What the layer does with a request, by its head.
+/// The decision on a request, by its head.
 #[allow(clippy::large_enum_variant, reason = "most are messages, and it lives for a moment")]
 pub(super) enum Recognition {
-    /// It lets it pass; with an event where there is a reason worth one.
+    /// Pass it; with an event if the reason is worth one.
     Passes(Option<&'static str>),
     Message(PendingMessage),
 }
 
-/// A message whose body has still to be read.
+/// A message whose body is still to be read.
 #[derive(Clone, Debug)]
 pub(super) struct PendingMessage {
     pub(super) conversation: Fingerprint,
@@ -36,7 +36,7 @@ pub(super) struct PendingMessage {
 
 /// Whether a request may be a message, if it names a conversation.
 pub(super) fn is_message<B>(request: &Request<B>, config: &Config) -> bool {
-    // A gRPC call may be a conversation itself, whose request ends when its answer does: it cannot be read first.
+    // A gRPC call may be a conversation of its own, whose request ends with its answer: it cannot be read first.
     *request.method() == Method::POST
         && RejectionFormat::of(request.headers()) == RejectionFormat::Http
         && mode(request.extensions(), config) != SupersedeMode::Off
@@ -49,7 +49,7 @@ fn mode(extensions: &Extensions, config: &Config) -> SupersedeMode {
 // === impl Recognition ===
 
 impl Recognition {
-    /// Of one that [may be a message](is_message).
+    /// For a request that [may be a message](is_message).
     pub(super) fn of(parts: &Parts, config: &Config, callers: &CallerHasher) -> Self {
         let mode = mode(&parts.extensions, config);
         match named_by(parts, config) {
@@ -63,26 +63,26 @@ impl Recognition {
     }
 }
 
-/// The conversation that a request with this head belongs to, whatever else it asks for.
+/// The conversation of a request with this head, whatever the request is.
 pub(super) fn conversation_of(parts: &Parts, config: &Config) -> Option<Fingerprint> {
     named_by(parts, config)?
 }
 
-/// A conversation of a tenant that was authenticated.
+/// A conversation of an authenticated tenant.
 pub(super) fn named(of: &Tenant, conversation: &str) -> Option<Fingerprint> {
     let mut head = Request::new(()).into_parts().0;
     head.extensions.insert(of.clone());
     tenant(&head).map(|scope| within(scope, conversation.as_bytes()))
 }
 
-/// The account of a tenant that was authenticated.
+/// The account of an authenticated tenant.
 pub(super) fn account_of(tenant: &Tenant, callers: &CallerHasher) -> u64 {
     let mut account = callers.hasher();
     tenant.as_str().hash(&mut account);
     account.finish()
 }
 
-/// The account that a request is made on: a hash of its tenant, or of its credentials.
+/// The account of a request: a hash of its tenant, or of its credentials.
 fn account(parts: &Parts, callers: &CallerHasher) -> u64 {
     if let Some(tenant) = parts.extensions.get::<Tenant>().filter(|tenant| !tenant.as_str().is_empty()) {
         return account_of(tenant, callers);
@@ -109,14 +109,14 @@ fn named_by(parts: &Parts, config: &Config) -> Option<Option<Fingerprint>> {
     named
 }
 
-/// On whose account the request is made, where that is known.
+/// The tenant of the request, if known.
 fn tenant(parts: &Parts) -> Option<Fingerprinter> {
     let mut scope = Fingerprinter::new("tower-buttress supersede");
     hash_tenant(parts, None, &mut scope).then_some(scope)
 }
 
-/// What another attempt has in common with the first. A client that gives its messages an `Idempotency-Key` says with
-/// another one that the same words are another message.
+/// The parts that another attempt has in common with the first. A different `Idempotency-Key` makes the same words
+/// another message.
 fn payload(parts: &Parts) -> Fingerprinter {
     let mut payload = Fingerprinter::new("tower-buttress supersede message");
     payload.field(parts.uri.path_and_query().map_or(&b"/"[..], |path| path.as_str().as_bytes()));
@@ -129,7 +129,7 @@ fn payload(parts: &Parts) -> Fingerprinter {
 // === impl PendingMessage ===
 
 impl PendingMessage {
-    /// The next piece of the body.
+    /// Hashes the next piece of the body.
     pub(super) fn read(&mut self, data: &[u8]) {
         self.payload.payload(data);
     }

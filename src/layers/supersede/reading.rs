@@ -16,10 +16,10 @@ pub(super) struct Reading {
     body: RequestReading,
 }
 
-/// A message that has come, and where it belongs.
+/// A complete message, and its conversation.
 pub(super) struct Arrived {
     pub(super) message: PendingMessage,
-    /// Where it stands among all messages.
+    /// Its place among all messages.
     pub(super) order: u64,
     pub(super) config: Arc<Config>,
     pub(super) shared: Arc<Shared>,
@@ -28,7 +28,7 @@ pub(super) struct Arrived {
 /// A request that was read.
 pub(super) struct ReadMessage {
     pub(super) request: Request<CallBody>,
-    /// `None`: it was not read to its end, and passes unrecognised.
+    /// `None`: it was not read to its end, and passes.
     pub(super) arrived: Option<Arrived>,
 }
 
@@ -44,7 +44,7 @@ impl Reading {
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ReadMessage> {
         let (body, is_whole) = ready!(self.poll_body(cx));
-        // Polled again after it was over.
+        // Polled again after its end.
         let Some((parts, arrived)) = self.head.take() else { return Poll::Pending };
         Poll::Ready(ReadMessage { request: Request::from_parts(parts, body), arrived: is_whole.then_some(arrived) })
     }

@@ -58,8 +58,8 @@ where
     type Error = S::Error;
     type Future = SupersedeFuture<S>;
 
-    /// Always ready: a message that is refused, or waits, does not need the service inside. The others wait for it in their
-    /// future.
+    /// Always ready: a message that is refused, or waits, does not need the service inside. Other calls wait for it in
+    /// their future.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         if self.config.conversation.is_some() { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
     }

@@ -1,4 +1,4 @@
-//! What the calls through one layer share: its conversations.
+//! The conversations of one layer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,22 +17,22 @@ use crate::store::supersede::{PeerMessage, Superseding};
 pub(super) struct Shared {
     /// By conversation, so that calls do not wait for each other.
     shards: Box<[Mutex<Conversations<Cancellation>>]>,
-    /// How many messages have begun to come.
+    /// The number of messages that have begun to arrive.
     order: AtomicU64,
     in_flight: AtomicU64,
     waiting: AtomicU64,
     callers: CallerHasher,
 }
 
-/// How a [`SupersedeLayer`](crate::SupersedeLayer) is doing.
+/// The state of a [`SupersedeLayer`](crate::SupersedeLayer).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SupersedeStats {
-    /// How many conversations are known: those with a message under way, and those of which something is remembered.
+    /// The number of known conversations: those with a message in flight, and those with remembered messages.
     pub conversations: usize,
-    /// How many calls of messages there are, those that wait included.
+    /// The number of calls of messages, waiting ones included.
     pub in_flight: u64,
-    /// How many of them wait: to settle, or for the messages before them.
+    /// The number of waiting calls: to settle, or for earlier messages.
     pub waiting: u64,
 }
 
@@ -41,11 +41,11 @@ pub(super) struct ConversationCall {
     shared: Arc<Shared>,
     id: CallId,
     cancellation: Cancellation,
-    /// Whether it waited for nothing when it came.
+    /// Whether it started without a wait.
     goes_at_once: bool,
-    /// How it ends if nothing else is said.
+    /// How it ends, unless noted otherwise.
     ended: Ended,
-    /// What other processes know of it.
+    /// Its message at the other processes.
     told: Option<(Peers, PeerMessage)>,
 }
 
@@ -53,8 +53,8 @@ pub(super) struct ConversationCall {
 pub(super) struct Waits(Arc<Shared>);
 
 const SHARDS: usize = 16;
-/// A message whose stream has no end in sight is one whose caller waits: it is no bound for those, only for what is remembered
-/// of others.
+/// The default number of remembered conversations without a message in flight. Conversations with a message in flight are
+/// not bounded by it.
 pub(super) const MOST_IDLE: usize = 16_384;
 
 // === impl Shared ===
@@ -71,17 +71,17 @@ impl Shared {
         }
     }
 
-    /// Tells tenants apart.
+    /// Distinguishes tenants.
     pub(super) fn callers(&self) -> &CallerHasher {
         &self.callers
     }
 
-    /// Where a message that begins to come now stands in the order of all.
+    /// The place of a message that begins to arrive now.
     pub(super) fn next_order(&self) -> u64 {
         self.order.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
-    /// A message is whole.
+    /// Adds a complete message.
     pub(super) fn arrive(
         self: &Arc<Self>,
         message: &PendingMessage,
@@ -122,7 +122,7 @@ impl Shared {
         }
     }
 
-    /// Ends the calls of a conversation. Returns how many there were.
+    /// Ends the calls of a conversation. Returns their number.
     pub(super) fn cancel(&self, conversation: &Fingerprint) -> usize {
         let mut ends = Vec::new();
         self.with(conversation, |conversations| conversations.cancel(conversation, clock::now(), &mut ends));
@@ -130,7 +130,7 @@ impl Shared {
         ends.len()
     }
 
-    /// Forgets what is remembered of a tenant's conversations, or of all. Returns of how many.
+    /// Removes the remembered messages of a tenant's conversations, or of all. Returns the number of conversations.
     pub(super) fn forget(&self, tenant: Option<u64>) -> usize {
         self.shards.iter().map(|shard| lock(shard).forget(tenant)).sum()
     }
@@ -146,7 +146,7 @@ impl Shared {
     fn with<T>(&self, conversation: &Fingerprint, act: impl FnOnce(&mut Conversations<Cancellation>) -> T) -> T {
         let [.., last] = conversation.as_bytes();
         let index = usize::from(*last) % SHARDS;
-        // There are as many shards as that.
+        // There are exactly that many shards.
         let shard = self.shards.get(index).unwrap_or(&self.shards[0]);
         act(&mut lock(shard))
     }
@@ -180,12 +180,12 @@ impl ConversationCall {
         &self.cancellation
     }
 
-    /// Ready when the call is to end.
+    /// Ready when the call must end.
     pub(super) fn poll_cancelled(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.cancellation.poll(cx)
     }
 
-    /// Whether it had its turn when it came.
+    /// Whether it started without a wait.
     pub(super) fn goes_at_once(&self) -> bool {
         self.goes_at_once
     }
@@ -200,14 +200,14 @@ impl ConversationCall {
         Waits(self.shared.clone())
     }
 
-    /// The upstream has served it.
+    /// The upstream has served the call.
     pub(super) fn served(&self) {
         self.shared.with(&self.id.conversation(), |conversations| {
             conversations.served(self.id, clock::now);
         });
     }
 
-    /// It has an answer that clients do not ask for again.
+    /// It has an answer that clients do not retry.
     pub(super) fn answered(mut self) {
         self.ended = Ended::Answered;
     }

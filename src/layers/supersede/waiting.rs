@@ -4,18 +4,18 @@ use super::shared::{ConversationCall, Waits};
 use crate::policy::supersede::StartTime;
 use crate::rt::timer::LazyTimer;
 
-/// The wait of a call for its turn. A call that is superseded meanwhile is told so by its cancellation.
+/// The wait of a call for its turn. The cancellation of a superseded call ends it.
 #[derive(Default)]
 pub(super) struct Waiting {
     timer: LazyTimer,
-    /// Since it had to wait.
+    /// Counts it while it waits.
     counted: Option<Waits>,
 }
 
 // === impl Waiting ===
 
 impl Waiting {
-    /// Ready when the call may go on. The call's cancellation was polled before, and wakes this one when its turn comes.
+    /// Ready when the call may start. The call's cancellation was polled before, and its waker fires when the turn comes.
     pub(super) fn poll(&mut self, call: &ConversationCall, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let turn = call.start_time();
