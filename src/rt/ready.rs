@@ -43,8 +43,8 @@ pub(crate) struct Parked<S, R> {
 // === impl ReadyCall ===
 
 impl<S: Service<R>, R> ReadyCall<S, R> {
-    /// A call to a service that has not been polled ready. Most are, and then it is made at once; one that is not is asked again
-    /// by the task that polls this.
+    /// A call to a service that has not been polled ready. Most services are ready, and the call is made at once;
+    /// otherwise the service is polled again inside the call.
     pub(crate) fn new(mut service: S, request: R) -> Self {
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Self::called(service.call(request)),

@@ -4,7 +4,7 @@
 // |---|---|
 // | `config.rs` | the settings, as a plain value |
 // | `layer.rs`, `gate.rs`, `service.rs` | what every layer that admits calls has; service, future and body are `src/admission` |
-// | `call.rs` | one call: what came of it, counted once |
+// | `call.rs` | one call: its result, counted once |
 // | `classification.rs`, `caller.rs` | what an answer says about the upstream; the caller of a call |
 // | `counters.rs`, `circuit.rs` | what a thread counts; leave to call, and the machine behind its lock |
 // | `registry.rs`, `breaker_set.rs` | one circuit per key, and all that clones of a layer share |

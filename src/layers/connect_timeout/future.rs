@@ -14,7 +14,7 @@ pin_project! {
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct ConnectTimeoutFuture<F> {
-        // `None`: given up.
+        // `None`: timed out.
         #[pin]
         connecting: Option<F>,
         // `None`: the layer is off.

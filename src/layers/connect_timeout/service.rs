@@ -6,7 +6,7 @@ use super::config::Config;
 use super::future::ConnectTimeoutFuture;
 use crate::error::BoxError;
 
-/// Gives up the connector inside when it takes too long. See [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer).
+/// Fails the connector inside when it takes too long. See [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer).
 #[derive(Clone, Debug)]
 pub struct ConnectTimeout<S> {
     inner: S,

@@ -41,14 +41,14 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
-    /// Where no timer runs. A frame that is ready looks at the clock: a fast upstream with a slow reader is never pending.
+    /// Without a running timer, a ready frame reads the clock: a fast upstream with a slow reader is never pending.
     #[inline(never)]
     fn poll_untimed(mut body: Pin<&mut ResponseBody<B>>, limit: &mut DeadlineLimit, cx: &mut Context<'_>) -> Polled {
         let polled = body.as_mut().poll_frame(cx);
         match &polled {
             Poll::Pending => Self::poll_passed(body, limit, cx),
             Poll::Ready(Some(Ok(frame))) if frame.is_data() && limit.has_passed(cx) => Self::exceeded(body, limit),
-            // What ends the body is handed on, however late.
+            // The end of the body is forwarded, however late.
             Poll::Ready(_) => polled,
         }
     }

@@ -14,8 +14,7 @@ use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat};
 
 pin_project! {
-    /// The response body of [`Dedup`](crate::dedup::Dedup): that of a request that passed or was refused, or that of a call that
-    /// others may share.
+    /// The response body of [`Dedup`](crate::dedup::Dedup): of a request that passed or was refused, or of a shared call.
     #[derive(Debug)]
     pub struct DedupBody<B> {
         #[pin]

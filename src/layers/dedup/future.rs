@@ -105,7 +105,7 @@ where
                 }
                 StageProj::Claiming { claim, request } => {
                     let claim = ready!(claim.poll(cx));
-                    // Polled again after it was over.
+                    // Polled again after its end.
                     let Some(request) = request.take() else { return Poll::Pending };
                     Stage::Answering { answer: request.settle(claim) }
                 }

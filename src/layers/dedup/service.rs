@@ -19,7 +19,7 @@ use crate::event::Event;
 use crate::rejection::{Rejection, RejectionFormat};
 use crate::store::{MemoryStore, Store};
 
-/// Calls the inner service once for several requests that ask the same. See [`DedupLayer`](crate::DedupLayer).
+/// Makes one call to the inner service for duplicate requests. See [`DedupLayer`](crate::DedupLayer).
 #[derive(Clone, Debug)]
 pub struct Dedup<S, St = MemoryStore> {
     inner: S,
@@ -65,8 +65,8 @@ where
     type Error = S::Error;
     type Future = DedupFuture<S, St, ResB>;
 
-    /// Always ready: a request that joins another one, or is given an answer that is kept, does not need the inner
-    /// service. The others wait for it in their future.
+    /// Always ready: a request that joins another one, or gets a stored answer, does not need the inner service. Other
+    /// requests wait for it in their future.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         if self.config.enabled { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
     }

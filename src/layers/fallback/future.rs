@@ -91,7 +91,7 @@ where
             _ => None,
         };
         this.stage.set(Stage::Backup { call: BackupCall::Over });
-        // Polled again after it was over.
+        // Polled again after its end.
         let Some(otherwise) = this.otherwise.take() else { return Poll::Pending };
         #[cfg(feature = "schema")]
         let (otherwise, served) =

@@ -16,7 +16,7 @@ use crate::error::BoxError;
 use crate::rejection::RejectionFormat;
 use crate::rt::per_thread::PerThread;
 
-/// Asks a backup what the service inside, the primary, cannot answer. See [`FallbackLayer`](crate::FallbackLayer).
+/// Asks a backup when the service inside, the primary, cannot answer. See [`FallbackLayer`](crate::FallbackLayer).
 #[derive(Debug)]
 pub struct Fallback<S, Bk> {
     inner: S,
@@ -92,7 +92,7 @@ where
         let extensions = request.extensions();
         let pin = extensions.get::<PinTo>();
         let unwanted = extensions.get::<NoFallback>().is_some();
-        // What follows the head of a CONNECT is a tunnel, and not a body that could be sent again.
+        // A tunnel follows the head of a CONNECT, not a body that could be sent again.
         if !self.config.is_on() || (unwanted && pin.is_none()) || request.method() == Method::CONNECT {
             return FallbackFuture::calling(self.inner.call(request), None);
         }

@@ -76,8 +76,7 @@ where
             StageProj::Data { withheld } => match withheld.poll_first(cx) {
                 Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
                 Poll::Ready(Err(err)) => rejection = Rejection::new(RejectionKind::BodyFailed).with_source(err),
-                // Each side may be waiting for the other: who speaks first on a stream that goes both ways has the head
-                // before anything else.
+                // Each side may wait for the other: on a stream in both directions, the sender may need the head first.
                 Poll::Pending if wait.poll_sender(cx).is_ready() => return withheld.hand_on(),
                 Poll::Pending => ready!(wait.poll_limit(cx)),
             },

@@ -15,7 +15,7 @@ use crate::policy::timeout_profile::TimeoutProfile;
 use crate::proto::{bodiless, event_stream};
 use crate::rejection::RejectionFormat;
 
-/// Refuses to wait too long for the first data of the service inside. See
+/// Refuses when the first data of the service inside takes too long. See
 /// [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer).
 #[derive(Clone, Debug)]
 pub struct FirstByteTimeout<S> {
@@ -69,7 +69,7 @@ where
         }
         let profile = request.extensions().get::<TimeoutProfile>().copied();
         let first_byte = profile.map_or(self.config.limit, |profile| profile.first_byte);
-        // Where answers have a limit of their own: that of this one, if it is not expected to be a stream.
+        // The limit of an answer that is not expected to stream, if answers have their own limit.
         let answer = self.config.answer.filter(|_| !event_stream::is_expected(&request));
         let answer = answer.map(|answer| profile.map_or(answer, |profile| profile.answer));
         let bodiless = bodiless::to_method(request.method());

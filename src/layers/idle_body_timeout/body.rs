@@ -41,7 +41,7 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
-    /// Where only events are a sign of life.
+    /// Polls if only events count as activity.
     #[inline(never)]
     fn poll_events(mut body: Pin<&mut ResponseBody<B>>, silence: &mut Silence, cx: &mut Context<'_>) -> Polled {
         let polled = body.as_mut().poll_frame(cx);

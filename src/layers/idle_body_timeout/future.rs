@@ -57,7 +57,7 @@ where
     }
 }
 
-/// What can be a sign of life in this answer, where events are to be one.
+/// The activity that can be seen in this answer, if events should count.
 fn activity_of<B>(response: &Response<B>, emitter: &Emitter) -> IdleActivity {
     match EventStream::of(response.headers()) {
         EventStream::Plain => IdleActivity::SseEvents,

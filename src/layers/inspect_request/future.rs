@@ -26,8 +26,8 @@ pin_project! {
 pin_project! {
     #[project = StageProj]
     enum Stage<S, C> {
-        // The service is asked for its readiness when the request has been read: a place that it gives would else be held
-        // by a caller who sends nothing.
+        // The service is polled for readiness only after the request was read: otherwise a caller that sends nothing would
+        // hold its place.
         Reading { reading: Box<Reading>, service: S },
         Calling { #[pin] call: C },
     }

@@ -68,7 +68,7 @@ where
                 Some(data) if shown => config.look(&mut head, data),
                 Some(_) => {}
                 None => {
-                    // What it was ready for is not yet there.
+                    // The request for which it is ready has not arrived yet.
                     drop(take_ready(&mut self.inner));
                     let reading = Reading::new(config.hold(), head, body, shown);
                     return InspectRequestFuture::reading(reading, self.inner.clone());

@@ -61,7 +61,7 @@ where
     }
 }
 
-/// Without what is recorded, which is the model's.
+/// Without the recording, which is the model's.
 impl<B> fmt::Debug for LastGoodBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LastGoodBody").finish_non_exhaustive()

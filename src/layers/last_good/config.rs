@@ -78,7 +78,7 @@ pub struct Similar {
     pub(super) embedder: Arc<dyn Embedder>,
     pub(super) threshold: f32,
     pub(super) timeout: Duration,
-    /// Embeddings of kept answers that are under way.
+    /// Limits the concurrent embeddings of stored answers.
     pub(super) places: Arc<Semaphore>,
 }
 

@@ -34,7 +34,7 @@ pin_project! {
     #[project = StageProj]
     enum Stage<S, C, R> {
         Reading { reading: Box<Reading>, service: Option<S> },
-        // `None`: the layer has nothing to do with it.
+        // `None`: the layer does not handle it.
         Calling { #[pin] call: C, stand_in: Option<Box<StandIn>> },
         // The call has failed.
         Searching { search: Search, stand_in: Option<Box<StandIn>>, otherwise: Option<R> },
@@ -107,10 +107,10 @@ where
                     let Some(result) = otherwise.take() else { return Poll::Pending };
                     found.map_or_else(|| stand_in.hand_on(result), |found| Ok(LastGoodBody::stored(found)))
                 }
-                // Polled again after it was over.
+                // Polled again after its end.
                 StageProj::Over => return Poll::Pending,
             };
-            // Where the answer is from memory, this drops the call.
+            // If the answer is from memory, this drops the call.
             stage.set(Stage::Over);
             return Poll::Ready(returned);
         }

@@ -16,7 +16,7 @@ use super::stored::AnswerStore;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
 
-/// Returns an earlier answer where the inner service has none. See [`LastGoodLayer`](crate::LastGoodLayer).
+/// Returns an earlier answer if the inner service fails. See [`LastGoodLayer`](crate::LastGoodLayer).
 #[derive(Clone, Debug)]
 pub struct LastGood<S> {
     inner: S,
@@ -60,7 +60,7 @@ where
     type Error = S::Error;
     type Future = LastGoodFuture<S, ResB>;
 
-    /// Always ready where the layer is on: the request is read before the inner service is waited for, in the future.
+    /// Always ready if the layer is on: the future reads the request before it waits for the inner service.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         if self.config.enabled { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
     }

@@ -11,7 +11,7 @@ use super::future::ObserveFuture;
 use super::trace::Trace;
 use crate::call::Attempt;
 
-/// Says which call it is that the layers inside tell of. See [`ObserveLayer`](crate::ObserveLayer).
+/// Names the call that events of the layers inside are about. See [`ObserveLayer`](crate::ObserveLayer).
 #[derive(Clone, Debug)]
 pub struct Observe<S> {
     inner: S,

@@ -1,4 +1,4 @@
-//! What is behind the lock of a queue: which calls wait for a place, which places are vacant, and which of them are read from.
+//! The state behind a queue's lock: waiting calls, vacant places, and unread places.
 
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -11,17 +11,17 @@ use crate::rt::sync::Ordering;
 
 pub(super) struct State {
     pub(super) places: Places<Waiter>,
-    /// Places that no call has, and none may take without the lock.
+    /// Vacant places, which calls may take only under the lock.
     vacant: Vec<u32>,
-    /// The same beyond the limit: for calls that are given a place while others are passed over.
+    /// The same beyond the limit, for use while others are passed over.
     free_slots: Vec<u32>,
-    /// What was there when it was last looked at.
+    /// The turns at the last check.
     seen: Box<[u32]>,
-    /// Which call looks, and when next.
+    /// The call that checks, and the next time.
     sweeper: Option<Ticket>,
     sweep: Option<Instant>,
     granted: u32,
-    /// What the gauges show of it.
+    /// The values that the gauges show.
     pub(super) shown: [f64; 2],
 }
 
@@ -45,7 +45,7 @@ pub(super) struct HeldPlace {
 #[derive(Default)]
 pub(super) struct Woken(Option<Waker>, Vec<Waker>);
 
-/// How long a reader may leave its data unread before it counts as one that does not read.
+/// How long a reader may leave data unread before it counts as not reading.
 pub(super) const UNREAD: Duration = Duration::from_secs(1);
 /// While calls wait, the hold time is measured for one call in this number.
 const MEASURED: u32 = 8;
@@ -68,7 +68,7 @@ impl State {
         }
     }
 
-    /// A place that has become free since this call looked, when none waits. Otherwise all calls under way count from now on.
+    /// Takes a place that has become free meanwhile, if no call waits. Otherwise all calls in flight count from now on.
     pub(super) fn take_last(&mut self, tenant: u64, is_fixed: bool, slots: &Slots) -> Option<Taken> {
         let Self { places, .. } = self;
         if !is_fixed || places.is_full() {
@@ -105,7 +105,7 @@ impl State {
         }
     }
 
-    /// None waits: those that come may take what is vacant, as far as there are not as many calls beyond the limit.
+    /// No call waits: new calls may take vacant places, less the number of calls beyond the limit.
     pub(super) fn free_places(&mut self, slots: &Slots) {
         let beyond = usize::try_from(slots.spares()).unwrap_or(usize::MAX).saturating_sub(self.free_slots.len());
         while self.vacant.len() > beyond {
@@ -117,7 +117,7 @@ impl State {
     pub(super) fn forget(&mut self, ticket: Ticket, woken: &mut Woken) -> Option<HeldPlace> {
         let waiter = self.places.forget(ticket);
         if self.sweeper == Some(ticket) {
-            // Another one that waits takes it over when it is polled.
+            // Another waiting call takes this over when it is polled.
             self.sweeper = None;
             if let Some(Waiter::Waiting(waker)) = self.places.first() {
                 woken.push(waker.clone());
@@ -129,7 +129,7 @@ impl State {
         }
     }
 
-    /// A call waits: from now on readers are looked at.
+    /// A call waits: readers are checked from now on.
     pub(super) fn begin_sweeps(&mut self, slots: &Slots, now: Instant) {
         if self.sweep.is_none() {
             self.look(slots);
@@ -137,12 +137,12 @@ impl State {
         }
     }
 
-    /// When the call of this ticket is to look at the readers: one of those that wait does it for all.
+    /// When the call of this ticket must check the readers: one waiting call does so for all.
     pub(super) fn sweep_of(&mut self, ticket: Ticket) -> Option<Instant> {
         self.sweep.filter(|_| *self.sweeper.get_or_insert(ticket) == ticket)
     }
 
-    /// Looks for readers that have left their data unread since the last time, and passes over what is beyond their half.
+    /// Finds readers that have left data unread since the last check, and passes over their places beyond their half.
     /// Returns whether it was time.
     pub(super) fn sweep(&mut self, slots: &Slots, now: Instant) -> bool {
         let is_due = self.sweep.is_some_and(|due| due <= now);
@@ -160,7 +160,7 @@ impl State {
         }
     }
 
-    /// How many calls have been their reader's turn since this was last asked.
+    /// The number of calls that have waited for their reader since the last check.
     fn look(&mut self, slots: &Slots) -> u32 {
         let mut unread = 0;
         for (turn, seen) in slots.turns().zip(&mut self.seen) {

@@ -16,7 +16,7 @@ use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 
 pin_project! {
-    /// The response body of [`Resume`](crate::resume::Resume): the upstream's, and behind a break the rest of it.
+    /// The response body of [`Resume`](crate::resume::Resume): the upstream's, and after a break its rest.
     pub struct ResumeBody<S, B>
     where
         S: Service<Request<CallBody>>,
@@ -70,7 +70,7 @@ where
                     *this.session = None;
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                // That is what closes the upstream's connection.
+                // This closes the upstream's connection.
                 Next::Stop => this.body.as_mut().give_up(),
                 Next::Read(body) => this.body.set(ResponseBody::inner(body)),
                 Next::End(err) => {
@@ -99,7 +99,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        // What is followed is known to be over only once it was read to its end.
+        // A followed stream has ended only when it was read to its end.
         self.session.is_none() && self.body.is_end_stream()
     }
 

@@ -36,7 +36,7 @@ pin_project! {
     }
 }
 
-/// What it takes to go on with an answer that has not come yet.
+/// The state to continue an answer that has not arrived yet.
 pub(super) struct Pending<S> {
     service: S,
     config: Arc<Config>,
@@ -48,7 +48,7 @@ pub(super) struct Pending<S> {
 // === impl Pending ===
 
 impl<S> Pending<S> {
-    /// Keeps what the request for the rest is made of; `None` where that is too large.
+    /// Keeps the source of the request for the rest; `None` if it is too large.
     pub(super) fn new(
         service: S,
         config: &Arc<Config>,
@@ -103,7 +103,7 @@ where
             }
             EventStream::No => return Poll::Ready(Ok(response.map(ResumeBody::pass))),
         }
-        // The rest may come in other bytes than the server would have sent.
+        // The rest may have other bytes, and another length, than the original.
         response.headers_mut().remove(CONTENT_LENGTH);
         digests::remove(response.headers_mut());
         let Pending { service, config, kept, recognised } = *pending;

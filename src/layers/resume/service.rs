@@ -18,7 +18,7 @@ use crate::event::Event;
 use crate::proto::bodiless;
 use crate::rt::clock;
 
-/// Goes on with streams that broke. See [`ResumeLayer`](crate::ResumeLayer).
+/// Continues streams that broke. See [`ResumeLayer`](crate::ResumeLayer).
 #[derive(Clone)]
 pub struct Resume<S> {
     inner: S,
@@ -49,7 +49,7 @@ impl<S> Resume<S> {
         self.inner
     }
 
-    /// What is kept of a request whose answer may be continued.
+    /// Keeps the parts of a request whose answer may be continued.
     fn keep(&self, request: Request<CallBody>) -> (Request<CallBody>, Option<Pending<S>>)
     where
         S: Clone,
@@ -62,7 +62,7 @@ impl<S> Resume<S> {
         if recognised.is_none() && !restarts {
             return (request, None);
         }
-        // What is compressed cannot be followed.
+        // A compressed stream cannot be followed.
         let accepted = request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let pending = Pending::new(self.inner.clone(), &self.config, &mut request, recognised, restarts);
         if pending.is_some() {

@@ -35,23 +35,22 @@ pin_project! {
     #[project = StageProj]
     enum Stage<F, ResB> {
         Attempt { #[pin] call: F },
-        // The answer that failed is read meanwhile, so that its connection can serve the next attempt.
+        // The failed answer is read meanwhile, so that the next attempt can use its connection.
         Wait { wait: Wait, #[pin] failed: Drain<ResB> },
         // For the service.
         Ready,
     }
 }
 
-/// Until when to wait, and until when to read what failed.
+/// Until when to wait, and until when to read the failed answer.
 #[derive(Clone, Copy)]
 struct Wait {
-    /// `None`: later than the clock can count.
+    /// `None`: beyond the clock's range.
     until: Option<Instant>,
     drain_until: Instant,
 }
 
-/// The rest of an error that has not come within a second is not worth its connection, of which an HTTP/2 stream or a
-/// place in a queue may be held meanwhile.
+/// An error that takes longer is not worth its connection: it may hold an HTTP/2 stream or a place in a queue meanwhile.
 const MAX_DRAIN: Duration = Duration::from_secs(1);
 
 // === impl RetryAfterBackoffFuture ===

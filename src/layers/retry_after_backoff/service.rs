@@ -19,7 +19,7 @@ use crate::policy::retry::{IDEMPOTENCY_KEY, is_idempotent};
 use crate::rt::clock;
 use crate::rt::per_thread::PerThread;
 
-/// Tries again what the service inside fails at. See
+/// Retries failed calls to the service inside. See
 /// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer).
 #[derive(Clone)]
 pub struct RetryAfterBackoff<S> {
@@ -100,7 +100,7 @@ impl Config {
         self.enabled
             && self.policy.attempts > 1
             && request.extensions().get::<NoRetry>().is_none()
-            // What follows its head is a tunnel, and not a body that could be sent again.
+            // A tunnel follows its head, not a body that could be sent again.
             && request.method() != Method::CONNECT
     }
 

@@ -19,7 +19,7 @@ pin_project! {
         // Over, as long as there is no answer.
         #[pin]
         body: ResponseBody<B>,
-        // `None`: a response that this layer does not treat.
+        // `None`: a response that this layer passes untouched.
         state: Option<HeartbeatState<B>>,
     }
 }
@@ -96,7 +96,7 @@ where
             }
             let was_empty = is_empty_data(&polled);
             state.on_unusual(&mut polled);
-            // Data of which all is held back, or removed, is no frame.
+            // Data that is withheld or removed completely is not a frame.
             if was_empty || !is_empty_data(&polled) {
                 return polled;
             }

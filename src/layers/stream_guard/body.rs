@@ -17,11 +17,11 @@ use crate::error::BoxError;
 pin_project! {
     /// The response body of [`StreamGuard`](crate::stream_guard::StreamGuard).
     pub struct StreamGuardBody<B> {
-        // What was read and is still to be handed on.
+        // Data that was read and is still to be forwarded.
         held: VecDeque<Frame<Bytes>>,
         // The memory that it takes.
         reservation: Option<Reservation>,
-        // What the body ends with behind that.
+        // The error of the body after that.
         error: Option<BoxError>,
         watch: BodyWatch,
         #[pin]
@@ -47,12 +47,12 @@ impl<B> StreamGuardBody<B> {
         Self::new(VecDeque::new(), BodyWatch::Nothing, body)
     }
 
-    /// What was read of a body that has failed.
+    /// The data of a body that has failed.
     pub(super) fn failed(held: VecDeque<Frame<Bytes>>, error: BoxError) -> Self {
         Self { held, reservation: None, error: Some(error), watch: BodyWatch::Nothing, body: ResponseBody::Over }
     }
 
-    /// What was read takes this memory until it was handed on.
+    /// Counts the data in this memory until it was forwarded.
     pub(super) fn reserving(self, reservation: Reservation) -> Self {
         Self { reservation: Some(reservation).filter(Reservation::is_counted), ..self }
     }
@@ -102,7 +102,7 @@ where
         Poll::Pending
     }
 
-    /// The inner body is over, or given up: what closes the upstream's connection, whatever is still to be handed on.
+    /// Drops the inner body, which closes the upstream's connection, even if data is still to be forwarded.
     #[cold]
     fn finish(mut self: Pin<&mut Self>, held: impl Iterator<Item = Frame<Bytes>>, error: Option<BoxError>) -> Polled {
         let mut this = self.as_mut().project();
@@ -134,21 +134,21 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        // What is watched is known to be whole only once it was read to its end.
+        // A watched body is complete only when it was read to its end.
         let settled = matches!(self.watch, BodyWatch::Nothing) && self.error.is_none();
         settled && self.held.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         if self.error.is_some() || self.watch.hides_length() {
-            // A server that has sent as many bytes as it was promised does not tell of an error behind them.
+            // After the announced number of bytes the caller would not read an error.
             return SizeHint::default();
         }
         size_with(self.held.iter().filter_map(Frame::data_ref), &self.body.size_hint())
     }
 }
 
-/// Without what is held, which is the model's.
+/// Without the held data, which is the model's.
 impl<B> std::fmt::Debug for StreamGuardBody<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StreamGuardBody").field("held", &self.held.len()).finish_non_exhaustive()

@@ -12,7 +12,7 @@ use super::expected::Expected;
 use super::future::StreamGuardFuture;
 use crate::error::BoxError;
 
-/// Looks whether an answer is what it seems to be. See [`StreamGuardLayer`](crate::StreamGuardLayer).
+/// Checks that answers are complete and no errors. See [`StreamGuardLayer`](crate::StreamGuardLayer).
 #[derive(Clone, Debug)]
 pub struct StreamGuard<S> {
     inner: S,

@@ -13,7 +13,7 @@ use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 
 pin_project! {
-    /// The response body of [`StructuredOutput`](crate::structured_output::StructuredOutput): the upstream's as it comes, or what was read of it.
+    /// The response body of [`StructuredOutput`](crate::structured_output::StructuredOutput): the upstream's, or the collected one.
     pub struct StructuredOutputBody<B> {
         #[pin]
         body: EitherBody<ResponseBody<B>, CallBody>,
@@ -54,7 +54,7 @@ where
     }
 }
 
-/// Without what was read, which is the model's.
+/// Without the data, which is the model's.
 impl<B> fmt::Debug for StructuredOutputBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StructuredOutputBody").finish_non_exhaustive()

@@ -108,7 +108,7 @@ impl CheckedRequest {
         Request::from_parts(self.head.clone(), self.body.clone().into())
     }
 
-    /// The request once more, behind an answer and what is wrong with it: a call of its own, with a key of its own.
+    /// Returns the request again, with the answer and its fault: a new call, with its own key.
     pub(super) fn again(&self, answer: &str, complaint: &Complaint) -> Option<Request<CallBody>> {
         let body = answer_text::ask_again(self.kind, &self.body, answer, &complaint.text())?;
         let mut head = self.head.clone();

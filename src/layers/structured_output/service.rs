@@ -58,7 +58,7 @@ where
     type Error = S::Error;
     type Future = StructuredOutputFuture<S, ResB>;
 
-    /// Always ready where the layer is on: the request is read before the inner service is waited for, in the future.
+    /// Always ready if the layer is on: the future reads the request before it waits for the inner service.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         if self.config.enabled { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
     }

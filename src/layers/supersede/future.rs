@@ -91,7 +91,7 @@ where
         loop {
             let mut this = self.as_mut().project();
             if let Some(message) = this.message.take_if(|message| message.is_superseded()) {
-                // What is inside is dropped, and finds that it is not to wait for another attempt.
+                // The inner call is dropped, and sees that it must not wait for another attempt.
                 this.stage.set(Stage::Refused { kind: Some(RejectionKind::Superseded) });
                 message.superseded();
             }
@@ -118,7 +118,7 @@ where
                         None => response.map(SupersedeBody::untouched),
                     }));
                 }
-                // Polled again after it was over.
+                // Polled again after its end.
                 StageProj::Refused { kind } => {
                     let Some(kind) = kind.take() else { return Poll::Pending };
                     return Poll::Ready(Ok(SupersedeBody::refuse(Rejection::new(kind), RejectionFormat::Http)));

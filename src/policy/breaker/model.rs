@@ -109,7 +109,7 @@ impl Model {
         }
     }
 
-    /// Failures in a row: those of calls that failed, those that were given up, and since when there are any.
+    /// Failures in a row: of failed calls, of cancelled calls, and since when.
     fn run(&self) -> (u64, Vec<Caller>, Option<Instant>) {
         let (mut run, mut before, mut successes) = ((0, vec![], None), (0, vec![], None), 0_u32);
         for said in &self.log {

@@ -20,35 +20,35 @@ pub(crate) struct Demand {
     pub(crate) output: u64,
 }
 
-/// What is allowed of one unit, and how much of it is taken.
+/// The limit of one unit, and how much of it is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bucket {
     pub(crate) unit: Unit,
     pub(crate) source: Source,
-    /// The window that answers call it by, where they name one.
+    /// The window that answers name for it, if any.
     window: Option<Duration>,
     spacing: Spacing,
     /// When it will be full again. In the past it is full.
     tat: Micros,
-    /// Of a rate that was set: what answers say is left. The upstream may allow more at once than we do.
+    /// For a configured rate: the rest that answers report. The upstream may allow a larger burst.
     told: Option<Told>,
 }
 
-/// What answers say is left of a rate that was set.
+/// The reported rest of a configured rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Told {
-    /// When all of it was taken; in the past if something is left.
+    /// The arrival time by the report; in the past if units are left.
     tat: i64,
-    /// When an answer said so. What was reserved before is in it as the upstream counts it.
+    /// When an answer reported it. It includes earlier reservations, as the upstream counts them.
     at: Micros,
 }
 
-/// Where the rate of a bucket comes from.
+/// The source of a bucket's rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// It was set.
+    /// Configured.
     Configured,
-    /// Answers told of it.
+    /// Learned from answers.
     Learned,
 }
 
@@ -61,19 +61,19 @@ struct Spacing {
     burst: Micros,
 }
 
-/// A rate is learned only from a reset that is this many times as long as its sender's resolution: what is rounded to
-/// seconds says nothing of milliseconds.
+/// A rate is learned only from a reset of at least this many times its sender's resolution: a value rounded to seconds
+/// has no milliseconds.
 const RESOLUTIONS: u32 = 20;
-/// The window of a limit for which none is named. Longer ones are recognised by their reset.
+/// The default window of a limit without a named one. Longer windows are recognised by their reset.
 const WINDOW: Micros = 60_000_000;
-/// A longer time is not believed: a limit that was learned in error would not be forgotten before it has passed.
+/// A longer time is not believed: a wrongly learned limit would last that long.
 const LONGEST: Micros = 7 * 24 * 60 * WINDOW;
 
 /// Takes `demand` from all of `buckets`, or from none.
 ///
 /// # Errors
 ///
-/// How long until they have it, where one of them does not.
+/// Returns the wait until all have room, if one has not.
 pub(crate) fn reserve(buckets: &mut [Bucket], demand: &Demand, now: Micros) -> Result<(), Micros> {
     let wait = wait(buckets, &Demand::default(), demand, now);
     if wait > 0 {
@@ -105,7 +105,7 @@ impl Bucket {
         self.spacing.cost(demand.of(self.unit))
     }
 
-    /// What is larger than the bucket goes when it is full.
+    /// A cost larger than the bucket goes when the bucket is full.
     fn wait(&self, ahead: Micros, cost: Micros, now: Micros) -> Micros {
         let taken = self.tat.max(now).saturating_add(ahead);
         let room = self.spacing.burst.saturating_sub(cost);
@@ -124,7 +124,7 @@ impl Bucket {
         }
     }
 
-    /// What a call of `demand` finds taken, so that it waits for what answers say, too.
+    /// The level that a call of `demand` sees, including the rest that answers report.
     pub(crate) fn level(&self, demand: &Demand, now: Micros) -> Micros {
         let cost = self.cost(demand);
         let wait = self.wait(0, cost, now);
@@ -132,7 +132,7 @@ impl Bucket {
         self.tat.saturating_sub(now).max(needed)
     }
 
-    /// Corrects what was `reserved` when its call was sent to what was `used`.
+    /// Corrects the amount `reserved` at `sent` to the amount `used`.
     pub(crate) fn settle(&mut self, reserved: &Demand, used: &Demand, sent: Micros, now: Micros) {
         let (reserved, used) = (self.cost(reserved), self.cost(used));
         self.change(used, reserved, now);
@@ -147,17 +147,17 @@ impl Bucket {
         self.tat = self.tat.max(until.saturating_add(room));
     }
 
-    /// Takes over what an answer said of this limit, and never gives back what it did not know to be taken.
+    /// Applies an answer's report of this limit, but never returns units that the answer did not know to be taken.
     pub(crate) fn observe(&mut self, quota: &Quota, now: Micros) {
         if let (Source::Learned, Some(learned)) = (self.source, learn(quota)) {
             let change = learned.cost(1_000_000).abs_diff(self.spacing.cost(1_000_000));
             if change > self.spacing.cost(1_000_000) / 5
                 || learned.units.abs_diff(self.spacing.units) > learned.units / 5
             {
-                // What is taken stays taken, in units: a time that was counted at the old rate is none at the new one.
+                // Taken units stay taken: a time at the old rate has no meaning at the new one.
                 let taken = self.spacing.units_in(self.reset(now));
                 self.spacing = learned;
-                // What was taken of a larger limit is no debt of a smaller one.
+                // Units taken of a larger limit are not a debt of a smaller one.
                 self.tat = now.saturating_add(learned.cost(taken).min(learned.burst));
             }
         }
@@ -231,7 +231,7 @@ impl Bucket {
     }
 }
 
-/// The bucket of which `quota` speaks, if it says enough.
+/// Returns the bucket that `quota` describes, if it is complete.
 pub(crate) fn learned(quota: &Quota, now: Micros) -> Option<Bucket> {
     let Quota { unit, window, .. } = *quota;
     let mut bucket = Bucket { unit, source: Source::Learned, window, spacing: learn(quota)?, tat: 0, told: None };
@@ -291,19 +291,19 @@ impl Demand {
         }
     }
 
-    /// What it is to a process that has one of `parts` equal parts of a rate.
+    /// Scales the demand for a process with one of `parts` equal parts of a rate.
     pub(crate) fn times(self, parts: u32) -> Self {
         let times = |units: u64| units.saturating_mul(parts.max(1).into());
         Self { requests: times(self.requests), input: times(self.input), output: times(self.output) }
     }
 
-    /// What it is to the whole rate, where it was counted [times](Self::times) `parts`.
+    /// Scales back a demand that was counted [times](Self::times) `parts`.
     pub(crate) fn part(self, parts: u32) -> Self {
         let part = |units: u64| units / u64::from(parts.max(1));
         Self { requests: part(self.requests), input: part(self.input), output: part(self.output) }
     }
 
-    /// What `some` of `all` take, that take this together, by their mean.
+    /// The mean share of `some` of `all` calls in this total demand.
     pub(crate) fn share(self, some: u64, all: u64) -> Self {
         let share = |sum: u64| sum.saturating_mul(some).div_ceil(all.max(1));
         Self { requests: share(self.requests), input: share(self.input), output: share(self.output) }
@@ -624,7 +624,7 @@ mod tests {
             }
         }
 
-        /// What is told to be the wait is the wait.
+        /// The returned wait is exact.
         #[test]
         fn a_call_that_waits_for_the_returned_time_passes(
             rate in rates(),

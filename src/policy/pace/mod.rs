@@ -1,7 +1,7 @@
-//! When a call may be sent to an upstream that limits rates.
+//! Decides when a call may be sent to an upstream with rate limits.
 //!
-//! One [`Pacer`] per credential and model: its buckets, what a 429 said, and at which rate calls start again. Time is an
-//! argument, in microseconds, so that a shared store can do the same arithmetic on its own clock.
+//! One [`Pacer`] per credential and model: its buckets, its pauses, and its restart rate. Time is an argument, in
+//! microseconds, so that a shared store can do the same arithmetic on its own clock.
 
 mod bucket;
 pub(crate) mod estimate;
@@ -17,7 +17,7 @@ pub(crate) use self::turns::{NextTurn, SOON, Turns};
 use super::micros::Micros;
 use crate::proto::rate_limit::{Quota, Unit};
 
-/// What is known of one limit that calls share.
+/// The state of one limit that calls share.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     buckets: Vec<Bucket>,
@@ -29,7 +29,7 @@ pub(crate) struct Pacer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SendDecision {
     Go(Grant),
-    /// To be asked again in this long, or when the pacer changed.
+    /// Ask again after this time, or when the pacer has changed.
     Wait(Micros),
 }
 
@@ -40,11 +40,11 @@ pub(crate) struct Grant {
     pub(crate) demand: Demand,
     pub(crate) sent: Micros,
     probe: bool,
-    /// Of how many buckets it has taken: those that were learned later know of it already.
+    /// The number of buckets charged: later learned buckets already include the call.
     charged: u8,
 }
 
-/// How far apart calls were served of late.
+/// The recent interval between served calls.
 #[derive(Clone, Copy, Debug)]
 struct Tempo {
     interval: Micros,
@@ -52,7 +52,7 @@ struct Tempo {
 }
 
 const SECOND: Micros = 1_000_000;
-/// Calls that start again without a known rate leave at the rate at which calls were served before, within these bounds.
+/// The bounds of the restart interval without a known rate: calls restart at the rate at which they were served before.
 const RESTART: (Micros, Micros) = (SECOND / 100, SECOND);
 /// One in this number of served calls is reported to the pacer.
 pub(crate) const SAMPLE: u32 = 64;
@@ -66,7 +66,7 @@ impl Pacer {
         Self { buckets, pauses: Pauses::new(cap), tempo: Tempo { interval: Micros::MAX, sampled: None } }
     }
 
-    /// Whether a call of `tenant` that takes `demand` may be sent. What it takes is taken.
+    /// Whether a call of `tenant` may be sent. If so, takes its `demand`.
     pub(crate) fn admit(&mut self, tenant: u64, demand: Demand, now: Micros) -> SendDecision {
         if let PauseCheck::Wait(wait) = self.pauses.look(tenant, now) {
             return SendDecision::Wait(wait);
@@ -88,8 +88,8 @@ impl Pacer {
         paused.max(bucket::wait(&self.buckets, ahead, demand, now))
     }
 
-    /// In which time a call that may not be sent now is to be asked for again, if the pacer does not change before. A probe may
-    /// have said something long before that, which is why this is no [`wait`](Self::wait) to refuse a call for.
+    /// After what time to ask again for a call that may not be sent now, unless the pacer changes before. A probe may end
+    /// the pause much sooner, so this is no [`wait`](Self::wait) for which to refuse a call.
     pub(crate) fn next_look(&self, tenant: u64, demand: &Demand, now: Micros) -> Micros {
         let paused = match self.pauses.look(tenant, now) {
             PauseCheck::Wait(wait) => wait,
@@ -98,7 +98,7 @@ impl Pacer {
         paused.max(bucket::wait(&self.buckets, &Demand::default(), demand, now))
     }
 
-    /// The head of a call that was no refusal. Returns whether others may be sent because of it.
+    /// A call was served. Returns whether other calls may be sent because of it.
     pub(crate) fn served(&mut self, grant: &Grant) -> bool {
         self.pauses.passed(grant.tenant, grant.sent)
     }
@@ -108,13 +108,13 @@ impl Pacer {
         self.pauses.is_calm()
     }
 
-    /// As many calls as a [`SAMPLE`] were served since this was last called.
+    /// Another [`SAMPLE`] of calls was served.
     pub(crate) fn sample(&mut self, now: Micros) {
         let apart = |sampled| now.saturating_sub(sampled) / u64::from(SAMPLE);
         self.tempo = Tempo { interval: self.tempo.sampled.map_or(Micros::MAX, apart), sampled: Some(now) };
     }
 
-    /// The upstream refused a call for its rate. Returns until when all calls are paused, where that is new.
+    /// Notes a 429. Returns until when all calls are paused, if that is new.
     pub(crate) fn throttled(&mut self, grant: &Grant, hint: Option<Micros>, now: Micros) -> Option<Micros> {
         let Grant { tenant, demand, sent, .. } = *grant;
         // It was a request; its tokens were not used.
@@ -127,12 +127,12 @@ impl Pacer {
         Some(until)
     }
 
-    /// Whether one call is to find out that the pause of all is over.
+    /// Whether one call will find out that the pause of all is over.
     pub(crate) fn finds_out(&self) -> bool {
         self.pauses.finds_out()
     }
 
-    /// Another process, with the same limit, was told to wait for this long; `finds_out`: or for longer.
+    /// Pauses for another process's 429 on the same limit; `finds_out`: the upstream may want longer.
     pub(crate) fn pause(&mut self, wait: Micros, finds_out: bool, now: Micros) {
         let interval = self.restart_interval(now);
         let Some(until) = self.pauses.pause(wait, finds_out, interval, now) else { return };
@@ -141,13 +141,13 @@ impl Pacer {
         }
     }
 
-    /// Those that all wait for one instant would else meet the next 429 together.
+    /// Without an interval, all calls that wait for one instant would get the next 429 together.
     fn restart_interval(&self, now: Micros) -> Micros {
         let is_spaced = self.buckets.iter().any(|bucket| bucket.unit == Unit::Requests);
         if is_spaced { 0 } else { self.tempo.interval(now).clamp(RESTART.0, RESTART.1) }
     }
 
-    /// The call was not sent, or nothing is known of it.
+    /// The call was not sent, or its result is unknown.
     pub(crate) fn give_back(&mut self, grant: &Grant, was_sent: bool, now: Micros) {
         if !was_sent {
             self.settle(grant, &Demand::default(), now);
@@ -157,20 +157,20 @@ impl Pacer {
         }
     }
 
-    /// More tokens than the tightest limit allows in its time, or in a minute, are used by no call.
+    /// The most tokens of a single call: those that the tightest limit allows in its period, or in a minute.
     pub(crate) fn most_tokens(&self) -> u64 {
         let of_tokens = self.buckets.iter().filter(|bucket| bucket.unit != Unit::Requests);
         of_tokens.map(Bucket::most).min().unwrap_or(u64::MAX)
     }
 
-    /// Corrects what a call has taken to what it used.
+    /// Corrects the charge of a call to its usage.
     pub(crate) fn settle(&mut self, grant: &Grant, used: &Demand, now: Micros) {
         for bucket in self.buckets.iter_mut().take(grant.charged.into()) {
             bucket.settle(&grant.demand, used, grant.sent, now);
         }
     }
 
-    /// Takes over what an answer says of limits; `learn`: also limits that are not known yet.
+    /// Applies an answer's reported limits; `learn`: also new ones.
     pub(crate) fn observe(&mut self, quotas: &[Quota], learn: bool, now: Micros) {
         for quota in quotas {
             let mut known = false;
@@ -193,7 +193,7 @@ impl Pacer {
         &self.buckets
     }
 
-    /// Whether it knows nothing that matters now, and may be forgotten: what an upstream told of its limits is told again.
+    /// Whether it holds no state that matters, and may be evicted: upstreams report their limits again.
     pub(crate) fn is_idle(&mut self, now: Micros) -> bool {
         self.pauses.forget(now) && self.buckets.iter().all(|bucket| bucket.full_at() <= now)
     }
@@ -203,12 +203,12 @@ impl Pacer {
         self.pauses.forget(now) && self.buckets.is_empty()
     }
 
-    /// What holds a call of `tenant`, whatever the buckets have.
+    /// Returns what holds a call of `tenant` back, independent of the buckets.
     pub(crate) fn hold(&self, tenant: u64, now: Micros) -> Hold {
         self.pauses.hold(tenant, now)
     }
 
-    /// Whether a tenant waits for something that others do not wait for.
+    /// Whether a tenant waits for a reason of its own.
     pub(crate) fn is_paused_alone(&self, tenant: u64, now: Micros) -> bool {
         self.pauses.is_paused_alone(tenant, now)
     }
@@ -217,7 +217,7 @@ impl Pacer {
 // === impl Grant ===
 
 impl Grant {
-    /// Of a call that was sent while nothing limited it.
+    /// The grant of a call that was sent without limits.
     pub(crate) const fn unlimited(tenant: u64, demand: Demand) -> Self {
         Self { tenant, demand, sent: 0, probe: false, charged: 0 }
     }
@@ -226,7 +226,7 @@ impl Grant {
 // === impl Tempo ===
 
 impl Tempo {
-    /// As it was, or as it has become if nothing was served for longer.
+    /// The last interval, or the time since the last served call if that is longer.
     fn interval(&self, now: Micros) -> Micros {
         let since = self.sampled.map_or(Micros::MAX, |sampled| now.saturating_sub(sampled) / u64::from(SAMPLE));
         self.interval.max(since)
