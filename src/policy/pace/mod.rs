@@ -226,7 +226,7 @@ impl Grant {
 // === impl Tempo ===
 
 impl Tempo {
-    /// The last interval, or the time since the last served call if that is longer.
+    /// The last measured interval, or a longer one if no sample of calls was served for that long.
     fn interval(&self, now: Micros) -> Micros {
         let since = self.sampled.map_or(Micros::MAX, |sampled| now.saturating_sub(sampled) / u64::from(SAMPLE));
         self.interval.max(since)
