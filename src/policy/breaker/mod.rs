@@ -244,6 +244,7 @@ impl Breaker {
 
     fn admit_now(&mut self, now: Instant) -> CircuitDecision {
         let half = match &mut self.state {
+            State::HalfOpen(_) if self.is_held => return CircuitDecision::Refused { retry_after: Some(HELD) },
             State::HalfOpen(half) => half,
             State::Isolated { .. } => return CircuitDecision::Refused { retry_after: None },
             _ => return self.granted(CallRole::Call),

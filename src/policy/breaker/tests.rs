@@ -741,6 +741,11 @@ fn a_call_that_may_not_probe_gets_a_retry_after_of_one_second() {
     assert_eq!(circuit.pass(S).admit(), refused(S));
     circuit.machine.is_held = false;
     circuit.grant();
+    // Half-open, with a probe that gets no answer: the next one is due.
+    circuit.machine.is_held = true;
+    assert_eq!(circuit.pass(60 * S).admit(), refused(S));
+    circuit.machine.is_held = false;
+    circuit.grant();
 }
 
 #[test]

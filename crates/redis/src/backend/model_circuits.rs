@@ -56,10 +56,10 @@ impl CircuitBackend for Model {
         let fleet = state.circuits.entry(circuit).or_default();
         fleet.forget(now);
         let open_for = fleet.open_for(now);
-        if !open_for.is_zero() {
-            return Ok(ProbeLease::Wait(open_for));
-        }
         match &mut fleet.probe {
+            held if !open_for.is_zero() && held.is_none_or(|(other, _)| other != token) => {
+                Ok(ProbeLease::Wait(open_for))
+            }
             Some((other, until)) if *other != token => Ok(ProbeLease::Wait(until.left(now))),
             held => {
                 *held = Some((token, Lasting::until(now + lease, now)));

@@ -147,11 +147,7 @@ impl<B: CircuitBackend> Circuits<B> {
                 watched.hold(open_for);
                 self.give_back(id, lease).await;
             }
-            Meaning::Probes => {
-                if let Probe::Ours { give_back_at, .. } = &mut watched.probe {
-                    *give_back_at = None;
-                }
-            }
+            Meaning::Probes => {}
             Meaning::Closed => {
                 let lease = watched.lease();
                 watched.probe = Probe::None;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::backend::{
-    BackendError, CircuitBackend, CircuitId, GivenOrder, HeldOrder, ProbeVerdict, Process, Token, Votes,
+    BackendError, CircuitBackend, CircuitId, GivenOrder, HeldOrder, ProbeLease, ProbeVerdict, Process, Token, Votes,
 };
 
 /// Everything to report about one circuit.
@@ -18,6 +18,7 @@ pub(super) struct Owed {
 
 /// Redis's replies.
 pub(super) struct Told {
+    pub(super) renewed: Option<(Token, Result<ProbeLease, BackendError>)>,
     pub(super) verdict: Option<(Token, ProbeVerdict, Result<bool, BackendError>)>,
     pub(super) vote: Option<Result<Votes, BackendError>>,
     pub(super) order: Option<Result<HeldOrder, BackendError>>,
@@ -35,10 +36,10 @@ impl Owed {
     /// The verdict goes first: a later success would clear a vote sent before it.
     pub(super) async fn tell<B: CircuitBackend>(self, backend: B, id: CircuitId, process: Process) -> Told {
         let Self { renewed, verdict, vote, order } = self;
-        if let Some(lease) = renewed {
-            // On failure the next look repeats it.
-            let _ = backend.probe(id, lease, PROBE_LEASE).await;
-        }
+        let renewed = match renewed {
+            Some(lease) => Some((lease, backend.probe(id, lease, PROBE_LEASE).await)),
+            None => None,
+        };
         let verdict = match verdict {
             Some((lease, verdict)) => {
                 Some((lease, verdict, backend.verdict(id, lease, process, verdict, ACTIVE).await))
@@ -53,6 +54,6 @@ impl Owed {
             Some(order) => Some(backend.order(id, process, order).await),
             None => None,
         };
-        Told { verdict, vote, order }
+        Told { renewed, verdict, vote, order }
     }
 }

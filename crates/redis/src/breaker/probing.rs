@@ -50,12 +50,14 @@ impl ProbeStep {
 impl Watched {
     /// What to do for the probe now; `None`: nothing.
     pub(super) fn next_step(&mut self, now: Instant) -> Option<ProbeStep> {
-        // The caller of the probe has left, which changes no state.
-        let is_left = !self.is_probing();
-        if let Probe::Ours { give_back_at: at @ None, .. } = &mut self.probe
-            && is_left
-        {
-            *at = Some(now + NO_CALL);
+        let is_probing = self.is_probing();
+        if let Probe::Ours { give_back_at, .. } = &mut self.probe {
+            match give_back_at {
+                Some(_) if is_probing => *give_back_at = None,
+                // The caller of the probe has left, which changes no state.
+                None if !is_probing => *give_back_at = Some(now + NO_CALL),
+                _ => {}
+            }
         }
         match self.probe {
             Probe::Held { ask_at, refused, .. } if ask_at <= now => {
@@ -74,6 +76,17 @@ impl Watched {
                 Some(ProbeStep::GiveBack(lease))
             }
             _ => None,
+        }
+    }
+
+    /// Handles the reply to a renewed lease. On failure the next look repeats it.
+    pub(super) fn renewed(&mut self, lease: Token, renewed: &Result<ProbeLease, BackendError>) {
+        match renewed {
+            // Redis had lost the lease, and another process probes or is about to. This one sends no further probe.
+            Ok(ProbeLease::Wait(wait)) if self.lease() == Some(lease) => {
+                self.hold(jittered((*wait).clamp(SHORTEST_WAIT, ASK_EVERY)));
+            }
+            _ => {}
         }
     }
 

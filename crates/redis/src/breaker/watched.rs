@@ -202,7 +202,10 @@ impl Watched {
 
     /// Records whether Redis took what was [owed](Self::owed).
     pub(super) fn reported(&mut self, told: Told) {
-        let Told { verdict, vote, order } = told;
+        let Told { renewed, verdict, vote, order } = told;
+        if let Some((lease, renewed)) = renewed {
+            self.renewed(lease, &renewed);
+        }
         if let Some((lease, verdict, taken)) = verdict {
             self.verdict_reported(lease, verdict, &taken);
         }

@@ -1,9 +1,9 @@
 -- KEYS b l   ARGV token lease_ms   -> {1, unanswered probes so far} | {0, ms to wait}
-local u = open_until(KEYS[1])
-if u > now then return {0, u - now} end
-local held, left = redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2])
--- Unless it is the caller's own, which is renewed, or whose reply was lost.
-if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then
+local u, held, left = open_until(KEYS[1]), redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2])
+-- The caller's own is renewed, or its reply was lost. Even if another process has opened the circuit since: the probe continues.
+local is_ours = held and string.sub(held, 1, #ARGV[1]) == ARGV[1]
+if u > now and not is_ours then return {0, u - now} end
+if held and not is_ours then
   -- At most its length from now, in case this clock has gone back.
   local lease = tonumber(string.sub(held, #ARGV[1] + 1))
   if left > lease then redis.call('PEXPIRE', KEYS[2], lease) end

@@ -12,7 +12,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitOrder, CircuitState};
 use tower_buttress_redis::backend::{
-    CircuitBackend, CircuitGroup, GivenOrder, NumberedOrder, ProbeLease, Process as ProcessId, Token,
+    CircuitBackend, CircuitGroup, GivenOrder, NumberedOrder, ProbeLease, ProbeVerdict, Process as ProcessId, Token,
 };
 use tower_buttress_redis::{FleetBreaker, Model, Redis};
 
@@ -746,4 +746,124 @@ async fn a_probe_whose_caller_leaves_lets_another_process_test_the_upstream() {
     let circuit = CircuitGroup::new("models").circuit(None);
     let lease = model.probe(circuit, Token::random(), Duration::from_secs(1)).await.unwrap();
     assert!(matches!(lease, ProbeLease::Granted { .. }), "{lease:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_keeps_its_lease_when_another_process_opens_the_circuit() {
+    let (model, upstream) = (Model::new(), down());
+    let process = process(model.clone(), &upstream);
+    settle().await;
+    process.calls(5).await;
+    upstream.is_down.store(false, SeqCst);
+    upstream.hangs.store(150, SeqCst);
+    tokio::time::sleep(OPEN + Duration::from_millis(1_200)).await;
+    let circuit = CircuitGroup::new("models").circuit(None);
+    let others = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let open_for = Duration::from_secs(60);
+        model.vote(circuit, ProcessId::random(), open_for, open_for).await.unwrap();
+        for second in 0..120 {
+            let lease = model.probe(circuit, Token::random(), Duration::from_secs(1)).await.unwrap();
+            assert!(matches!(lease, ProbeLease::Wait(_)), "{second} s after that: {lease:?}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    assert_eq!(tokio::join!(process.call(), others).0, StatusCode::OK);
+    // Its answer counts.
+    settle().await;
+    let votes = model.look(circuit, ProcessId::random(), Duration::from_secs(1)).await.unwrap();
+    assert_eq!((process.state(), votes.votes), (CircuitState::Closed, 0));
+}
+
+/// A lease is renewed while another process has the circuit open, and a new one is not granted.
+async fn a_lease_is_renewed_while_the_circuit_is_open<B: CircuitBackend>(backend: B) {
+    const LEASE: Duration = Duration::from_secs(30);
+    let (circuit, [ours, other]) = (CircuitGroup::new("models").circuit(None), [Token::random(), Token::random()]);
+    let ask = async |token, lease| backend.probe(circuit, token, lease).await.unwrap();
+    let granted = ProbeLease::Granted { unanswered: 0 };
+    assert_eq!(ask(ours, LEASE).await, granted);
+    let open_for = Duration::from_secs(1);
+    backend.vote(circuit, ProcessId::random(), open_for, open_for).await.unwrap();
+    assert_eq!(ask(ours, LEASE * 20).await, granted);
+    let begun = std::time::Instant::now();
+    loop {
+        match ask(other, LEASE).await {
+            ProbeLease::Wait(wait) if wait > open_for => break assert!(wait > LEASE, "{wait:?}"),
+            ProbeLease::Wait(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            ProbeLease::Granted { .. } => panic!("another process has it"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "it stays open");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_while_the_circuit_is_open_in_the_model_as_in_redis() {
+    a_lease_is_renewed_while_the_circuit_is_open(Model::new()).await;
+    tokio::time::resume();
+    let server = Server::start();
+    a_lease_is_renewed_while_the_circuit_is_open(server.redis()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_whose_lease_is_anothers_makes_no_further_probe() {
+    let (model, upstream) = (Model::new(), down());
+    let process = process(model.clone(), &upstream);
+    settle().await;
+    process.calls(5).await;
+    upstream.hangs.store(150, SeqCst);
+    tokio::time::sleep(OPEN + Duration::from_millis(1_200)).await;
+    let circuit = CircuitGroup::new("models").circuit(None);
+    let others = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = upstream.calls.load(SeqCst);
+        // The backend has forgotten the lease, and another process is faster.
+        model.restart();
+        let lease = model.probe(circuit, Token::random(), Duration::from_secs(100)).await.unwrap();
+        assert!(matches!(lease, ProbeLease::Granted { .. }), "{lease:?}");
+        // Without the other process one would be due after each open time.
+        for _ in 0..90 {
+            assert_eq!(process.call().await, StatusCode::SERVICE_UNAVAILABLE);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(upstream.calls.load(SeqCst), before);
+    };
+    tokio::join!(process.call(), others);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_whose_probe_was_left_waits_while_another_tests_the_upstream() {
+    let (model, upstream) = (Model::new(), down());
+    let process = process(model.clone(), &upstream);
+    settle().await;
+    process.calls(5).await;
+    upstream.hangs.store(150, SeqCst);
+    tokio::time::sleep(OPEN + Duration::from_millis(1_200)).await;
+    assert!(tokio::time::timeout(Duration::from_secs(1), process.call()).await.is_err());
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    let (circuit, before) = (CircuitGroup::new("models").circuit(None), upstream.calls.load(SeqCst));
+    let (token, lease) = (Token::random(), Duration::from_secs(30));
+    let granted = model.probe(circuit, token, lease).await.unwrap();
+    assert!(matches!(granted, ProbeLease::Granted { .. }), "{granted:?}");
+    for _ in 0..25 {
+        assert_eq!(process.call().await, StatusCode::SERVICE_UNAVAILABLE);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(upstream.calls.load(SeqCst), before);
+    // The other gives up, and this process has calls to test it with. However long that takes, it has the lease.
+    model.verdict(circuit, token, ProcessId::random(), ProbeVerdict::GivenBack, lease).await.unwrap();
+    upstream.is_down.store(false, SeqCst);
+    let begun = Instant::now();
+    let ours = async {
+        while process.call().await != StatusCode::OK {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(begun.elapsed() < OPEN * 4, "it is not tested");
+        }
+    };
+    let others = async {
+        tokio::time::sleep(OPEN * 4).await;
+        let lease = model.probe(circuit, token, lease).await.unwrap();
+        assert!(matches!(lease, ProbeLease::Wait(_)), "{lease:?}");
+    };
+    tokio::join!(ours, others);
+    assert_eq!(process.state(), CircuitState::Closed);
 }
