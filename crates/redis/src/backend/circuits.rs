@@ -64,16 +64,16 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         async move { Ok(held) }
     }
 
-    /// Repeats an order that the engine may have forgotten. The engine takes it unless it knows one with a higher
-    /// number. Returns the order that holds. Default: the given one.
+    /// Repeats an order that the engine may have forgotten, and that is at least as old as its `age`. The engine takes
+    /// it unless it knows one with a higher number. Returns the order that holds. Default: the given one.
     fn order_again(
         &self,
         circuit: CircuitId,
         process: Process,
-        order: NumberedOrder,
+        order: HeldOrder,
     ) -> impl Future<Output = Result<HeldOrder, BackendError>> + Send {
         let _ = (circuit, process);
-        async move { Ok(HeldOrder { order, age: Duration::ZERO }) }
+        async move { Ok(order) }
     }
 
     /// The order that holds for this circuit. Default: none.
@@ -191,8 +191,7 @@ pub struct OrderNews {
     pub age: Duration,
     /// The process that sent it.
     pub process: Process,
-    /// Whether it was [repeated](CircuitBackend::order_again): then its age comes from the engine's clock, which may
-    /// have jumped.
+    /// Whether it was [repeated](CircuitBackend::order_again): then it may be older than `age`.
     pub is_again: bool,
 }
 

@@ -22,8 +22,14 @@ static ANSWERED: Script = Script::new("answered", include_str!("../scripts/answe
 pub trait ConversationBackend: Clone + Send + Sync + 'static {
     /// Reports a message and when it came. The newest message gets the next number of its conversation, and the other
     /// processes hear of it. It supersedes the previous one, unless that was [answered](Self::answered). A message
-    /// that came more than 0.1 s ago, and before the newest, is superseded.
-    fn newest(&self, message: Message, came: Instant) -> impl Future<Output = Result<Newest, BackendError>> + Send;
+    /// that came more than 0.1 s ago, and before the newest, is superseded. The number is above `known`, the highest
+    /// one that the process knows, even if the engine has forgotten it and its clock has gone back.
+    fn newest(
+        &self,
+        message: Message,
+        came: Instant,
+        known: u64,
+    ) -> impl Future<Output = Result<Newest, BackendError>> + Send;
 
     /// Reports that a message has a final answer, so that a newer one does not supersede it. Another call of the
     /// message, reported by [`newest`](Self::newest), puts it in flight again. `false`: another message is the newest,
@@ -110,13 +116,15 @@ impl ConversationNews {
 }
 
 impl ConversationBackend for Redis {
-    async fn newest(&self, message: Message, came: Instant) -> Result<Newest, BackendError> {
+    async fn newest(&self, message: Message, came: Instant, known: u64) -> Result<Newest, BackendError> {
         // By the clock of Redis, if known, so that a Redis that was frozen sees that the command is late.
         let at = self.clock_at(came);
-        match self.send_newest(message, came, at).await? {
+        match self.send_newest(message, came, at, known).await? {
             // The message came before the newest, by a clock that may have jumped since. Ask again by age: Redis
             // answers now, so the age is correct.
-            None if at.is_some() => Ok(self.send_newest(message, came, None).await?.unwrap_or(Newest::Superseded)),
+            None if at.is_some() => {
+                Ok(self.send_newest(message, came, None, known).await?.unwrap_or(Newest::Superseded))
+            }
             newest => Ok(newest.unwrap_or(Newest::Superseded)),
         }
     }
@@ -140,6 +148,7 @@ impl Redis {
         message: Message,
         came: Instant,
         at: Option<u64>,
+        known: u64,
     ) -> Result<Option<Newest>, BackendError> {
         let Message { conversation, payload } = message;
         let names = self.names();
@@ -153,7 +162,8 @@ impl Redis {
             .arg([*conversation.as_bytes(), *payload.as_bytes()].concat())
             .arg(at.unwrap_or(0))
             .arg(whole_millis(came.elapsed()))
-            .arg(whole_millis(AT_ONCE));
+            .arg(whole_millis(AT_ONCE))
+            .arg(known);
         let sent = Instant::now();
         let Value::Array(reply) = self.call(&command).await? else { return Err(unexpected()) };
         let [Value::Int(number), Value::Int(what), Value::Int(now), payloads @ ..] = reply.as_slice() else {
@@ -178,7 +188,7 @@ mod model {
     use super::*;
 
     impl ConversationBackend for Model {
-        async fn newest(&self, message: Message, came: Instant) -> Result<Newest, BackendError> {
+        async fn newest(&self, message: Message, came: Instant, numbered: u64) -> Result<Newest, BackendError> {
             let Message { conversation, payload } = message;
             let mut state = self.reach()?;
             let (now, millis, age) = (state.now(), state.millis(), came.elapsed());
@@ -204,7 +214,7 @@ mod model {
             if let Some(newest) = known.newest.filter(|_| !known.is_answered) {
                 known.supersede(newest, now);
             }
-            known.number = millis.max(known.number + 1);
+            known.number = millis.max(known.number.max(numbered) + 1);
             (known.newest, known.is_answered) = (Some(payload), false);
             (known.came, known.until) = (Some(came), now + KEPT);
             let newest = Newest::number(known.number, known.payloads());

@@ -114,7 +114,7 @@ impl CircuitBackend for Model {
         let held = state.order(circuit).map(|(held, _)| *held);
         let told = &mut state.circuits.entry(circuit).or_default().told;
         if let Some(held) = held.filter(|_| told.contains(&id)) {
-            return Ok(state.hold(circuit, process, held, None));
+            return Ok(state.hold(circuit, process, HeldOrder { order: held, age: Duration::ZERO }, true));
         }
         told.push(id);
         told.drain(..told.len().saturating_sub(MOST_TOLD));
@@ -122,16 +122,17 @@ impl CircuitBackend for Model {
         if age <= whole_millis(AT_ONCE) || held.is_some_and(|held| held.number > now + age) {
             number = number.max(now).max(held.map_or(0, |held| held.number) + 1);
         }
-        Ok(state.hold(circuit, process, NumberedOrder { number, order }, Some(age)))
+        let (order, age) = (NumberedOrder { number, order }, Duration::from_millis(age));
+        Ok(state.hold(circuit, process, HeldOrder { order, age }, false))
     }
 
     async fn order_again(
         &self,
         circuit: CircuitId,
         process: Process,
-        order: NumberedOrder,
+        order: HeldOrder,
     ) -> Result<HeldOrder, BackendError> {
-        Ok(self.reach()?.hold(circuit, process, order, None))
+        Ok(self.reach()?.hold(circuit, process, order, true))
     }
 
     async fn ordered(&self, circuit: CircuitId) -> Result<Option<HeldOrder>, BackendError> {
@@ -157,16 +158,13 @@ impl State {
         fleet.order.as_mut()
     }
 
-    /// Takes an order, unless there is one with a higher number. Returns the one that holds. `age`: milliseconds since
-    /// it was given; `None`: it is repeated.
-    fn hold(&mut self, circuit: CircuitId, process: Process, order: NumberedOrder, age: Option<u64>) -> HeldOrder {
-        let (until, millis) = (self.now() + ORDER_KEPT, self.millis());
-        let since = |number| Duration::from_millis(millis.saturating_sub(number));
+    /// Takes an order, unless there is one with a higher number. Returns the one that holds.
+    fn hold(&mut self, circuit: CircuitId, process: Process, told: HeldOrder, is_again: bool) -> HeldOrder {
+        let (until, millis, HeldOrder { order, age }) = (self.now() + ORDER_KEPT, self.millis(), told);
         if let Some((held, _)) = self.order(circuit).filter(|(held, _)| order.number <= held.number) {
-            return HeldOrder { order: *held, age: since(held.number) };
+            return HeldOrder { order: *held, age: Duration::from_millis(millis.saturating_sub(held.number)) };
         }
         self.circuits.entry(circuit).or_default().order = Some((order, until));
-        let (is_again, age) = (age.is_none(), age.map_or(since(order.number), Duration::from_millis));
         self.publish(Channel::Circuits(circuit.group), &OrderNews { circuit, order, age, process, is_again }.encode());
         HeldOrder { order, age }
     }

@@ -112,9 +112,10 @@ impl CircuitBackend for Redis {
         &self,
         circuit: CircuitId,
         process: Process,
-        order: NumberedOrder,
+        HeldOrder { order, age }: HeldOrder,
     ) -> Result<HeldOrder, BackendError> {
-        held(&self.call(&self.order_command(circuit, process, order)).await?)?.ok_or_else(unexpected)
+        let command = self.order_command(circuit, process, order).arg(whole_millis(age));
+        held(&self.call(&command).await?)?.ok_or_else(unexpected)
     }
 
     async fn ordered(&self, circuit: CircuitId) -> Result<Option<HeldOrder>, BackendError> {

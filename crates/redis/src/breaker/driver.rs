@@ -108,6 +108,7 @@ impl<B: CircuitBackend> Circuits<B> {
             opened: None,
             order: None,
             order_given: None,
+            obeyed_since: Instant::now(),
             owes_order: None,
         });
         id
@@ -193,19 +194,12 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    /// Obeys the order that Redis holds. If Redis holds none, or an older one, it has forgotten the order that this
-    /// process obeys, and gets it again.
+    /// Obeys the order that Redis holds, or repeats the one that this process obeys.
     async fn on_held_order(&mut self, id: CircuitId, held: Option<HeldOrder>) {
-        let Some(watched) = self.circuits.get_mut(&id) else { return };
-        if held.is_some_and(|held| watched.obey(held.order, held.age)) {
-            return;
-        }
-        let Some(own) = watched.order else { return };
-        if held.is_none_or(|held| held.order.number < own.number) {
-            let told = self.backend.order_again(id, self.process, own).await;
-            if let (Ok(held), Some(watched)) = (told, self.circuits.get_mut(&id)) {
-                watched.obey(held.order, held.age);
-            }
+        let Some(own) = self.circuits.get_mut(&id).and_then(|watched| watched.obey_held(held)) else { return };
+        let told = self.backend.order_again(id, self.process, own).await;
+        if let (Ok(held), Some(watched)) = (told, self.circuits.get_mut(&id)) {
+            watched.obey(held.order, held.age);
         }
     }
 

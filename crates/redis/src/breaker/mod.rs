@@ -50,8 +50,8 @@ use crate::driver::Updates;
 /// - *An operator gives an order* ([`order_everywhere`](tower_buttress::CircuitBreakerHandle::order_everywhere)):
 ///   every process applies it within milliseconds; one that missed it with its next look, a new one with its first. It
 ///   holds until the next order. If Redis restarts empty, a process that obeys the order sends it again. Redis forgets
-///   it after a day without readers. The later of two orders wins, also if Redis got it late or its clock has jumped.
-///   A circuit that opened after it was due to close stays open.
+///   it after a day without readers. The later of two orders wins, also if Redis got it late or its clock has jumped;
+///   if both happen to one order, an earlier one may win. A circuit that opened after it was due to close stays open.
 /// - *A circuit is set by hand otherwise, or closed by a health probe*: only in this process.
 ///
 /// Processes with different settings (windows, thresholds) can share circuits, because they share results. Their keys

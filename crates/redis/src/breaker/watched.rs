@@ -24,6 +24,8 @@ pub(super) struct Watched {
     /// When the operator gave it, by this process's clock; `None`: only the engine's clock tells, which may have
     /// jumped.
     pub(super) order_given: Option<Instant>,
+    /// Since when it obeys that order.
+    pub(super) obeyed_since: Instant,
     /// An order of an operator in this process that Redis does not know yet.
     pub(super) owes_order: Option<GivenOrder>,
 }
@@ -67,6 +69,10 @@ pub(super) enum Meaning {
 /// Of two orders given within this time the higher number wins: news of an order may be delayed this long, so that it
 /// seems later than it was.
 const ORDERS_APART: Duration = Duration::from_secs(1);
+
+/// How far an order that is repeated because it is the later one is numbered above the other: no order sent meanwhile gets
+/// the same number.
+const ABOVE: u64 = 1_000;
 
 /// How often this process repeats a verdict that Redis did not take.
 pub(super) const LOOK_OWED: Duration = Duration::from_millis(500);
@@ -147,34 +153,51 @@ impl Watched {
         probe.map_or(self.look_at, |probe| probe.min(self.look_at))
     }
 
-    /// Obeys an order that is later than the last one and was given `age` ago. Returns whether it is later.
-    pub(super) fn obey(&mut self, order: NumberedOrder, age: Duration) -> bool {
-        let is_later = self.order.is_none_or(|last| last.number < order.number);
-        if is_later {
-            (self.order, self.order_given) = (Some(order), None);
-            if !self.is_outdated(order.order, age) {
-                self.circuit.obey(order.order);
-            }
+    /// Obeys an order that is later than the last one and was given `age` ago.
+    pub(super) fn obey(&mut self, order: NumberedOrder, age: Duration) {
+        if self.order.is_none_or(|last| last.number < order.number) {
+            self.change_order(order, age);
         }
-        is_later
     }
 
-    /// Handles an order of another process. It may be older than the one obeyed here and still have a higher number,
-    /// if the engine's clock jumped in between. Then this process repeats its own order, with a number above it.
+    fn change_order(&mut self, order: NumberedOrder, age: Duration) {
+        (self.order, self.order_given, self.obeyed_since) = (Some(order), None, Instant::now());
+        if !self.is_outdated(order.order, age) {
+            self.circuit.obey(order.order);
+        }
+    }
+
+    /// Obeys the order that Redis holds, or returns the one to repeat: Redis has lost it, or holds an earlier one.
+    pub(super) fn obey_held(&mut self, held: Option<HeldOrder>) -> Option<HeldOrder> {
+        let number = held.map_or(0, |held| held.order.number);
+        match (held, self.order) {
+            // Of two orders with the same number the one that Redis holds wins everywhere.
+            (Some(HeldOrder { order, age }), own) if own.is_none_or(|own| own.number <= number && own != order) => {
+                self.change_order(order, age);
+            }
+            _ => {}
+        }
+        let age = self.order_given.unwrap_or(self.obeyed_since).elapsed();
+        self.order.filter(|own| number < own.number).map(|order| HeldOrder { order, age })
+    }
+
+    /// Handles news of an order. An order from before the one that is obeyed here may have the higher number, because the
+    /// engine's clock jumped or it has lost the later one. Then this process repeats the later one, with a number above.
     pub(super) fn hear_order(&mut self, news: &OrderNews) {
         let OrderNews { order, age, is_again, .. } = *news;
-        let given = (!is_again).then(|| Instant::now().checked_sub(age)).flatten();
-        if let (Some(given), Some(obeyed), Some(obeyed_given)) = (given, &mut self.order, self.order_given)
-            && obeyed.number < order.number
-            && given + ORDERS_APART < obeyed_given
+        let latest = Instant::now().checked_sub(age);
+        if let (Some(latest), Some(obeyed), Some(given)) = (latest, &mut self.order, self.order_given)
+            && *obeyed != order
+            && obeyed.number <= order.number
+            && latest + ORDERS_APART < given
         {
-            obeyed.number = order.number.saturating_add(1);
+            obeyed.number = order.number.saturating_add(ABOVE);
             self.look_at = Instant::now();
             return;
         }
         self.obey(order, age);
         if self.order == Some(order) {
-            self.order_given = given.or(self.order_given);
+            self.order_given = latest.filter(|_| !is_again).or(self.order_given);
         }
     }
 

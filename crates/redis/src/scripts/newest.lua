@@ -1,4 +1,4 @@
--- KEYS n s c   ARGV payload remember_ms keep_ms message came_ms age_ms late_ms
+-- KEYS n s c   ARGV payload remember_ms keep_ms message came_ms age_ms late_ms known
 -- came_ms: when it came, by this clock; 0: it came age_ms ago
 -- {number, what, now, superseded payloads..}: 0 newest, new | 1 newest, repeated | 2 superseded
 -- | 3 older than the newest, by came_ms
@@ -41,8 +41,9 @@ if is_older then
   return {last, 2, now}
 end
 if v[2] and not v[4] then supersede(v[2]) end
--- Numbers continue if Redis has lost the last one.
-local number = string.format('%.0f', math.max(now, last + 1))
+-- Numbers continue if Redis has lost the last one. They stay above the one that the process knows (known), even if this clock has
+-- gone back.
+local number = string.format('%.0f', math.max(now, last + 1, ARGV[8] + 1))
 redis.call('HSET', KEYS[1], 'n', number, 'f', ARGV[1], 'b', string.format('%.0f', came))
 redis.call('HDEL', KEYS[1], 'a')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])

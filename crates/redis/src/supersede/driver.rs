@@ -125,7 +125,7 @@ impl<B: ConversationBackend> Messages<B> {
         let backend = self.backend.clone();
         self.asking.spawn(async move {
             match question {
-                Question::Newest(came) => (message, Reply::Newest(backend.newest(message, came).await)),
+                Question::Newest(came, known) => (message, Reply::Newest(backend.newest(message, came, known).await)),
                 Question::Answered => (message, Reply::Answered(backend.answered(message).await.is_ok())),
             }
         });

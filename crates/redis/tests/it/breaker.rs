@@ -12,7 +12,8 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitOrder, CircuitState};
 use tower_buttress_redis::backend::{
-    CircuitBackend, CircuitGroup, GivenOrder, NumberedOrder, ProbeLease, ProbeVerdict, Process as ProcessId, Token,
+    CircuitBackend, CircuitGroup, GivenOrder, HeldOrder, NumberedOrder, ProbeLease, ProbeVerdict, Process as ProcessId,
+    Token,
 };
 use tower_buttress_redis::{FleetBreaker, Model, Redis};
 
@@ -475,7 +476,8 @@ async fn later_orders_count<B: CircuitBackend>(backend: B) {
         let order = GivenOrder { order, given, id: Token::random(), known };
         backend.order(circuit, process, order).await.unwrap().order
     };
-    let again = async |order| backend.order_again(circuit, process, order).await.unwrap().order;
+    let age = Duration::from_secs(1);
+    let again = async |order| backend.order_again(circuit, process, HeldOrder { order, age }).await.unwrap().order;
     let held = async || backend.ordered(circuit).await.unwrap().map(|held| held.order);
     assert_eq!(held().await, None);
     let first = give(CircuitOrder::Isolate, 0, 0).await;
@@ -790,7 +792,7 @@ async fn a_lease_is_renewed_while_the_circuit_is_open<B: CircuitBackend>(backend
         match ask(other, LEASE).await {
             ProbeLease::Wait(wait) if wait > open_for => break assert!(wait > LEASE, "{wait:?}"),
             ProbeLease::Wait(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            ProbeLease::Granted { .. } => panic!("another process has it"),
+            granted => panic!("another process has it: {granted:?}"),
         }
         assert!(begun.elapsed() < Duration::from_secs(20), "it stays open");
     }
@@ -866,4 +868,46 @@ async fn a_process_whose_probe_was_left_waits_while_another_tests_the_upstream()
     };
     tokio::join!(ours, others);
     assert_eq!(process.state(), CircuitState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_order_holds_when_the_backend_has_forgotten_the_one_before_and_its_clock_is_behind() {
+    let (model, upstream) = (Model::new(), Upstream::default());
+    let (one, two) = (model.connection(), model.connection());
+    let fleet = [process(one.clone(), &upstream), process(two.clone(), &upstream), process(two.clone(), &upstream)];
+    settle().await;
+    one.set_connected(false);
+    fleet[1].circuit.order_everywhere(CircuitOrder::Isolate);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    two.set_connected(false);
+    model.jump_back(Duration::from_secs(60));
+    model.restart();
+    // The first process does not know what the others obey.
+    one.set_connected(true);
+    fleet[0].circuit.order_everywhere(CircuitOrder::Disable);
+    settle().await;
+    // They tell that again, with a higher number.
+    two.set_connected(true);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(fleet.each_ref().map(Process::state), [CircuitState::Disabled; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_orders_that_are_published_late_do_not_undo_a_later_one_when_the_clock_is_set_back() {
+    let (model, upstream) = (Model::new(), Upstream::default());
+    let (one, two) = (model.connection(), model.connection());
+    let fleet = [process(one.clone(), &upstream), process(two.clone(), &upstream), process(model.clone(), &upstream)];
+    settle().await;
+    for (process, way) in fleet.iter().zip([&one, &two]) {
+        way.set_connected(false);
+        process.circuit.order_everywhere(CircuitOrder::Isolate);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    fleet[2].circuit.order_everywhere(CircuitOrder::Disable);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    model.jump_back(Duration::from_secs(60));
+    one.set_connected(true);
+    two.set_connected(true);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(fleet.each_ref().map(Process::state), [CircuitState::Disabled; 3]);
 }

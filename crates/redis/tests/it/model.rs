@@ -136,6 +136,7 @@ enum Step {
         payload: u8,
         is_late: bool,
         late: Duration,
+        knows: bool,
     },
     Answered {
         conversation: u8,
@@ -156,7 +157,6 @@ enum Step {
     Remember {
         exact: u8,
         normal: Option<u8>,
-        tenant: u8,
         length: usize,
         age: Duration,
         ttl: Duration,
@@ -271,8 +271,13 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<u128>(), 0..2_usize, prop::sample::select(&[-100_i64, -50, 50][..]))
             .prop_map(|(request, rate, seconds)| Step::Refund { request, rate, seconds }),
         1 => (0..3_usize, time()).prop_map(|(process, ttl)| Step::Beat { process, ttl }),
-        4 => (0..2_u8, 0..4_u8, any::<bool>())
-            .prop_map(|(conversation, payload, is_late)| Step::Say { conversation, payload, is_late, late: Duration::ZERO }),
+        4 => (0..2_u8, 0..4_u8, any::<[bool; 2]>()).prop_map(|(conversation, payload, [is_late, knows])| Step::Say {
+            conversation,
+            payload,
+            is_late,
+            late: Duration::ZERO,
+            knows,
+        }),
         2 => (0..2_u8, 0..4_u8).prop_map(|(conversation, payload)| Step::Answered { conversation, payload }),
         3 => (0..3_usize, prop::sample::select(&ORDERS[..]), any::<[bool; 2]>(), 0..20_u8)
             .prop_map(|(process, order, [is_late, knows], id)| Step::Order {
@@ -285,10 +290,10 @@ fn step() -> impl Strategy<Value = Step> {
             }),
         1 => (0..3_usize).prop_map(|process| Step::OrderAgain { process }),
         2 => Just(Step::Ordered),
-        4 => (0..3_u8, prop::option::of(0..2_u8), 0..2_u8, 0..6_usize, prop::sample::select(&AGES[..]), time()).prop_map(
-            |(exact, normal, tenant, length, age, ttl)| Step::Remember { exact, normal, tenant, length, age, ttl }
+        4 => (0..4_u8, prop::option::of(0..2_u8), 0..6_usize, prop::sample::select(&AGES[..]), time()).prop_map(
+            |(exact, normal, length, age, ttl)| Step::Remember { exact, normal, length, age, ttl }
         ),
-        2 => (0..3_u8).prop_map(|exact| Step::Recall { exact }),
+        2 => (0..4_u8).prop_map(|exact| Step::Recall { exact }),
         2 => (0..2_u8).prop_map(|normal| Step::LastOf { normal }),
         1 => prop::option::of(0..2_u8).prop_map(|tenant| Step::Forget { tenant }),
         1 => prop::sample::select(&JUMPS[..]).prop_map(Step::Jump),
@@ -486,10 +491,12 @@ where
                 self.answer(backend.refund(Fingerprint::from_bytes([200; 32]), token(request), changes))
             }
             Step::Beat { process, ttl } => self.answer(backend.beat(self.owners[process], ttl)),
-            Step::Say { conversation, payload, late, .. } => {
+            Step::Say { conversation, payload, late, knows, .. } => {
+                let numbers = &self.numbers[usize::from(conversation)];
+                let known = numbers.iter().max().copied().filter(|_| knows).unwrap_or(0);
                 let newest = self.runtime.block_on(async {
                     let came = Instant::now().checked_sub(late).unwrap();
-                    backend.newest(message(conversation, payload), came).await
+                    backend.newest(message(conversation, payload), came, known).await
                 });
                 match newest.unwrap() {
                     Newest::Number { number, superseded } => {
@@ -511,14 +518,17 @@ where
             }
             Step::OrderAgain { process } => {
                 let Some(order) = self.orders.get(self.orders.len() / 2).copied() else { return "none".into() };
-                let held = self.runtime.block_on(backend.order_again(circuit(), self.owners[process], order));
+                let told = HeldOrder { order, age: TIMES[process] };
+                let held = self.runtime.block_on(backend.order_again(circuit(), self.owners[process], told));
                 self.held(Some(held.unwrap()))
             }
             Step::Ordered => {
                 let held = self.runtime.block_on(backend.ordered(circuit())).unwrap();
                 self.held(held)
             }
-            Step::Remember { exact, normal, tenant, length, age, ttl } => {
+            Step::Remember { exact, normal, length, age, ttl } => {
+                // What names an answer is hashed with its tenant.
+                let tenant = exact % 2;
                 let owner = Some(TenantHash::of(&named(tenant)));
                 let keys = LastGoodKeys::new(print(100 + tenant), owner, print(40 + exact), normal.map(print));
                 let bytes = vec![exact; length].into();

@@ -163,7 +163,7 @@ async fn an_answered_message_is_not_older_than_itself<B: ConversationBackend>(ba
     let hello = Message { conversation: print(1), payload: print(2) };
     let other = Message { payload: print(3), ..hello };
     let came = Instant::now();
-    let is_superseded = async |message, came| backend.newest(message, came).await.unwrap() == Newest::Superseded;
+    let is_superseded = async |message, came| backend.newest(message, came, 0).await.unwrap() == Newest::Superseded;
     tokio::time::sleep(20 * MS).await;
     assert!(!is_superseded(hello, came).await);
     assert!(backend.answered(hello).await.unwrap());
@@ -305,4 +305,42 @@ async fn when_a_clock_is_set_back_the_newest_message_survives_all_the_same() {
     // A superseded one is refused for ten minutes, and no longer.
     tokio::time::sleep(Duration::from_secs(601)).await;
     assert_eq!(two.say("ann", "first").await.unwrap(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_has_forgotten_all_and_whose_clock_is_behind_ends_no_newest_message() {
+    let model = Model::new();
+    let process = || Process::taking(5_000 * MS, FleetSupersede::new(model.clone()));
+    let (one, two) = (process(), process());
+    let first = one.say("ann", "first");
+    tokio::time::sleep(500 * MS).await;
+    model.jump_back(Duration::from_secs(60));
+    model.restart();
+    tokio::time::sleep(500 * MS).await;
+    assert!(!first.is_finished());
+    let second = two.say("ann", "second");
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (StatusCode::GONE, StatusCode::OK));
+}
+
+/// The engine has forgotten a conversation, and the number of its message is behind the one that a process knows.
+async fn numbers_go_on<B: ConversationBackend>(backend: B) {
+    let print = |byte| Fingerprint::from_bytes([byte; 32]);
+    let number = async |payload, known| {
+        let message = Message { conversation: print(5), payload: print(payload) };
+        match backend.newest(message, Instant::now(), known).await.unwrap() {
+            Newest::Number { number, .. } => number,
+            older => panic!("it is the newest: {older:?}"),
+        }
+    };
+    let known = number(1, 0).await + 3_600_000;
+    assert_eq!(number(2, known).await, known + 1);
+    assert_eq!(number(3, 0).await, known + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn numbers_go_on_in_the_model_as_in_redis() {
+    numbers_go_on(Model::new()).await;
+    tokio::time::resume();
+    let server = Server::start();
+    numbers_go_on(server.redis()).await;
 }

@@ -14,8 +14,8 @@ use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
     Appended, Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, ClaimArgs, Claimed,
     ConversationBackend, Flight, FlightEnd, ForgetBackend, Forgotten, GivenOrder, HeldOrder, KeptAnswer,
-    LastGoodBackend, Message, Newest, NumberedOrder, Offered, PauseBackend, PauseNews, ProbeLease, ProbeVerdict,
-    Process, RateBackend, RateTurn, Settled, Subscription, TakenRate, Token, Votes, Want,
+    LastGoodBackend, Message, Newest, Offered, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend,
+    RateTurn, Settled, Subscription, TakenRate, Token, Votes, Want,
 };
 
 use super::history::History;
@@ -293,7 +293,7 @@ impl CircuitBackend for Way {
         &self,
         circuit: CircuitId,
         process: Process,
-        order: NumberedOrder,
+        order: HeldOrder,
     ) -> Result<HeldOrder, BackendError> {
         self.run("order again", |model| async move { model.order_again(circuit, process, order).await }).await
     }
@@ -356,8 +356,8 @@ impl RateBackend for Way {
 }
 
 impl ConversationBackend for Way {
-    async fn newest(&self, message: Message, came: Instant) -> Result<Newest, BackendError> {
-        self.run("newest", |model| async move { model.newest(message, came).await }).await
+    async fn newest(&self, message: Message, came: Instant, known: u64) -> Result<Newest, BackendError> {
+        self.run("newest", |model| async move { model.newest(message, came, known).await }).await
     }
 
     async fn answered(&self, message: Message) -> Result<bool, BackendError> {

@@ -10,8 +10,8 @@ use tower_buttress::store::Fingerprint;
 use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
     BackendError, CircuitBackend, CircuitGroup, CircuitId, ConversationBackend, GivenOrder, HeldOrder, Message, Newest,
-    NumberedOrder, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend, RateTurn, Subscription,
-    TakenRate, Token, Votes,
+    PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend, RateTurn, Subscription, TakenRate, Token,
+    Votes,
 };
 
 #[derive(Clone)]
@@ -77,7 +77,7 @@ impl CircuitBackend for Slow {
         &self,
         circuit: CircuitId,
         process: Process,
-        order: NumberedOrder,
+        order: HeldOrder,
     ) -> Result<HeldOrder, BackendError> {
         sleep(self.takes).await;
         self.model.order_again(circuit, process, order).await
@@ -95,9 +95,9 @@ impl CircuitBackend for Slow {
 }
 
 impl ConversationBackend for Slow {
-    async fn newest(&self, message: Message, came: Instant) -> Result<Newest, BackendError> {
+    async fn newest(&self, message: Message, came: Instant, known: u64) -> Result<Newest, BackendError> {
         sleep(self.takes).await;
-        self.model.newest(message, came).await
+        self.model.newest(message, came, known).await
     }
 
     async fn answered(&self, message: Message) -> Result<bool, BackendError> {
