@@ -333,7 +333,7 @@ impl ResilienceLayer {
 
     /// Adjusts the [`QueueLayer`], which is off. Each backup has its own places with the same settings. When it is on,
     /// the stack [reads](InspectRequestLayer::read_all) requests before they take a place, up to 2 MiB and for 30 s. A
-    /// longer or slower request holds a place while the rest of it is sent:
+    /// longer or slower request holds one of a quarter of the places while the rest of it is sent:
     ///
     /// ```
     /// use tower_buttress::{QueueLayer, TimeoutProfile, presets};

@@ -4,14 +4,14 @@ use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
-use super::recording::Recording;
+use super::recording::{ReadState, Recording};
 use super::upload::{UploadReporter, UploadWatch};
 use crate::body::boxed::Polled;
 use crate::body::erased::ErasedBody;
@@ -183,6 +183,24 @@ impl CallBody {
             return None;
         }
         self.reporter.get_or_insert_with(UploadReporter::new).watch(false)
+    }
+
+    /// This body, where it is one of which not all has come yet, and nothing was read.
+    pub(crate) fn arriving<B: 'static>(body: &mut B) -> Option<&mut Self> {
+        let any: &mut dyn Any = body;
+        any.downcast_mut::<Self>().filter(|body| match &body.kind {
+            Kind::Boxed(body) => !body.is_end_stream(),
+            Kind::Recorded { recording, generation } => {
+                let is_whole = matches!(recording.state(usize::MAX), ReadState::Whole | ReadState::Failed);
+                !is_whole && !recording.is_end_stream(*generation)
+            }
+            Kind::Whole { .. } | Kind::Failed(_) | Kind::Over => false,
+        })
+    }
+
+    /// Wakes this when the body has been read to its end, or is dropped. It replaces what was to be woken before.
+    pub(crate) fn wake_when_sent(&mut self, waker: Waker) {
+        self.reporter.get_or_insert_with(UploadReporter::new).wake_when_over(waker);
     }
 
     /// Converts the body for [`Resend`](super::resend::Resend).

@@ -48,6 +48,8 @@ struct Shared {
     bytes: AtomicU64,
     /// The task to wake when the sender has no data ready.
     waker: Mutex<Option<Waker>>,
+    /// What to wake when the body is over.
+    over_waker: Mutex<Option<Waker>>,
 }
 
 /// The sender has no data ready: the upstream is not at fault.
@@ -104,8 +106,9 @@ impl UploadReporter {
     /// For an unread body.
     pub(super) fn new() -> Self {
         let (taken, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (over, waker) = (AtomicU32::new(0), Mutex::new(None));
-        Self { shared: Arc::new(Shared { start: clock::now(), taken, over, bytes, waker }), has_waiter: false }
+        let (over, waker, over_waker) = (AtomicU32::new(0), Mutex::new(None), Mutex::new(None));
+        let shared = Shared { start: clock::now(), taken, over, bytes, waker, over_waker };
+        Self { shared: Arc::new(shared), has_waiter: false }
     }
 
     /// Starts the wait for the upstream; `None` if the watch should wait for the sender, and another one already does.
@@ -115,6 +118,11 @@ impl UploadReporter {
         }
         self.has_waiter |= waits_for_sender;
         Some(UploadWatch { start: clock::now(), shared: Some(self.shared.clone()) })
+    }
+
+    /// Wakes this when the body is over.
+    pub(super) fn wake_when_over(&self, waker: Waker) {
+        drop(lock(&self.shared.over_waker).replace(waker));
     }
 
     /// Reports a poll by the upstream; `over`: the body has ended.
@@ -130,8 +138,8 @@ impl UploadReporter {
             }
         }
         match polled {
-            Poll::Ready(Some(Err(_))) => self.shared.over.store(FAILED, Relaxed),
-            _ if over => self.shared.over.store(SENT, Relaxed),
+            Poll::Ready(Some(Err(_))) => self.shared.end(FAILED),
+            _ if over => self.shared.end(SENT),
             _ => {}
         }
     }
@@ -154,7 +162,7 @@ impl Drop for UploadReporter {
             self.taken();
         }
         if !self.shared.is_over() {
-            self.shared.over.store(SENT, Relaxed);
+            self.shared.end(SENT);
         }
     }
 }
@@ -164,6 +172,12 @@ impl Drop for UploadReporter {
 impl Shared {
     fn is_over(&self) -> bool {
         self.over.load(Relaxed) != 0
+    }
+
+    fn end(&self, how: u32) {
+        self.over.store(how, Relaxed);
+        let waker = lock(&self.over_waker).take();
+        waker.into_iter().for_each(Waker::wake);
     }
 
     fn waiting_since(&self) -> Option<Instant> {

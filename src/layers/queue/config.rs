@@ -17,7 +17,15 @@ pub(super) struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Concurrency {
     Fixed(u32),
-    Auto { min: u32, max: u32 },
+    Auto {
+        min: u32,
+        max: u32,
+    },
+    /// A part of the places of another queue.
+    Part {
+        now: u32,
+        most: u32,
+    },
 }
 
 /// Bounds the memory of the places.
@@ -25,12 +33,17 @@ pub(super) const MOST: u32 = 65_536;
 /// The initial adaptive limit: as many as a provider's smallest accounts allow.
 const START: u32 = 10;
 
+/// How many of the places may be held by calls whose requests are still on their way: a caller is slow at no cost.
+pub(super) fn part_for_uploads(places: u32) -> u32 {
+    (places / 4).max(1)
+}
+
 // === impl Concurrency ===
 
 impl Concurrency {
     pub(super) fn limit(self) -> ConcurrencyLimit {
         match self {
-            Self::Fixed(limit) => ConcurrencyLimit::Fixed(limit),
+            Self::Fixed(limit) | Self::Part { now: limit, .. } => ConcurrencyLimit::Fixed(limit),
             Self::Auto { min, max } => ConcurrencyLimit::Adaptive(Adaptive::new(min, max, START)),
         }
     }
@@ -44,7 +57,18 @@ impl Concurrency {
     pub(super) fn most(self) -> u32 {
         match self {
             Self::Fixed(limit) => limit,
-            Self::Auto { max, .. } => max,
+            Self::Auto { max: most, .. } | Self::Part { most, .. } => most,
+        }
+    }
+
+    /// The places for calls whose requests are still on their way. `None`: it is them.
+    pub(super) fn for_uploads(self) -> Option<Self> {
+        let now = self.limit().limit();
+        let part = |calls| Self::Part { now: part_for_uploads(now), most: part_for_uploads(calls) };
+        match self {
+            Self::Fixed(limit) => Some(part(limit)),
+            Self::Auto { max, .. } => Some(part(max)),
+            Self::Part { .. } => None,
         }
     }
 }

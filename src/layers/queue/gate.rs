@@ -1,9 +1,13 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use http::Request;
 use http_body::Body;
 
 use super::permit::{QueuePermit, Waiting};
 use super::shared::{Arrived, Shared};
-use super::wait::{QueueWait, until};
+use super::uploading::Uploading;
+use super::wait::{Patience, QueueWait};
 use crate::admission::{Admission, Admit};
 use crate::call::{Notice, Notices};
 use crate::rt::clock;
@@ -32,23 +36,72 @@ impl Admit for QueueGate {
     {
         let Self(shared) = self;
         let tenant = shared.callers.of(request);
-        let waiting = shared.counts_losses().then(|| Box::new(Waiting::new(request)));
-        let max_wait = shared.config.max_wait;
-        let mut times = None;
+        if let Some(uploading) = Uploading::of(request, shared.uploads()) {
+            return self.admit_upload(tenant, &uploading, request);
+        }
+        let waiting = shared.counts_losses().then(|| Box::new(Waiting::new(request, None)));
+        let mut patience = None;
         let arrived = shared.arrive(tenant, || {
-            let now = clock::now();
-            let left = Deadline::of(request.extensions()).map(|deadline| deadline.remaining_at(now));
-            times = Some((now, left));
-            (now, left.map_or(max_wait, |left| left.min(max_wait)))
+            let (now, known) = patience_of(request, shared.config.max_wait);
+            (now, patience.insert(known).left(now))
         });
         match arrived {
             Arrived::Place(place) => Admission::Pass(QueuePermit::new(shared.hold(), place, waiting)),
             Arrived::Full { expected } => Admission::Refuse(shared.refuse(expected)),
             Arrived::Waits(ticket) => {
                 Notices::report(request.extensions(), || Notice::Queue { expected: shared.expected_wait(tenant) });
-                let (until, deadline_is_first) = times.map_or((None, false), |(now, left)| until(now, max_wait, left));
-                Admission::Wait(QueueWait::new(shared.hold(), tenant, ticket, (until, deadline_is_first), waiting))
+                let patience = patience.unwrap_or_else(|| patience_of(request, shared.config.max_wait).1);
+                Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, patience, waiting))
             }
         }
     }
+}
+
+impl QueueGate {
+    /// A call whose request is still on its way takes one of the places for those first.
+    #[inline(never)]
+    fn admit_upload<B>(
+        &self,
+        tenant: u64,
+        uploading: &Arc<Uploading>,
+        request: &mut Request<B>,
+    ) -> Admission<QueuePermit, QueueWait>
+    where
+        B: Body + 'static,
+    {
+        let Self(shared) = self;
+        let (now, patience) = patience_of(request, shared.config.max_wait);
+        let now = || (now, patience.left(now));
+        let waiting = Box::new(Waiting::new(request, Some(uploading.clone())));
+        let expected = match uploading.places().arrive(tenant, now) {
+            Arrived::Place(place) => {
+                uploading.begin(place);
+                match shared.arrive(tenant, now) {
+                    Arrived::Place(place) => {
+                        return Admission::Pass(QueuePermit::new(shared.hold(), place, Some(waiting)));
+                    }
+                    Arrived::Waits(ticket) => {
+                        let expected = shared.expected_wait(tenant);
+                        Notices::report(request.extensions(), || Notice::Queue { expected });
+                        let waiting = Some(waiting);
+                        return Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, patience, waiting));
+                    }
+                    Arrived::Full { expected } => expected,
+                }
+            }
+            Arrived::Waits(ticket) => {
+                let expected = uploading.places().expected_wait(tenant);
+                Notices::report(request.extensions(), || Notice::Queue { expected });
+                return Admission::Wait(QueueWait::for_upload(shared.hold(), tenant, ticket, patience, waiting));
+            }
+            Arrived::Full { expected } => expected,
+        };
+        Admission::Refuse(shared.refuse(expected))
+    }
+}
+
+fn patience_of<B>(request: &Request<B>, max_wait: Duration) -> (Instant, Patience) {
+    let now = clock::now();
+    let left = Deadline::of(request.extensions()).map(|deadline| deadline.remaining_at(now));
+    (now, Patience::new(now, max_wait, left))
 }

@@ -8,6 +8,7 @@ mod service;
 mod shared;
 mod slots;
 mod state;
+mod uploading;
 mod wait;
 
 pub use self::layer::QueueLayer;

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -6,6 +7,7 @@ use http_body::Body;
 
 use super::shared::Shared;
 use super::state::HeldPlace;
+use super::uploading::Uploading;
 use crate::admission::{Permit, PermitEnd, Watch};
 use crate::body::request::Upload;
 use crate::policy::queue::Load;
@@ -25,7 +27,7 @@ pub struct QueuePermit {
     load: Load,
     /// Odd while the call waits for its reader.
     turn: u32,
-    /// For an adaptive limit: the state to judge a cancelled call.
+    /// For an adaptive limit, the state to judge a cancelled call; and for a request that is still being sent.
     waiting: Option<Box<Waiting>>,
 }
 
@@ -38,19 +40,25 @@ pub(super) struct Waiting {
     cancellation: Option<Cancellation>,
     /// An upstream that has had the complete request for this long is slow.
     patience: Duration,
+    uploading: Option<Arc<Uploading>>,
 }
 
 // === impl Waiting ===
 
 impl Waiting {
-    pub(super) fn new<B: Body + 'static>(request: &mut Request<B>) -> Self {
+    pub(super) fn new<B: Body + 'static>(request: &mut Request<B>, uploading: Option<Arc<Uploading>>) -> Self {
         let profile = request.extensions().get().copied().unwrap_or(TimeoutProfile::EXTENDED_THINKING);
         Self {
             since: clock::now(),
             upload: Upload::watch(request.body_mut()),
             cancellation: request.extensions().get().cloned(),
             patience: profile.first_byte / 2,
+            uploading,
         }
+    }
+
+    pub(super) fn uploading(&self) -> Option<&Uploading> {
+        self.uploading.as_deref()
     }
 
     /// Whether the upstream kept the caller waiting so long that its leaving counts against the upstream.
@@ -118,7 +126,9 @@ impl Permit for QueuePermit {
     fn head<B: Body>(&mut self, response: &mut Response<B>, _has_body: bool) -> Watch {
         if self.shared.counts_losses() {
             self.load = self.load_of(response);
-            self.waiting = None;
+        }
+        if let Some(waiting) = self.waiting.take() {
+            waiting.uploading().inspect(|uploading| uploading.end());
         }
         self.leave_to_reader();
         Watch::Body
@@ -130,6 +140,9 @@ impl Permit for QueuePermit {
     }
 
     fn end(self, end: PermitEnd<'_>) {
+        if let Some(uploading) = self.waiting.as_ref().and_then(|waiting| waiting.uploading()) {
+            uploading.end();
+        }
         if !self.shared.counts_losses() {
             return self.shared.leave(&self.place, Load::Unknown, clock::now);
         }

@@ -1,10 +1,11 @@
 //! The shared state of one layer: places that are taken without a lock, and the line of waiting calls behind one.
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::config::Config;
+use super::config::{Concurrency, Config, part_for_uploads};
 use super::slots::{Slots, Taken, shortened};
 use super::state::{HeldPlace, State, UNREAD, Waiter, Woken};
 use crate::admission::{CallerHasher, gauge_add};
@@ -26,6 +27,8 @@ pub(super) struct Shared {
     /// Whether its gauges have been registered.
     are_shown: AtomicBool,
     entropy: Entropy,
+    /// The places for calls whose requests are still on their way.
+    uploads: Option<Arc<Self>>,
 }
 
 /// The state of a [`QueueLayer`](crate::QueueLayer).
@@ -68,6 +71,7 @@ impl Shared {
         // An adaptive limit counts every call, which takes the lock.
         let slots = Slots::new(config.limit.most(), config.limit.is_fixed());
         let state = State::new(&config, &slots);
+        let uploads = config.limit.for_uploads().map(|limit| Arc::new(Self::new(Config { limit, ..config.clone() })));
         Self {
             config,
             callers: CallerHasher::default(),
@@ -76,7 +80,13 @@ impl Shared {
             is_full: AtomicBool::new(false),
             are_shown: AtomicBool::new(false),
             entropy: Entropy::default(),
+            uploads,
         }
+    }
+
+    /// The places for calls whose requests are still on their way.
+    pub(super) fn uploads(&self) -> Option<&Arc<Self>> {
+        self.uploads.as_ref()
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -144,7 +154,7 @@ impl Shared {
     /// Whether a call's result changes the limit.
     #[inline]
     pub(super) fn counts_losses(&self) -> bool {
-        !self.is_fixed()
+        matches!(self.config.limit, Concurrency::Auto { .. })
     }
 
     #[inline]
@@ -215,8 +225,18 @@ impl Shared {
         drop(state);
         woken.wake();
         if limit != before {
+            self.uploads.as_ref().inspect(|uploads| uploads.set_limit(part_for_uploads(limit)));
             self.config.emitter.emit(&Event::ConcurrencyChanged { limit });
         }
+    }
+
+    fn set_limit(&self, places: u32) {
+        let mut woken = Woken::default();
+        let mut state = lock(&self.state);
+        state.places.set_limit(places);
+        self.pass_on(&mut state, &mut woken);
+        drop(state);
+        woken.wake();
     }
 
     /// Checks the readers, if it is time: places beyond their half go to waiting calls.
@@ -237,8 +257,10 @@ impl Shared {
     pub(super) fn stats(&self) -> QueueStats {
         // With many places, without the lock.
         let in_flight = u32::try_from(self.slots.held()).unwrap_or(u32::MAX);
+        let for_uploads = self.uploads.as_ref().map_or(0, |uploads| uploads.stats().waiting);
         let state = lock(&self.state);
-        QueueStats { limit: state.places.limit(), in_flight, waiting: state.places.waiting() }
+        let waiting = state.places.waiting().saturating_add(for_uploads);
+        QueueStats { limit: state.places.limit(), in_flight, waiting }
     }
 
     /// Returns a refusal with the wait for a place, slightly randomised so that not all callers return at once.
@@ -284,7 +306,8 @@ impl Shared {
             self.is_full.store(is_full, Ordering::Relaxed);
         }
         if cfg!(feature = "metrics") {
-            let shown = [f64::from(state.places.limit()), count(state.places.waiting())];
+            let limit = if self.is_part() { 0.0 } else { f64::from(state.places.limit()) };
+            let shown = [limit, count(state.places.waiting())];
             self.show(std::mem::replace(&mut state.shown, shown), shown);
         }
     }
@@ -301,12 +324,24 @@ impl Shared {
 
     #[inline]
     fn show_entered(&self) {
-        gauge_add("tower_buttress_queue_in_flight", self.config.name, 1.0);
+        self.show_in_flight(1.0);
     }
 
     #[inline]
     fn show_left(&self) {
-        gauge_add("tower_buttress_queue_in_flight", self.config.name, -1.0);
+        self.show_in_flight(-1.0);
+    }
+
+    #[inline]
+    fn show_in_flight(&self, change: f64) {
+        if cfg!(feature = "metrics") && !self.is_part() {
+            gauge_add("tower_buttress_queue_in_flight", self.config.name, change);
+        }
+    }
+
+    /// Whether its calls are those of another queue, too.
+    fn is_part(&self) -> bool {
+        self.uploads.is_none()
     }
 }
 

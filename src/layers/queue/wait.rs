@@ -2,7 +2,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::permit::{QueuePermit, Waiting};
-use super::shared::{Shared, WaitState};
+use super::shared::{Arrived, Shared, WaitState};
 use crate::admission::Wait;
 use crate::event::Event;
 use crate::policy::queue::Ticket;
@@ -19,9 +19,9 @@ pub struct QueueWait {
     tenant: u64,
     /// `None`: the wait has ended.
     ticket: Option<Ticket>,
-    until: Option<Instant>,
-    /// Whether the deadline ends the wait, not its own limit.
-    deadline_is_first: bool,
+    /// It waits for a place among the calls whose requests are still being sent, and then for one among all.
+    is_for_upload: bool,
+    patience: Patience,
     timeout: Timeout,
     /// For the call that checks the readers.
     sweep: LazyTimer,
@@ -29,24 +29,67 @@ pub struct QueueWait {
     waiting: Option<Box<Waiting>>,
 }
 
+/// How long a call can wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// When the wait ends without a place.
+    until: Option<Instant>,
+    /// What happens then, if it is not that it has waited for too long.
+    deadline_is_first: bool,
+}
+
+// === impl Patience ===
+
+impl Patience {
+    /// `left`: of the call's deadline.
+    pub(super) fn new(now: Instant, max_wait: Duration, left: Option<Duration>) -> Self {
+        let deadline_is_first = left.is_some_and(|left| left < max_wait);
+        let patience = left.map_or(max_wait, |left| left.min(max_wait));
+        Self { until: now.checked_add(patience), deadline_is_first }
+    }
+
+    pub(super) fn left(&self, now: Instant) -> Duration {
+        self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(now))
+    }
+}
+
 // === impl QueueWait ===
 
 impl QueueWait {
-    pub(super) fn new(
+    pub(super) fn for_place(
         shared: ThreadArc<Shared>,
         tenant: u64,
         ticket: Ticket,
-        (until, deadline_is_first): (Option<Instant>, bool),
+        patience: Patience,
         waiting: Option<Box<Waiting>>,
     ) -> Self {
         let (timeout, sweep) = (Timeout::default(), LazyTimer::default());
-        Self { shared, tenant, ticket: Some(ticket), until, deadline_is_first, timeout, sweep, waiting }
+        Self { shared, tenant, ticket: Some(ticket), is_for_upload: false, patience, timeout, sweep, waiting }
+    }
+
+    pub(super) fn for_upload(
+        shared: ThreadArc<Shared>,
+        tenant: u64,
+        ticket: Ticket,
+        patience: Patience,
+        waiting: Box<Waiting>,
+    ) -> Self {
+        let mut wait = Self::for_place(shared, tenant, ticket, patience, Some(waiting));
+        wait.is_for_upload = true;
+        wait
+    }
+
+    /// Where it waits.
+    fn places(&self) -> &Shared {
+        let uploading = || self.waiting.as_ref().and_then(|waiting| waiting.uploading());
+        let for_upload = if self.is_for_upload { uploading() } else { None };
+        for_upload.map_or(&*self.shared, |uploading| uploading.places())
     }
 
     fn give_up(&mut self) -> Rejection {
-        let expected = self.shared.expected_wait(self.tenant);
+        let expected = self.places().expected_wait(self.tenant);
         self.end();
-        if self.deadline_is_first {
+        if self.patience.deadline_is_first {
             let kind = RejectionKind::DeadlineExceeded;
             self.shared.config.emitter.emit(&Event::Refused { kind });
             return Rejection::new(kind);
@@ -56,7 +99,7 @@ impl QueueWait {
 
     fn end(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            self.shared.forget(ticket);
+            self.places().forget(ticket);
         }
     }
 }
@@ -65,27 +108,40 @@ impl Wait for QueueWait {
     type Permit = QueuePermit;
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<QueuePermit, Rejection>> {
-        let Some(ticket) = self.ticket else { return Poll::Pending };
-        loop {
-            let sweep = match self.shared.ask(ticket, cx.waker()) {
+        while let Some(ticket) = self.ticket {
+            let sweep = match self.places().ask(ticket, cx.waker()) {
+                WaitState::Place(place) if self.is_for_upload => {
+                    self.waiting.as_ref().and_then(|waiting| waiting.uploading()).inspect(|it| it.begin(place));
+                    (self.ticket, self.is_for_upload) = (None, false);
+                    let now = clock::now();
+                    match self.shared.arrive(self.tenant, || (now, self.patience.left(now))) {
+                        Arrived::Waits(ticket) => self.ticket = Some(ticket),
+                        Arrived::Full { expected } => return Poll::Ready(Err(self.shared.refuse(expected))),
+                        Arrived::Place(place) => {
+                            return Poll::Ready(Ok(QueuePermit::new(self.shared.clone(), place, self.waiting.take())));
+                        }
+                    }
+                    continue;
+                }
                 WaitState::Place(place) => {
                     self.ticket = None;
                     return Poll::Ready(Ok(QueuePermit::new(self.shared.clone(), place, self.waiting.take())));
                 }
                 WaitState::Full => {
                     self.ticket = None;
-                    let expected = self.shared.expected_wait(self.tenant);
+                    let expected = self.places().expected_wait(self.tenant);
                     return Poll::Ready(Err(self.shared.refuse(expected)));
                 }
                 WaitState::Wait(sweep) => sweep,
             };
-            if self.until.is_some_and(|until| self.timeout.poll_until(until, cx).is_ready()) {
+            if self.patience.until.is_some_and(|until| self.timeout.poll_until(until, cx).is_ready()) {
                 return Poll::Ready(Err(self.give_up()));
             }
             let Some(sweep) = sweep else { return Poll::Pending };
             ready!(self.sweep.poll_until(sweep, cx));
-            self.shared.sweep(clock::now());
+            self.places().sweep(clock::now());
         }
+        Poll::Pending
     }
 }
 
@@ -93,11 +149,4 @@ impl Drop for QueueWait {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// The instant at which a wait ends without a place, and whether that is its deadline.
-pub(super) fn until(now: Instant, max_wait: Duration, left: Option<Duration>) -> (Option<Instant>, bool) {
-    let deadline_is_first = left.is_some_and(|left| left < max_wait);
-    let patience = left.map_or(max_wait, |left| left.min(max_wait));
-    (now.checked_add(patience), deadline_is_first)
 }

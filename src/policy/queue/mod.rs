@@ -192,10 +192,12 @@ impl<W> Places<W> {
     }
 
     pub(crate) fn limit(&self) -> u32 {
-        match &self.limit {
-            ConcurrencyLimit::Fixed(limit) => *limit,
-            ConcurrencyLimit::Adaptive(limit) => limit.limit(),
-        }
+        self.limit.limit()
+    }
+
+    /// From now on there are as many places.
+    pub(crate) fn set_limit(&mut self, places: u32) {
+        self.limit = ConcurrencyLimit::Fixed(places);
     }
 
     #[cfg(test)]
@@ -225,6 +227,17 @@ impl<W> Places<W> {
 /// Whether a tenant holds half of the places.
 fn has_share(held: &HashMap<u64, u32, Hashed>, tenant: u64, limit: u32) -> bool {
     held.get(&tenant).is_some_and(|held| *held >= limit.div_ceil(2))
+}
+
+// === impl ConcurrencyLimit ===
+
+impl ConcurrencyLimit {
+    pub(crate) fn limit(&self) -> u32 {
+        match self {
+            Self::Fixed(limit) => *limit,
+            Self::Adaptive(limit) => limit.limit(),
+        }
+    }
 }
 
 // === impl PlaceGrant ===

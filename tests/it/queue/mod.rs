@@ -3,6 +3,7 @@
 mod fairness;
 mod places;
 mod sockets;
+mod uploads;
 
 use std::convert::Infallible;
 use std::future::Future;

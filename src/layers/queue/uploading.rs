@@ -1,0 +1,78 @@
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+
+use http::Request;
+use http_body::Body;
+
+use super::shared::Shared;
+use super::state::HeldPlace;
+use crate::body::request::CallBody;
+use crate::policy::queue::Load;
+use crate::rt::clock;
+use crate::rt::sync::{Mutex, lock};
+
+/// A call whose request is still on its way: it has one of the places for those, until the upstream has the whole request, or
+/// there is an answer, or none will come.
+#[derive(Debug)]
+pub(super) struct Uploading {
+    /// The places for such calls.
+    places: Arc<Shared>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// It waits for a place.
+    Waiting,
+    Begun(HeldPlace),
+    Over,
+}
+
+// === impl Uploading ===
+
+impl Uploading {
+    /// `None`: the request is here, or of a kind that is not watched.
+    pub(super) fn of<B: Body + 'static>(request: &mut Request<B>, places: Option<&Arc<Shared>>) -> Option<Arc<Self>> {
+        let body = CallBody::arriving(request.body_mut())?;
+        let uploading = Arc::new(Self { places: places?.clone(), state: Mutex::new(State::Waiting) });
+        body.wake_when_sent(Waker::from(uploading.clone()));
+        Some(uploading)
+    }
+
+    pub(super) fn places(&self) -> &Shared {
+        &self.places
+    }
+
+    pub(super) fn begin(&self, place: HeldPlace) {
+        let mut state = lock(&self.state);
+        if let State::Waiting = &*state {
+            *state = State::Begun(place);
+        } else {
+            drop(state);
+            self.leave(&place);
+        }
+    }
+
+    pub(super) fn end(&self) {
+        let before = std::mem::replace(&mut *lock(&self.state), State::Over);
+        if let State::Begun(place) = before {
+            self.leave(&place);
+        }
+    }
+
+    fn leave(&self, place: &HeldPlace) {
+        self.places.leave(place, Load::Unknown, clock::now);
+    }
+}
+
+impl Wake for Uploading {
+    fn wake(self: Arc<Self>) {
+        self.end();
+    }
+}
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
