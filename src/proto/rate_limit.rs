@@ -33,7 +33,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::http_date::HttpDate;
 
-pub(crate) use self::write::{Policy, write};
+pub(crate) use self::write::{Policy, limits, policies};
 
 mod write;
 
@@ -85,8 +85,8 @@ enum QuotaPart {
     Reset,
 }
 
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(crate) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(crate) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);

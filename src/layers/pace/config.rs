@@ -1,8 +1,9 @@
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use http::HeaderValue;
 use http::request::Parts;
 
 use crate::event::Emitter;
@@ -26,6 +27,8 @@ pub(super) struct Config {
     pub(super) emitter: Emitter,
     pub(super) peers: Option<Peers>,
     pub(super) name: &'static str,
+    /// What answers call the limits of a caller, which are the same for all, once it is known.
+    pub(super) policy: OnceLock<Option<HeaderValue>>,
 }
 
 /// Whose limits apply.
@@ -72,6 +75,7 @@ impl Config {
                 PaceRole::Upstream => "pace",
                 PaceRole::Callers => "pace-per-caller",
             },
+            policy: OnceLock::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use super::config::Config;
 use super::key::Limit;
 use crate::admission::{gauge, gauge_add};
 use crate::event::Event;
-use crate::proto::rate_limit::{self, Policy, Unit};
+use crate::proto::rate_limit::{self, Policy, RATE_LIMIT, RATE_LIMIT_POLICY, Unit};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
@@ -65,7 +65,12 @@ impl Limit {
                 remaining: most.saturating_sub(in_flight).into(),
                 reset: Duration::ZERO,
             });
-            rate_limit::write(rates.chain(at_once), headers);
+            let all = rates.chain(at_once);
+            let policy = self.config().policy.get_or_init(|| rate_limit::policies(all.clone()));
+            if let (Some(policy), Some(limits)) = (policy, rate_limit::limits(all)) {
+                headers.insert(RATE_LIMIT, limits);
+                headers.insert(RATE_LIMIT_POLICY, policy.clone());
+            }
         });
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::Request;
@@ -49,7 +49,7 @@ pub struct PaceStats {
 
 impl Shared {
     pub(super) fn new(config: Config) -> Self {
-        let (config, epoch) = (Arc::new(config), clock::now());
+        let (config, epoch) = (Arc::new(Config { policy: OnceLock::new(), ..config }), clock::now());
         let others = ThreadArcs::new(Arc::new(Limit::new(config.clone(), epoch, None)), STRIPES);
         Self { config, callers: CallerHasher::default(), epoch, keys: ReadMostly::default(), others }
     }
