@@ -297,6 +297,8 @@ fn is_outage(why: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
     why.is_unrecoverable_error()
         || why.is_io_error()
+        // It wants a password, and was given none.
+        || why.code() == Some("NOAUTH")
         || matches!(why.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
         || matches!(why.kind(), ErrorKind::Server(BusyLoading | MasterDown | ReadOnly))
 }

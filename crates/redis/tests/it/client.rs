@@ -186,6 +186,17 @@ async fn a_user_needs_its_own_keys_and_channels_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_redis_that_wants_a_password_is_not_reached_without_one() {
+    let server = Server::with(&["--requirepass", "secret"]);
+    let redis = server.redis();
+    assert_eq!(claim(&redis, 1).await.0, Err(BackendError::Unreachable));
+    assert!(!is_reached(&redis));
+    let url = format!("redis://:secret@127.0.0.1:{}", server.port());
+    let redis = Redis::new(RedisOptions::from_url(&url).unwrap()).unwrap();
+    assert_eq!(claim(&redis, 1).await.0, Ok(Claimed::Lead));
+}
+
+#[tokio::test]
 async fn a_connection_of_the_application_is_used() {
     let server = Server::start();
     let client = redis::Client::open(server.url()).unwrap();
