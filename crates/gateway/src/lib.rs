@@ -32,6 +32,7 @@ mod layers;
 mod live;
 mod load;
 mod local;
+mod log_lines;
 mod notices;
 mod page;
 mod paths;

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tower_buttress::{CallInfo, Event, Observer};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::args::LogFormat;
 use super::events::Events;
+use super::log_lines::{PlainFields, UtcTime};
 
 /// From a cached answer to a long stream.
 const BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
@@ -97,17 +99,28 @@ pub(crate) fn observer(events: &Events) -> Arc<dyn Observer> {
 
 /// Writes log lines to stderr, filtered by `RUST_LOG`.
 pub(crate) fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        // Reporting a failed write on stderr would fail too, and panic.
-        .log_internal_errors(false);
+    let lines = || {
+        tracing_subscriber::fmt()
+            .with_timer(UtcTime)
+            .with_writer(std::io::stderr)
+            .with_target(false)
+            // Reporting a failed write on stderr would fail too, and panic.
+            .log_internal_errors(false)
+    };
+    let text = || lines().fmt_fields(PlainFields).with_ansi(std::io::stderr().is_terminal());
+    let json = || lines().json().flatten_event(true).with_span_list(false);
+    // A level alone is compared; where there are directives, each span is looked up in them whenever it is entered.
+    let level = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(chosen) => chosen.parse().ok(),
+        Err(_) => Some(LevelFilter::INFO),
+    };
+    let directives = || EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Fails if the process has a subscriber already; then that one stays.
-    let _ = match format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
+    let _ = match (format, level) {
+        (LogFormat::Text, Some(level)) => text().with_max_level(level).try_init(),
+        (LogFormat::Text, None) => text().with_env_filter(directives()).try_init(),
+        (LogFormat::Json, Some(level)) => json().with_max_level(level).try_init(),
+        (LogFormat::Json, None) => json().with_env_filter(directives()).try_init(),
     };
 }
 
