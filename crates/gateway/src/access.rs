@@ -16,6 +16,7 @@ use tower_buttress::{Ending, Model, OutputUsage, Tenant};
 use super::answer_body::AnswerBody;
 use super::attempts::ATTEMPTS;
 use super::calls::{Call, Calls, UnderWay};
+use super::figures::{CallFigures, Outcome};
 use super::ids::{self, RequestId};
 use super::upstream::UpstreamCalls;
 use super::{answers, problem, telemetry};
@@ -33,7 +34,7 @@ pub(crate) struct Access {
     head: Head,
     first_byte: Option<Duration>,
     bytes: u64,
-    outcome: &'static str,
+    outcome: Outcome,
     error: Option<String>,
 }
 
@@ -73,7 +74,7 @@ pin_project! {
 
 impl Access {
     pub(crate) fn begin<B>(request: &Request<B>, id: RequestId, calls: &Calls) -> Self {
-        metrics::gauge!("gateway_calls_in_flight").increment(1);
+        CallFigures::of_this_process().began();
         Self {
             under_way: calls.begin(id.as_str()),
             id,
@@ -86,7 +87,7 @@ impl Access {
             head: Head::default(),
             first_byte: None,
             bytes: 0,
-            outcome: "client left",
+            outcome: Outcome::ClientLeft,
             error: None,
         }
     }
@@ -129,13 +130,13 @@ impl Access {
     }
 
     fn complete(&mut self) {
-        if self.outcome == "client left" {
-            self.outcome = "complete";
+        if self.outcome == Outcome::ClientLeft {
+            self.outcome = Outcome::Complete;
         }
     }
 
     fn failed(&mut self, error: &BoxError) {
-        self.outcome = "failed";
+        self.outcome = Outcome::Failed;
         self.error = Some(telemetry::chain(error.as_ref()));
     }
 }
@@ -163,13 +164,7 @@ impl Drop for Access {
     fn drop(&mut self) {
         let total = self.begun.elapsed();
         let Head { status, served_by, model, ending, cost, .. } = &self.head;
-        let label = status.map_or_else(|| "-".to_owned(), |status| status.as_str().to_owned());
-        metrics::gauge!("gateway_calls_in_flight").decrement(1);
-        metrics::histogram!("gateway_call_seconds").record(total);
-        if let Some(first_byte) = self.first_byte {
-            metrics::histogram!("gateway_first_byte_seconds").record(first_byte);
-        }
-        metrics::counter!("gateway_calls_total", "status" => label, "outcome" => self.outcome).increment(1);
+        CallFigures::of_this_process().ended(*status, self.outcome, total, self.first_byte);
         let usage = cost.map(|cost| cost.usage).or_else(|| ending.as_ref().and_then(Ending::total_usage));
         tracing::info!(
             id = self.id.as_str(),
@@ -179,7 +174,7 @@ impl Drop for Access {
             tenant = self.tenant.as_ref().map(Tenant::as_str),
             model = model.as_ref().map(Model::as_str),
             status = status.map(|status| status.as_u16()),
-            outcome = self.outcome,
+            outcome = self.outcome.as_str(),
             ending = self.head.ending(),
             error = self.error,
             attempts = self.head.attempts(),
@@ -249,7 +244,7 @@ mod tests {
         for _ in 0..taken {
             let _ = followed.frame().await;
         }
-        followed.access.as_ref().map_or("uncounted", |access| access.outcome)
+        followed.access.as_ref().map_or("uncounted", |access| access.outcome.as_str())
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ mod calls;
 mod checked_config;
 mod circuits;
 mod events;
+mod figures;
 mod fleet;
 mod forgetful_layers;
 mod grace;
