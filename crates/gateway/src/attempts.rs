@@ -65,15 +65,18 @@ impl CallAttempts {
 
     /// Writes the times to this head.
     pub(crate) fn time(&self, begun: Instant, headers: &mut HeaderMap) {
-        let millis = |time: Duration| time.as_secs_f64() * 1_000.0;
         let total = begun.elapsed();
         let timing = match self.asked.took() {
             Some(took) => {
-                format!("upstream;dur={:.1}, gateway;dur={:.1}", millis(took), millis(total.saturating_sub(took)))
+                let ([ms, tenth], [own, own_tenth]) = (tenths(took), tenths(total.saturating_sub(took)));
+                format!("upstream;dur={ms}.{tenth}, gateway;dur={own}.{own_tenth}")
             }
-            None => format!("gateway;dur={:.1}", millis(total)),
+            None => {
+                let [ms, tenth] = tenths(total);
+                format!("gateway;dur={ms}.{tenth}")
+            }
         };
-        if let Ok(timing) = HeaderValue::from_str(&timing) {
+        if let Ok(timing) = HeaderValue::try_from(timing) {
             headers.append(SERVER_TIMING, timing);
         }
     }
@@ -83,5 +86,23 @@ impl CallAttempts {
             response.headers_mut().insert(ATTEMPTS, HeaderValue::from(self.asked.times()));
         }
         response
+    }
+}
+
+/// Milliseconds, and tenths of one.
+fn tenths(time: Duration) -> [u64; 2] {
+    let tenths = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).saturating_add(50) / 100;
+    [tenths / 10, tenths % 10]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_to_tenths_of_milliseconds() {
+        for (micros, told) in [(0, [0, 0]), (49, [0, 0]), (51, [0, 1]), (1_000, [1, 0]), (12_960, [13, 0])] {
+            assert_eq!(tenths(Duration::from_micros(micros)), told, "{micros}");
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! Rewrites header fields as a gateway must (RFC 9110, section 7.6).
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::header::{
@@ -34,9 +33,6 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The gateway's name in `Via`.
-const PSEUDONYM: &str = "tower-buttress";
-
 /// The peer of a client's connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
@@ -59,15 +55,15 @@ pub(crate) fn forward_request(parts: &mut Parts, peer: Peer) {
     if parts.version == Version::HTTP_2 {
         join_cookies(headers);
     }
+    // The client writes the `Host` of the upstream. Without it, layers see equal requests under every name of the
+    // gateway as equal.
+    let host = headers.remove(HOST);
     // The authority wins over `Host` (RFC 9112, 3.2.2); in HTTP/2 it is all there is.
     let host = match parts.uri.authority() {
         // Without user information, which is no part of a host (RFC 9110, 4.2.4).
         Some(authority) => authority.as_str().rsplit('@').next().and_then(|host| HeaderValue::from_str(host).ok()),
-        None => headers.get(HOST).cloned(),
+        None => host,
     };
-    // The client writes the `Host` of the upstream. Without it, layers see equal requests under every name of the
-    // gateway as equal.
-    headers.remove(HOST);
     if let Some(path) = parts.uri.path_and_query().filter(|_| parts.uri.authority().is_some()) {
         parts.uri = Uri::from(path.clone());
     }
@@ -103,10 +99,14 @@ fn forward_address(headers: &mut HeaderMap, peer: Peer, host: Option<HeaderValue
         }
     }
     let address = peer.address.to_canonical();
-    append(headers, X_FORWARDED_FOR, &address.to_string());
+    if let Some(address) = text(address) {
+        append(headers, X_FORWARDED_FOR, address);
+    }
     if headers.contains_key(FORWARDED) {
         let node = if address.is_ipv6() { format!("for=\"[{address}]\"") } else { format!("for={address}") };
-        append(headers, FORWARDED, &node);
+        if let Ok(node) = HeaderValue::try_from(node) {
+            append(headers, FORWARDED, node);
+        }
     }
     // A balancer in front knows these better.
     if let (Some(host), Entry::Vacant(vacant)) = (host, headers.entry(X_FORWARDED_HOST)) {
@@ -124,7 +124,9 @@ pub(crate) fn forward_response(parts: &mut http::response::Parts) {
 /// Removes hop-by-hop fields, except those `kept` although `Connection` names them.
 fn remove_hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) {
     let named: Vec<HeaderName> = members(headers, &CONNECTION).filter_map(|option| option.parse().ok()).collect();
-    for name in named.iter().filter(|name| !kept(name)).chain(&HOP_BY_HOP) {
+    // Few messages have any of these: names are compared faster than they are looked up.
+    let known: Vec<HeaderName> = headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
+    for name in named.iter().filter(|name| !kept(name)).chain(&known) {
         headers.remove(name);
     }
 }
@@ -164,27 +166,52 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn via(headers: &mut HeaderMap, version: Version) {
-    let version = match version {
-        Version::HTTP_10 => "1.0",
-        Version::HTTP_2 => "2.0",
-        _ => "1.1",
-    };
-    append(headers, VIA, &format!("{version} {PSEUDONYM}"));
+    // With the gateway's name.
+    let via = HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 tower-buttress",
+        Version::HTTP_2 => "2.0 tower-buttress",
+        _ => "1.1 tower-buttress",
+    });
+    append(headers, VIA, via);
 }
 
 /// Appends a member to a list and joins the list into one line.
-fn append(headers: &mut HeaderMap, name: HeaderName, member: &str) {
-    let mut list = String::new();
+fn append(headers: &mut HeaderMap, name: HeaderName, member: HeaderValue) {
+    let mut list = Vec::new();
     for value in headers.get_all(&name) {
         // A value that is not text counts as empty.
         if let Ok(value) = value.to_str() {
-            let _ = write!(list, "{value}, ");
+            list.extend_from_slice(value.as_bytes());
+            list.extend_from_slice(b", ");
         }
     }
-    list.push_str(member);
-    if let Ok(value) = HeaderValue::from_str(&list) {
+    if list.is_empty() {
+        headers.insert(name, member);
+        return;
+    }
+    list.extend_from_slice(member.as_bytes());
+    if let Ok(value) = HeaderValue::try_from(list) {
         headers.insert(name, value);
     }
+}
+
+/// An address as a field has it. The usual kind is written without the formatter: there is one in each request.
+fn text(address: IpAddr) -> Option<HeaderValue> {
+    let IpAddr::V4(address) = address else { return HeaderValue::try_from(address.to_string()).ok() };
+    let mut text = Vec::with_capacity("255.255.255.255".len());
+    for (nth, octet) in address.octets().into_iter().enumerate() {
+        if nth > 0 {
+            text.push(b'.');
+        }
+        if octet >= 100 {
+            text.push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            text.push(b'0' + octet / 10 % 10);
+        }
+        text.push(b'0' + octet % 10);
+    }
+    HeaderValue::try_from(text).ok()
 }
 
 #[cfg(test)]
@@ -310,6 +337,13 @@ mod tests {
         let request = Request::builder().version(Version::HTTP_2).header("cookie", "a=1").header("cookie", "b=2");
         let headers = forwarded(request);
         assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn an_address_is_written_as_everywhere() {
+        for address in ["0.0.0.0", "1.20.99.100", "109.200.255.10", "2001:db8::7"] {
+            assert_eq!(text(address.parse().unwrap()).unwrap(), address);
+        }
     }
 
     #[test]

@@ -25,9 +25,7 @@ impl RequestId {
         // call.
         let id = first.filter(|id| second.is_none() && is_id(id.as_bytes()));
         let id = id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
-        let id = id.unwrap_or_else(|| {
-            HeaderValue::from_str(&format!("{:016x}", fastrand::u64(..))).unwrap_or(HeaderValue::from_static("-"))
-        });
+        let id = id.unwrap_or_else(made);
         headers.insert(X_REQUEST_ID, id.clone());
         Self(id)
     }
@@ -42,6 +40,14 @@ impl RequestId {
     pub(crate) fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
+}
+
+/// 16 hexadecimal digits.
+fn made() -> HeaderValue {
+    let random = fastrand::u64(..).to_be_bytes();
+    let digit = |half: u8| if half < 10 { b'0' + half } else { b'a' + half - 10 };
+    let digits = random.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]);
+    HeaderValue::try_from(digits.collect::<Vec<u8>>()).unwrap_or(HeaderValue::from_static("-"))
 }
 
 fn is_id(id: &[u8]) -> bool {

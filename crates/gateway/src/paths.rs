@@ -63,7 +63,9 @@ fn plain(name: &str) -> String {
 
 /// Whether servers may read the path in different ways.
 fn is_read_differently(path: &str) -> bool {
-    path.contains(['%', '\\', ';']) || path.contains("//") || path.contains("/.")
+    let bytes = path.as_bytes();
+    bytes.iter().any(|byte| matches!(byte, b'%' | b'\\' | b';'))
+        || bytes.windows(2).any(|pair| matches!(pair, b"//" | b"/."))
 }
 
 /// Whether the path is one of the gateway's own, `/-/..`, or a spelling that an upstream could read as one. For a path

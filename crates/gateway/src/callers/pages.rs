@@ -97,12 +97,11 @@ impl Pages {
     /// DNS rebinding cannot change an IP address or `localhost`.
     fn is_ours(&self, host: &str) -> bool {
         let host = without_port(host.rsplit_once('@').map_or(host, |(_, host)| host));
-        let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&name);
+        let name = host.strip_suffix('.').unwrap_or(host);
+        let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
         address.parse::<IpAddr>().is_ok()
-            || name == "localhost"
-            || name.ends_with(".localhost")
-            || self.hosts.iter().any(|host| host.eq_ignore_ascii_case(&name))
+            || name.rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case("localhost"))
+            || self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
     }
 }
 
