@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{Request, Response, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -26,9 +26,13 @@ use super::outgoing::{Occupied, Outgoing};
 use super::url::{Protocol, Upstream};
 
 /// Sends requests, which have their address already, to one upstream.
-pub(crate) struct Forward<C> {
+pub(crate) struct Forward<C>(Arc<Clients<C>>);
+
+struct Clients<C> {
     upstream: Upstream,
-    clients: Arc<ClientSet<C>>,
+    /// The value of `Host`. Copied for each request: all threads would write to one reference count.
+    host: Option<Box<[u8]>>,
+    set: ClientSet<C>,
     /// For protocol switches, which HTTP/2 does not have.
     upgrades: Client<C, Outgoing>,
 }
@@ -49,7 +53,7 @@ pin_project! {
     pub(crate) struct Answering<C> {
         #[pin]
         call: ResponseFuture,
-        clients: Arc<ClientSet<C>>,
+        clients: Arc<Clients<C>>,
         // An upload counts until all of it was sent and read.
         occupied: Option<Arc<Occupied>>,
         asked: Option<(UpstreamCalls, Instant)>,
@@ -84,15 +88,19 @@ impl UpstreamCalls {
 
 impl<C: Connect + Clone> Forward<C> {
     pub(crate) fn new(connectors: &Connectors<C>, upstream: Upstream) -> Self {
-        let clients = Arc::new(ClientSet::new(&connectors.any, &upstream));
-        Self { upgrades: client(connectors.http1.clone(), &upstream), clients, upstream }
+        Self(Arc::new(Clients {
+            set: ClientSet::new(&connectors.any, &upstream),
+            upgrades: client(connectors.http1.clone(), &upstream),
+            host: upstream.host(),
+            upstream,
+        }))
     }
 }
 
 impl<C, B> Service<Request<B>> for Forward<C>
 where
     C: Connect + Clone + Send + Sync + 'static,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
     type Response = Response<Incoming>;
     type Error = Error;
@@ -106,31 +114,35 @@ where
     fn call(&mut self, request: Request<B>) -> Answering<C> {
         let (mut parts, body) = request.into_parts();
         let asked = parts.extensions.get::<UpstreamCalls>().map(UpstreamCalls::begin);
-        let body = body.map_err(Into::into).boxed_unsync();
+        let body = body.boxed_unsync();
         let is_large = body.size_hint().upper().is_none_or(|bytes| bytes > SMALL);
         let upgrades = parts.headers.contains_key(UPGRADE);
-        if !upgrades && self.upstream.protocol() != Protocol::Http {
+        let Self(clients) = self;
+        if !upgrades && clients.upstream.protocol() != Protocol::Http {
             // HTTP/2 has no `Connection` field, and hyper would also remove the fields that it names: `TE`, which gRPC
             // requires.
             parts.headers.remove(CONNECTION);
         }
-        let (client, occupied) = if upgrades { (&self.upgrades, None) } else { self.clients.choose(is_large) };
+        if let Some(host) = clients.host.as_deref().and_then(|host| HeaderValue::from_bytes(host).ok()) {
+            parts.headers.entry(HOST).or_insert(host);
+        }
+        let (client, occupied) = if upgrades { (&clients.upgrades, None) } else { clients.set.choose(is_large) };
         let occupied = occupied.map(Arc::new);
         let body = Outgoing { body, occupied: occupied.clone() };
         let call = client.request(Request::from_parts(parts, body));
-        Answering { call, clients: self.clients.clone(), occupied, asked }
+        Answering { call, clients: clients.clone(), occupied, asked }
     }
 }
 
-impl<C: Clone> Clone for Forward<C> {
+impl<C> Clone for Forward<C> {
     fn clone(&self) -> Self {
-        Self { upstream: self.upstream.clone(), clients: self.clients.clone(), upgrades: self.upgrades.clone() }
+        Self(self.0.clone())
     }
 }
 
 impl<C> fmt::Debug for Forward<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Forward").field("upstream", &self.upstream).finish_non_exhaustive()
+        f.debug_struct("Forward").field("upstream", &self.0.upstream).finish_non_exhaustive()
     }
 }
 
@@ -147,7 +159,7 @@ impl<C> Future for Answering<C> {
             asked.answered(*began);
         }
         if response.version() == Version::HTTP_2 {
-            this.clients.note_multiplexed();
+            this.clients.set.note_multiplexed();
         }
         // RFC 9112, 6.3: with both fields the length is wrong. A client that trusted it would take part of the answer
         // for the whole.

@@ -62,6 +62,19 @@ impl Upstream {
         self.at(PathAndQuery::try_from(path).ok()?)
     }
 
+    /// What `Host` is, where requests go over HTTP/1.1: as the client would write it, which puts it together for each request.
+    pub(crate) fn host(&self) -> Option<Box<[u8]>> {
+        if self.protocol != Protocol::Http {
+            return None;
+        }
+        let mut host = self.authority.host().as_bytes().to_vec();
+        if let Some(port) = self.authority.port().filter(|port| port.as_u16() != 80) {
+            host.push(b':');
+            host.extend_from_slice(port.as_str().as_bytes());
+        }
+        Some(host.into())
+    }
+
     fn at(&self, path: PathAndQuery) -> Option<Uri> {
         let scheme = if self.protocol == Protocol::Https { Scheme::HTTPS } else { Scheme::HTTP };
         Uri::builder().scheme(scheme).authority(self.authority.clone()).path_and_query(path).build().ok()
@@ -147,6 +160,21 @@ mod tests {
         assert_eq!(located("http://up/base", "http://elsewhere?q"), "http://up/base/?q");
         assert_eq!(located("https://up/v1", "/a"), "https://up/v1/a");
         assert_eq!(located("h2c://up", "/a"), "http://up/a");
+    }
+
+    #[test]
+    fn the_host_is_named_with_a_port_that_is_not_the_usual_one() {
+        let host = |upstream: &str| upstream.parse::<Upstream>().unwrap().host().map(|host| host.to_vec());
+        for (upstream, expected) in [
+            ("http://up", Some("up")),
+            ("http://up:80/base", Some("up")),
+            ("http://up:81", Some("up:81")),
+            ("http://[::1]:9", Some("[::1]:9")),
+            ("https://up:81", None),
+            ("h2c://up:81", None),
+        ] {
+            assert_eq!(host(upstream), expected.map(|host| host.as_bytes().to_vec()), "{upstream}");
+        }
     }
 
     #[test]
