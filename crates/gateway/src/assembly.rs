@@ -67,7 +67,7 @@ impl Assembly {
     ) -> Live<
         impl Service<
             Request<RequestBody>,
-            Response = Response<impl Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static + use<>>,
+            Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send + 'static + use<>>,
             Error: Into<BoxError>,
             Future: Send,
         >

@@ -55,7 +55,7 @@ pub(crate) type Answer = TurnTaking<Followed>;
 impl<S, B> Live<S>
 where
     S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
     pub(crate) async fn answer(&self, mut request: Request<Incoming>, came: Came) -> Response<Answer> {
         let sender = Sender::new(request.version(), request.headers());

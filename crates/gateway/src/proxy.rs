@@ -67,7 +67,7 @@ impl<S> Proxy<S> {
     pub(crate) async fn answer<B>(&self, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody>
     where
         S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
-        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+        B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
     {
         let begun = Instant::now();
         let sender = Sender::new(request.version(), request.headers());
@@ -208,7 +208,7 @@ fn pass_on<B>(
     attempts: &CallAttempts,
 ) -> Response<AnswerBody>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
@@ -225,7 +225,7 @@ where
     let role = response.extensions().get().and_then(role);
     let (mut parts, body) = response.into_parts();
     headers::forward_response(&mut parts);
-    let mut response = Response::from_parts(parts, body.map_err(Into::into).boxed_unsync());
+    let mut response = Response::from_parts(parts, body.boxed_unsync());
     if let Some(rejection) = rejection.filter(|rejection| !problem::is_upstreams_own(rejection)) {
         response = attempts.refused(&rejection, response);
     } else if !early {

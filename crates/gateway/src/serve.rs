@@ -58,7 +58,7 @@ where
         + Send
         + Sync
         + 'static,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
     /// Accepts until `stop`, then drains open connections. `admin` serves only the gateway's own pages.
     pub(crate) async fn serve(self, listener: TcpListener, admin: Option<TcpListener>, stop: impl Future<Output = ()>) {

@@ -178,7 +178,7 @@ impl Stack {
         shared: &Shared,
     ) -> impl Service<
         Request<B>,
-        Response = Response<impl Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static + use<B>>,
+        Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send + 'static + use<B>>,
         Error: Into<BoxError>,
         Future: Send,
     >
@@ -232,13 +232,13 @@ where
         + Send
         + Sync
         + 'static,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
     let service = service.map_response(|mut response: Response<B>| {
         if InvalidOutput::of(&response).is_some() {
             response.headers_mut().insert(OUTPUT, HeaderValue::from_static("invalid"));
         }
-        response.map(|body| body.map_err(Into::into).boxed_unsync())
+        response.map(BodyExt::boxed_unsync)
     });
     BoxCloneSyncService::new(service.map_err(|error| BoxedError::new(error.into())))
 }

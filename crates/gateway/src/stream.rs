@@ -53,6 +53,7 @@ pin_project! {
     pub(crate) struct TurnTaking<B> {
         #[pin]
         body: B,
+        turns: Option<Turns>,
     }
 }
 
@@ -110,19 +111,19 @@ impl<F: Future<Output = ()>> Future for Bounded<F> {
 // === impl TurnTaking ===
 
 impl<B> TurnTaking<B> {
+    /// The body of the answer to a request that this task serves.
     pub(crate) fn new(body: B) -> Self {
-        Self { body }
+        Self { body, turns: TURNS.try_with(Turns::clone).ok() }
     }
 }
 
 /// Notes whether the stream waits for the client.
-fn turn(client: bool) {
-    let _ = TURNS.try_with(|turns| {
-        let turn = turns.load(Ordering::Relaxed);
-        if (turn % 2 == 1) != client {
-            turns.store(turn + 1, Ordering::Relaxed);
-        }
-    });
+fn turn(turns: Option<&Turns>, client: bool) {
+    let Some(turns) = turns else { return };
+    let turn = turns.load(Ordering::Relaxed);
+    if (turn % 2 == 1) != client {
+        turns.store(turn + 1, Ordering::Relaxed);
+    }
 }
 
 impl<B: Body<Data = Bytes>> Body for TurnTaking<B> {
@@ -130,10 +131,11 @@ impl<B: Body<Data = Bytes>> Body for TurnTaking<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        turn(false);
-        let polled = self.project().body.poll_frame(cx);
+        let this = self.project();
+        turn(this.turns.as_ref(), false);
+        let polled = this.body.poll_frame(cx);
         if polled.is_ready() {
-            turn(true);
+            turn(this.turns.as_ref(), true);
         }
         polled
     }

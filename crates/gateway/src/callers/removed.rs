@@ -6,12 +6,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body;
-use http_body_util::Either;
+use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::{Layer, Service};
 use tower_buttress::ServedBy;
+use tower_buttress::error::BoxError;
 
 use crate::answer_body::AnswerBody;
 use crate::problem;
@@ -42,6 +42,15 @@ pin_project! {
     }
 }
 
+pin_project! {
+    /// The response body of [`RemovedKey`]. `Either` would take each frame apart to map its error, which needs none.
+    #[project = BodyProj]
+    pub(crate) enum RemovedKeyBody<B> {
+        Answer { #[pin] body: B },
+        Refusal { body: AnswerBody },
+    }
+}
+
 // === impl KeyRemoval ===
 
 impl KeyRemoval {
@@ -66,9 +75,8 @@ impl<S> Layer<S> for RemovedKeyLayer {
 impl<S, A, B> Service<Request<A>> for RemovedKey<S>
 where
     S: Service<Request<A>, Response = Response<B>>,
-    B: Body<Data = Bytes>,
 {
-    type Response = Response<Either<B, AnswerBody>>;
+    type Response = Response<RemovedKeyBody<B>>;
     type Error = S::Error;
     type Future = RemovedKeyFuture<S::Future>;
 
@@ -87,18 +95,46 @@ where
 impl<F, B, E> Future for RemovedKeyFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes>,
 {
-    type Output = Result<Response<Either<B, AnswerBody>>, E>;
+    type Output = Result<Response<RemovedKeyBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         // Polled first: a removed key starts no call and gets no answer, even one that is ready.
         if this.removal.as_pin_mut().is_none_or(|removal| removal.poll(cx).is_pending()) {
-            return this.call.poll(cx).map_ok(|answer| answer.map(Either::Left));
+            return this.call.poll(cx).map_ok(|answer| answer.map(|body| RemovedKeyBody::Answer { body }));
         }
-        let mut answer = problem::removed_key().map(Either::Right);
+        let mut answer = problem::removed_key().map(|body| RemovedKeyBody::Refusal { body });
         answer.extensions_mut().insert(ServedBy::new("gateway"));
         Poll::Ready(Ok(answer))
+    }
+}
+
+// === impl RemovedKeyBody ===
+
+impl<B: Body<Data = Bytes, Error = BoxError>> Body for RemovedKeyBody<B> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project() {
+            BodyProj::Answer { body } => body.poll_frame(cx),
+            BodyProj::Refusal { body } => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Answer { body } => body.is_end_stream(),
+            Self::Refusal { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Answer { body } => body.size_hint(),
+            Self::Refusal { body } => body.size_hint(),
+        }
     }
 }
