@@ -7,7 +7,8 @@ use http::HeaderMap;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::call::{CallEnd, ObservedCall};
+use super::call::ObservedCall;
+use super::outcome::CallEnd;
 use crate::body::boxed::Polled;
 use crate::body::observed::{BodyEnd, BodyObserver, Observed};
 use crate::error::BoxError;

@@ -6,6 +6,11 @@ use std::time::Instant;
 use http::{Extensions, StatusCode};
 
 #[cfg(feature = "tracing")]
+use tracing::{Level, level_filters::LevelFilter};
+
+use super::figures::Figures;
+use super::outcome::CallEnd;
+#[cfg(feature = "tracing")]
 use super::trace::CallSpan;
 use super::trace::TraceSpan;
 use crate::call::{Attempt, CallInfo, EnteredCall};
@@ -17,9 +22,8 @@ pub(super) struct ObservedCall {
     info: Option<CallInfo>,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
-    /// Whether it is one of the call's attempts.
-    #[cfg(any(feature = "metrics", feature = "tracing"))]
-    is_attempt: bool,
+    /// `None`: it is one of the call's attempts.
+    figures: Option<Figures>,
     #[cfg(any(feature = "metrics", feature = "tracing"))]
     began: Instant,
     status: Option<StatusCode>,
@@ -27,22 +31,16 @@ pub(super) struct ObservedCall {
     end: CallEnd,
 }
 
-/// How a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CallEnd {
-    /// The answer was forwarded completely.
-    Complete,
-    /// The service failed, or the body.
-    Failed,
-    /// The future or the body was dropped before its end.
-    Cancelled,
-}
-
 // === impl ObservedCall ===
 
 impl ObservedCall {
     #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "there is no span"))]
-    pub(super) fn new(info: CallInfo, trace_span: Option<TraceSpan>, extensions: &mut Extensions) -> Self {
+    pub(super) fn new(
+        info: CallInfo,
+        figures: Option<Figures>,
+        trace_span: Option<TraceSpan>,
+        extensions: &mut Extensions,
+    ) -> Self {
         #[cfg(feature = "tracing")]
         let span = call_span(&info, trace_span);
         #[cfg(feature = "tracing")]
@@ -52,8 +50,7 @@ impl ObservedCall {
         Self {
             #[cfg(feature = "tracing")]
             span,
-            #[cfg(any(feature = "metrics", feature = "tracing"))]
-            is_attempt: false,
+            figures,
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             began: info.started(),
             info: Some(info),
@@ -73,8 +70,7 @@ impl ObservedCall {
         Self {
             #[cfg(feature = "tracing")]
             span: attempt_span(upstream, attempt, trace_span, extensions),
-            #[cfg(any(feature = "metrics", feature = "tracing"))]
-            is_attempt: true,
+            figures: None,
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             began: clock::now(),
             info: CallInfo::in_extensions(extensions).cloned().or_else(CallInfo::current),
@@ -106,8 +102,12 @@ impl ObservedCall {
     }
 
     #[cold]
+    #[cfg_attr(not(feature = "metrics"), expect(clippy::unused_self, reason = "there is nothing to measure with"))]
     fn first_data(&self) {
-        self.measure("tower_buttress_first_data_seconds", None);
+        #[cfg(feature = "metrics")]
+        if let Some(figures) = &self.figures {
+            figures.first_data(self.elapsed());
+        }
     }
 
     pub(super) fn ended(&mut self, end: CallEnd) {
@@ -121,39 +121,29 @@ impl ObservedCall {
 
     #[cfg(feature = "tracing")]
     fn tell(&self) {
+        if LevelFilter::current() < Level::DEBUG {
+            return;
+        }
         let (status, end) = (self.status.map(|status| status.as_u16()), self.end.as_str());
         let elapsed_ms = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
         let _span = self.span.enter();
-        if self.is_attempt {
+        if self.figures.is_none() {
             tracing::debug!(status, end, elapsed_ms, "attempt ended");
         } else if let Some(info) = &self.info {
             let (attempts, model) = (info.attempt(), info.model());
             tracing::debug!(status, end, attempts, model, elapsed_ms, "call ended");
         }
     }
-
-    #[cfg(feature = "metrics")]
-    fn measure(&self, name: &'static str, end: Option<CallEnd>) {
-        let Some(info) = self.info.as_ref().filter(|_| !self.is_attempt) else { return };
-        let seconds = self.elapsed().as_secs_f64();
-        let stack = info.stack().to_owned();
-        let Some(end) = end else {
-            return metrics::histogram!(name, "stack" => stack).record(seconds);
-        };
-        let status = class(self.status);
-        metrics::histogram!(name, "stack" => stack, "status" => status, "end" => end.as_str()).record(seconds);
-    }
-
-    #[cfg(not(feature = "metrics"))]
-    #[expect(clippy::unused_self, reason = "there is nothing to measure with")]
-    const fn measure(&self, _name: &'static str, _end: Option<CallEnd>) {}
 }
 
 impl Drop for ObservedCall {
     fn drop(&mut self) {
         #[cfg(feature = "tracing")]
         self.tell();
-        self.measure("tower_buttress_call_seconds", Some(self.end));
+        #[cfg(feature = "metrics")]
+        if let Some(figures) = &self.figures {
+            figures.ended(self.status, self.end, self.elapsed());
+        }
     }
 }
 
@@ -200,30 +190,4 @@ fn in_trace(span: tracing::Span, trace_span: Option<TraceSpan>) -> tracing::Span
         span.record("parent_id", parent.span_id());
     }
     span
-}
-
-#[cfg(feature = "metrics")]
-fn class(status: Option<StatusCode>) -> &'static str {
-    match status.map(|status| status.as_u16() / 100) {
-        None => "none",
-        Some(1) => "1xx",
-        Some(2) => "2xx",
-        Some(3) => "3xx",
-        Some(4) => "4xx",
-        Some(5) => "5xx",
-        Some(_) => "other",
-    }
-}
-
-// === impl CallEnd ===
-
-impl CallEnd {
-    #[cfg(any(feature = "metrics", feature = "tracing"))]
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
 }

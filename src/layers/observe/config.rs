@@ -29,6 +29,10 @@ const MAX_ID: usize = 128;
 // === impl Calls ===
 
 impl Calls {
+    pub(super) fn new(stack: Arc<str>) -> Self {
+        Self { stack, request_id: None, trace_context: false }
+    }
+
     pub(super) fn info<B>(&self, request: &Request<B>) -> CallInfo {
         let id = self.id(request).unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)).into());
         CallInfo::new(id, self.stack.clone(), request.method().clone(), host(request), clock::now())
@@ -56,7 +60,7 @@ mod tests {
 
     fn id(value: &str) -> String {
         let request_id = Some(HeaderName::from_static("x-request-id"));
-        let config = Calls { stack: "s".into(), request_id, trace_context: false };
+        let config = Calls { request_id, ..Calls::new("s".into()) };
         let request = Request::builder().header("x-request-id", value).body(()).unwrap();
         config.info(&request).id().to_owned()
     }

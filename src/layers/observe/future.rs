@@ -8,7 +8,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::ObserveBody;
-use super::call::{CallEnd, ObservedCall};
+use super::call::ObservedCall;
+use super::outcome::CallEnd;
 
 pin_project! {
     /// The future of [`Observe`](super::Observe).

@@ -4,6 +4,7 @@ use http::HeaderName;
 use tower_layer::Layer;
 
 use super::config::{Calls, Config};
+use super::figures::Figures;
 use super::service::Observe;
 
 /// Gives each call an id, which the events of all layers inside carry, and reports how the call ended.
@@ -89,6 +90,8 @@ use super::service::Observe;
 #[derive(Clone, Debug)]
 pub struct ObserveLayer {
     config: Option<Config>,
+    /// Those of calls.
+    figures: Option<Figures>,
 }
 
 // === impl ObserveLayer ===
@@ -98,19 +101,19 @@ impl ObserveLayer {
     #[must_use]
     pub fn new(stack: impl Into<Arc<str>>) -> Self {
         let stack = stack.into();
-        Self { config: Some(Config::Calls(Calls { stack, request_id: None, trace_context: false })) }
+        Self { figures: Some(Figures::new(&stack)), config: Some(Config::Calls(Calls::new(stack))) }
     }
 
     /// Opens a span with this name for each attempt at an upstream: see [above](Self#attempts).
     #[must_use]
     pub fn attempts(upstream: impl Into<Arc<str>>) -> Self {
-        Self { config: Some(Config::Attempts(upstream.into())) }
+        Self { config: Some(Config::Attempts(upstream.into())), figures: None }
     }
 
     /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub const fn disabled() -> Self {
-        Self { config: None }
+        Self { config: None, figures: None }
     }
 
     /// Takes a call's id from this header, if it has 1 to 128 letters, digits, `.`, `_` and `-`. Else the id is 16 random
@@ -144,6 +147,6 @@ impl<S> Layer<S> for ObserveLayer {
     type Service = Observe<S>;
 
     fn layer(&self, inner: S) -> Observe<S> {
-        Observe::new(inner, self.config.clone())
+        Observe::new(inner, self.config.clone(), self.figures.clone())
     }
 }

@@ -3,8 +3,10 @@
 mod body;
 mod call;
 mod config;
+mod figures;
 mod future;
 mod layer;
+mod outcome;
 mod service;
 mod trace;
 

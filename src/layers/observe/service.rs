@@ -7,6 +7,7 @@ use tower_service::Service;
 use super::body::ObserveBody;
 use super::call::ObservedCall;
 use super::config::Config;
+use super::figures::Figures;
 use super::future::ObserveFuture;
 use super::trace::Trace;
 use crate::call::Attempt;
@@ -16,13 +17,14 @@ use crate::call::Attempt;
 pub struct Observe<S> {
     inner: S,
     config: Option<Config>,
+    figures: Option<Figures>,
 }
 
 // === impl Observe ===
 
 impl<S> Observe<S> {
-    pub(super) const fn new(inner: S, config: Option<Config>) -> Self {
-        Self { inner, config }
+    pub(super) const fn new(inner: S, config: Option<Config>, figures: Option<Figures>) -> Self {
+        Self { inner, config, figures }
     }
 
     /// The inner service.
@@ -64,7 +66,7 @@ where
                 let info = calls.info(&request);
                 request.extensions_mut().insert(info.clone());
                 let trace_span = Trace::begin(&mut request, calls.trace_context);
-                ObservedCall::new(info, trace_span, request.extensions_mut())
+                ObservedCall::new(info, self.figures.clone(), trace_span, request.extensions_mut())
             }
             Some(Config::Attempts(upstream)) => {
                 let trace_span = Trace::attempt(&mut request);
