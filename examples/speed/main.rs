@@ -1,8 +1,8 @@
 //! Compares the cost of a call through the gateway, a bare hyper proxy, nginx and Envoy, in one run.
 //!
 //! ```sh
-//! cargo run --release --example speed
-//! cargo run --release --example speed -- --rounds 20 --only gateway --load get      # for a profiler
+//! cargo run --profile dist --example speed
+//! cargo run --profile dist --example speed -- --rounds 20 --only gateway --load get      # for a profiler
 //! ```
 //!
 //! Each proxy is a process, and a figure is the CPU time (user and system) of that process per call, so that other
