@@ -4,7 +4,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::proto::dialect::End;
 use crate::proto::grpc::GRPC_STATUS;
-use crate::proto::media_type;
+use crate::proto::media_type::BodyForm;
 
 /// How a duplicate request is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,20 +26,10 @@ pub(crate) enum Storable {
     Guaranteed,
 }
 
-/// Content types of message streams: such a body may end early, and its end looks like any other.
-const STREAMS: [&[u8]; 6] = [
-    b"text/event-stream",
-    b"application/x-ndjson",
-    b"application/ndjson",
-    b"application/jsonl",
-    b"application/x-jsonlines",
-    b"application/stream+json",
-];
-
 /// Whether the end of a body with these headers does not prove that it is complete.
 pub(crate) fn has_unproven_end(headers: &HeaderMap) -> bool {
-    let essence = media_type::essence(headers);
-    STREAMS.iter().any(|stream| essence.eq_ignore_ascii_case(stream))
+    // A stream of messages may end early, and its end looks like any other.
+    matches!(BodyForm::of(headers), BodyForm::EventStream | BodyForm::JsonLines)
 }
 
 // === impl KeySource ===

@@ -30,7 +30,7 @@ pub struct ExpectsEventStream;
 
 impl EventStream {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        if !media_type::essence(headers).eq_ignore_ascii_case(b"text/event-stream") {
+        if !media_type::is_event_stream(headers) {
             return Self::No;
         }
         if media_type::is_encoded(headers) { Self::Encoded } else { Self::Plain }

@@ -16,9 +16,8 @@ use crate::call::{InvalidOutput, Reservation, Stale, Tenant};
 use crate::policy::last_good::cache::OVERHEAD;
 use crate::policy::last_good::cache_control;
 use crate::proto::dialect::{AnswerReader, End, Framing, Kind, Reader};
-use crate::proto::event_stream::EventStream;
 use crate::proto::fingerprint::Fingerprint;
-use crate::proto::media_type;
+use crate::proto::media_type::{self, BodyForm};
 use crate::rejection::Rejection;
 use crate::rt::clock;
 use crate::store::{Head, LastGoodAnswer, SharedLastGood};
@@ -240,14 +239,11 @@ impl BodyKind {
         if media_type::is_encoded(headers) {
             return None;
         }
-        if EventStream::of(headers) == EventStream::Plain {
-            return Some(Self::Stream(Framing::EventStream));
+        match BodyForm::of(headers) {
+            BodyForm::EventStream => Some(Self::Stream(Framing::EventStream)),
+            BodyForm::JsonLines if kind == Kind::Ollama => Some(Self::Stream(Framing::Lines)),
+            BodyForm::Json => Some(Self::Json),
+            BodyForm::JsonLines | BodyForm::Other => None,
         }
-        let essence = media_type::essence(headers);
-        let lines = [&b"application/x-ndjson"[..], b"application/jsonl"];
-        if kind == Kind::Ollama && lines.iter().any(|lines| essence.eq_ignore_ascii_case(lines)) {
-            return Some(Self::Stream(Framing::Lines));
-        }
-        media_type::is_json(headers).then_some(Self::Json)
     }
 }

@@ -39,8 +39,7 @@ mod reading {
     use super::Used;
     use crate::body::request::CallBody;
     use crate::proto::dialect::{AnswerReader, Fact, Framing, Kind, Reader, Usage as Told};
-    use crate::proto::event_stream::EventStream;
-    use crate::proto::media_type;
+    use crate::proto::media_type::{self, BodyForm};
     use crate::proto::prompt;
 
     /// A higher reported number is not believed: it would block a limit for years.
@@ -78,15 +77,14 @@ mod reading {
         /// Chooses the format of the answer by its head.
         pub(in super::super) fn head<B>(&mut self, response: &Response<B>) {
             let Some(kind) = self.kind else { return };
-            let essence = media_type::essence(response.headers());
-            self.form = if EventStream::of(response.headers()) == EventStream::Plain {
-                Form::Stream(Box::new(Reader::new(Some(kind), Framing::EventStream)))
-            } else if essence.eq_ignore_ascii_case(b"application/x-ndjson") {
-                Form::Stream(Box::new(Reader::new(Some(kind), Framing::Lines)))
-            } else if essence.eq_ignore_ascii_case(b"application/json") {
-                Form::Answer(Box::default())
-            } else {
-                Form::Unread
+            let headers = response.headers();
+            let stream = |framing| Form::Stream(Box::new(Reader::new(Some(kind), framing)));
+            self.form = match BodyForm::of(headers) {
+                _ if media_type::is_encoded(headers) => Form::Unread,
+                BodyForm::EventStream => stream(Framing::EventStream),
+                BodyForm::JsonLines => stream(Framing::Lines),
+                BodyForm::Json => Form::Answer(Box::default()),
+                BodyForm::Other => Form::Unread,
             };
         }
 

@@ -18,6 +18,7 @@ use super::pending::PendingAnswer;
 use super::state::HeartbeatState;
 use crate::error::BoxError;
 use crate::event::Event;
+use crate::proto::media_type::NDJSON;
 use crate::proto::retry_after;
 use crate::rt::timeout::Timeout;
 
@@ -99,7 +100,7 @@ where
     F: Future<Output = Result<Response<B>, E>> + Send + 'static,
     E: Into<BoxError>,
 {
-    let content_type = if config.json_lines { "application/x-ndjson" } else { "text/event-stream" };
+    let content_type = if config.json_lines { NDJSON } else { "text/event-stream" };
     let is_marked = config.layer.mark_exhausted == Some(true);
     let state = HeartbeatState::of_pending(PendingAnswer::new(call, config.json_lines), config);
     let mut response = Response::new(SseHeartbeatBody::pending(state));

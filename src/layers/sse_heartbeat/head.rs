@@ -7,13 +7,11 @@ use http_body::Body;
 use crate::proto::dialect::Kind;
 use crate::proto::digests;
 use crate::proto::event_stream::EventStream;
-use crate::proto::{bodiless, list, media_type};
+use crate::proto::media_type::BodyForm;
+use crate::proto::{bodiless, list};
 
 /// Tells nginx not to buffer the stream.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-
-/// What Ollama sends.
-const JSON_LINES: &[u8] = b"application/x-ndjson";
 
 /// How the layer handles a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +53,7 @@ impl AnswerKind {
 /// fields.
 pub(super) fn is_stream(status: StatusCode, headers: &HeaderMap, json_lines: bool) -> bool {
     let is_plain = if json_lines {
-        media_type::essence(headers).eq_ignore_ascii_case(JSON_LINES) && !headers.contains_key(CONTENT_ENCODING)
+        BodyForm::of(headers) == BodyForm::JsonLines && !headers.contains_key(CONTENT_ENCODING)
     } else {
         EventStream::of(headers) == EventStream::Plain
     };
@@ -64,7 +62,7 @@ pub(super) fn is_stream(status: StatusCode, headers: &HeaderMap, json_lines: boo
 
 /// Whether this is a stream of JSON lines to which a line can be added.
 fn is_json_lines(headers: &HeaderMap) -> bool {
-    media_type::essence(headers).eq_ignore_ascii_case(JSON_LINES)
+    BodyForm::of(headers) == BodyForm::JsonLines
         && ![CONTENT_LENGTH, CONTENT_ENCODING].iter().any(|name| headers.contains_key(name))
 }
 

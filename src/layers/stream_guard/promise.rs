@@ -6,6 +6,7 @@ use http_body::Body;
 use super::config::Chosen;
 use crate::proto::dialect::{Framing, Kind};
 use crate::proto::event_stream::EventStream;
+use crate::proto::media_type::BodyForm;
 use crate::proto::{bodiless, media_type};
 use crate::rejection::Rejection;
 
@@ -20,6 +21,8 @@ pub(super) enum Promise {
     Answer,
     Stream(Framing),
 }
+
+const AMAZON: &[u8] = b"application/vnd.amazon.eventstream";
 
 // === impl Promise ===
 
@@ -48,22 +51,16 @@ impl Promise {
             EventStream::No => {}
         }
         let Some(dialect) = dialect.filter(|_| generates) else { return Self::Nothing };
-        let essence = media_type::essence(headers);
-        let is = |name: &str| essence.eq_ignore_ascii_case(name.as_bytes());
-        if is("application/vnd.amazon.eventstream") {
-            return Self::Unreadable("binary event streams are not read");
-        }
-        let lines = is("application/x-ndjson") || is("application/jsonl");
-        if !(lines || media_type::is_json(headers)) {
-            return Self::Nothing;
-        }
-        if media_type::is_encoded(headers) {
-            return Self::Unreadable("the answer is compressed");
-        }
-        match dialect.kind() {
-            Some(Kind::Ollama) | None if lines => Self::Stream(Framing::Lines),
-            _ if lines => Self::Nothing,
-            _ => Self::Answer,
+        match (BodyForm::of(headers), dialect.kind()) {
+            (BodyForm::Json | BodyForm::JsonLines, _) if media_type::is_encoded(headers) => {
+                Self::Unreadable("the answer is compressed")
+            }
+            (BodyForm::Json, _) => Self::Answer,
+            (BodyForm::JsonLines, Some(Kind::Ollama) | None) => Self::Stream(Framing::Lines),
+            (BodyForm::Other, _) if media_type::essence(headers).eq_ignore_ascii_case(AMAZON) => {
+                Self::Unreadable("binary event streams are not read")
+            }
+            _ => Self::Nothing,
         }
     }
 }

@@ -7,8 +7,7 @@ use super::request::CheckedRequest;
 use crate::policy::structured::{Complaint, Finding, OutputSchema, ToolSchemas, examine};
 use crate::proto::answer_text::{AnswerText, replaced, unquoted};
 use crate::proto::dialect::{AnswerReader, Channel, End, Fact, Framing, Kind, Reader, Usage};
-use crate::proto::event_stream::EventStream;
-use crate::proto::media_type;
+use crate::proto::media_type::{self, BodyForm};
 use crate::proto::tool_calls::{self, ToolCall};
 use crate::rejection::Rejection;
 
@@ -59,17 +58,14 @@ impl AnswerForm {
         if response.status() != StatusCode::OK || Rejection::of(response).is_some() || media_type::is_encoded(headers) {
             return None;
         }
-        if EventStream::of(headers) == EventStream::Plain {
-            return asked.streams.then_some(Self::Stream(Framing::EventStream));
+        match BodyForm::of(headers) {
+            BodyForm::EventStream if asked.streams => Some(Self::Stream(Framing::EventStream)),
+            BodyForm::JsonLines if asked.kind == Kind::Ollama && asked.streams => Some(Self::Stream(Framing::Lines)),
+            // Gemini also streams a JSON array.
+            BodyForm::Json if asked.kind == Kind::Gemini && asked.streams => Some(Self::Stream(Framing::Array)),
+            BodyForm::Json => Some(Self::Json),
+            _ => None,
         }
-        let essence = media_type::essence(headers);
-        if asked.kind == Kind::Ollama && asked.streams && essence.eq_ignore_ascii_case(b"application/x-ndjson") {
-            return Some(Self::Stream(Framing::Lines));
-        }
-        // Gemini also streams a JSON array.
-        let is_array = asked.kind == Kind::Gemini && asked.streams;
-        let form = if is_array { Self::Stream(Framing::Array) } else { Self::Json };
-        media_type::is_json(headers).then_some(form)
     }
 }
 

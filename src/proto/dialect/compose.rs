@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::media_type::NDJSON;
 use super::kind::Kind;
 
 /// An answer with one text.
@@ -22,7 +23,6 @@ pub(crate) struct Composed<'a> {
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
-const LINES: &str = "application/x-ndjson";
 
 // === impl Composed ===
 
@@ -41,7 +41,7 @@ impl Composed<'_> {
             Kind::Gemini if self.sse => (EVENTS, unnamed(&self.whole())),
             Kind::Gemini => (JSON, Value::Array(vec![self.whole()]).to_string()),
             Kind::Cohere => (EVENTS, self.cohere_stream()),
-            Kind::Ollama => (LINES, self.ollama_lines()),
+            Kind::Ollama => (NDJSON, self.ollama_lines()),
         }
     }
 
@@ -278,7 +278,7 @@ mod tests {
             let (content_type, stream) = composed.stream();
             let framing = match content_type {
                 EVENTS => Framing::EventStream,
-                LINES => Framing::Lines,
+                NDJSON => Framing::Lines,
                 _ => Framing::Array,
             };
             let mut reader = Reader::new(Some(composed.kind), framing);

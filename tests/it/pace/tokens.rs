@@ -46,7 +46,9 @@ async fn waits_after(answer: Answer, read: bool) -> f64 {
 async fn what_an_answer_says_that_it_used_is_what_it_costs() {
     let json =
         r#"{"choices":[{"index":0,"finish_reason":"stop"}],"usage":{"prompt_tokens":100,"completion_tokens":50}}"#;
-    assert_eq!(waits_after(says("application/json", json), true).await, 9.0);
+    for name in ["application/json", "application/vnd.acme+json; charset=utf-8"] {
+        assert_eq!(waits_after(says(name, json), true).await, 9.0, "{name}");
+    }
     let stream = concat!(
         "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n",
         "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
