@@ -238,6 +238,8 @@ impl Classify for Arc<dyn Classify> {
 // === impl Classifier ===
 
 impl Classifier {
+    pub(crate) const STANDARD: Self = Self::Standard(Standard::new());
+
     pub(crate) fn new(classifier: impl Classify + 'static) -> Self {
         Self::Other(Arc::new(classifier))
     }
@@ -269,7 +271,7 @@ impl Classifier {
 
 impl Default for Classifier {
     fn default() -> Self {
-        Self::Standard(Standard::new())
+        Self::STANDARD
     }
 }
 

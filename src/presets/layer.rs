@@ -37,6 +37,7 @@ use crate::layers::structured_output::StructuredOutputLayer;
 use crate::layers::supersede::SupersedeLayer;
 use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
+use crate::policy::verdict::{Classifier, Classify};
 
 /// All layers around one upstream, outermost first: inspection of the request, gRPC status, timeout profile, heartbeats,
 /// deadline, limits per caller (off), supersede (off), dedup, last good answers and resume (feature `llm`), fallback,
@@ -69,6 +70,7 @@ pub struct ResilienceLayer {
     pub(super) resume: ResumeLayer,
     pub(super) fallbacks: Vec<Backup>,
     pub(super) memory: Memory,
+    pub(super) classifier: Classifier,
     #[cfg(feature = "schema")]
     pub(super) structured: StructuredOutputLayer,
     pub(super) retry: RetryAfterBackoffLayer,
@@ -118,6 +120,7 @@ impl ResilienceLayer {
             resume: ResumeLayer::disabled(),
             fallbacks: Vec::new(),
             memory: Memory::default(),
+            classifier: Classifier::STANDARD,
             #[cfg(feature = "schema")]
             structured: StructuredOutputLayer::disabled(),
             retry: RetryAfterBackoffLayer::new(),
@@ -398,6 +401,7 @@ impl ResilienceLayer {
             resume: self.resume.observer(observer.clone()),
             fallbacks: self.fallbacks.into_iter().map(tell).collect(),
             memory: self.memory,
+            classifier: self.classifier,
             #[cfg(feature = "schema")]
             structured: self.structured.observer(observer.clone()),
             retry: self.retry.observer(observer.clone()),
@@ -416,6 +420,31 @@ impl ResilienceLayer {
         self.memory = memory;
         self
     }
+
+    /// Sets the classifier, which decides what answers and errors mean, of every layer that asks one: retries, fallbacks,
+    /// breakers, queues, pace and last good answers, whenever they are added. A layer's own classifier takes precedence.
+    /// Default: [`Standard`](crate::verdict::Standard).
+    ///
+    /// ```
+    /// use http::StatusCode;
+    /// use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
+    /// use tower_buttress::{TimeoutProfile, presets};
+    ///
+    /// let standard = Standard::new();
+    /// let stack = presets::http_client(TimeoutProfile::STANDARD).classifier(move |outcome: &Outcome<'_>| {
+    ///     match outcome.status() {
+    ///         // This upstream says so when it is overloaded.
+    ///         Some(StatusCode::FORBIDDEN) => Verdict::new(NextStep::retry(None), Health::Throttled),
+    ///         _ => standard.classify(outcome),
+    ///     }
+    /// });
+    /// # let _ = stack;
+    /// ```
+    #[must_use]
+    pub fn classifier(mut self, classifier: impl Classify + 'static) -> Self {
+        self.classifier = Classifier::new(classifier);
+        self
+    }
 }
 
 // === impl UpstreamAdmission ===
@@ -424,6 +453,14 @@ impl UpstreamAdmission {
     /// Returns the same settings for another upstream.
     fn separate(&self) -> Self {
         Self { queue: self.queue.separate(), pace: self.pace.separate(), breaker: self.breaker.separate() }
+    }
+
+    pub(super) fn or_classifier(&self, of_stack: &Classifier) -> Self {
+        Self {
+            queue: self.queue.clone().or_classifier(of_stack),
+            pace: self.pace.clone().or_classifier(of_stack),
+            breaker: self.breaker.clone().or_classifier(of_stack),
+        }
     }
 
     fn observer(self, observer: &Arc<dyn Observer>) -> Self {

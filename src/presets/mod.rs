@@ -93,15 +93,10 @@ pub fn http_client(limits: TimeoutProfile) -> ResilienceLayer {
 
 /// A stack for gRPC: it judges answers by `grpc-status`, the deadline travels in `grpc-timeout` (which may also shorten
 /// it), and a stream that reaches a limit ends with a status.
-///
-/// A fallback that you add needs [`verdict::Grpc`] as its classifier too.
 #[must_use]
 pub fn grpc_client(limits: TimeoutProfile) -> ResilienceLayer {
     ResilienceLayer::new(limits)
         .deadline(|deadline| deadline.accept(DeadlineHeader::grpc()).propagate(DeadlineHeader::grpc()))
         .grpc_status(|_| GrpcStatusLayer::new())
-        .retry(|retry| retry.classifier(verdict::Grpc::new()))
-        .queue(|queue| queue.classifier(verdict::Grpc::new()))
-        .pace(|pace| pace.classifier(verdict::Grpc::new()))
-        .breaker(|breaker| breaker.classifier(verdict::Grpc::new()))
+        .classifier(verdict::Grpc::new())
 }

@@ -42,7 +42,7 @@ impl ResilienceLayer {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let retry = self.retry.clone().memory(self.memory.clone());
+        let retry = self.retry.clone().memory(self.memory.clone()).or_classifier(&self.classifier);
         if self.is_one_upstream_with_a_deadline() {
             let attempts = self.attempts(inner, &self.admission, Some(&retry), Some(&self.deadline));
             return self.outside_of_deadline(attempts);
@@ -101,7 +101,9 @@ impl ResilienceLayer {
         let mut stack = boxed(upstreams);
         #[cfg(feature = "llm")]
         if self.last_good.is_enabled() {
-            stack = Upstream::new(self.last_good.clone().memory(self.memory.clone()).layer(stack));
+            stack = Upstream::new(
+                self.last_good.clone().memory(self.memory.clone()).or_classifier(&self.classifier).layer(stack),
+            );
         }
         if self.dedup.is_enabled() {
             stack = Upstream::new(dedup.layer(stack));
@@ -110,7 +112,7 @@ impl ResilienceLayer {
             stack = Upstream::new(self.supersede.clone().memory(self.memory.clone()).layer(stack));
         }
         if self.callers.is_enabled() {
-            stack = Upstream::new(self.callers.layer(stack));
+            stack = Upstream::new(self.callers.clone().or_classifier(&self.classifier).layer(stack));
         }
         if self.deadline.is_enabled() {
             stack = Upstream::new(self.deadline.layer(stack));
@@ -148,7 +150,7 @@ impl ResilienceLayer {
         E: Error + Send + Sync + 'static,
     {
         let layer = backup.layer.clone().map_backup(|inner| self.upstream(inner, &backup.admission, None));
-        Upstream::new(layer.memory(self.memory.clone()).layer(upstreams))
+        Upstream::new(layer.memory(self.memory.clone()).or_classifier(&self.classifier).layer(upstreams))
     }
 
     /// Builds one upstream with all its layers.
@@ -191,6 +193,13 @@ impl ResilienceLayer {
         if !admission.is_enabled() && !self.watches_answers() {
             return retried(inner, retry, deadline);
         }
+        let judged;
+        let admission = if self.classifier.is_standard() {
+            admission
+        } else {
+            judged = admission.or_classifier(&self.classifier);
+            &judged
+        };
         let timed = self.idle.layer(self.first_byte.layer(inner));
         #[cfg(feature = "llm")]
         if self.guard.is_enabled() {

@@ -15,9 +15,11 @@ use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::presets::{self, ResilienceLayer};
+use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
 use tower_buttress::{
-    Attempts, CallBody, CircuitState, DedupRole, Event, FallbackLayer, Model, PaceLayer, QueueLayer, Rate, Rejection,
-    RejectionKind, Resumable, ServedBy, SupersedeLayer, TimeoutProfile, error,
+    Attempts, CallBody, CircuitBreakerLayer, CircuitState, DedupRole, Event, FallbackLayer, Model, PaceLayer,
+    QueueLayer, Rate, Rejection, RejectionKind, Resumable, RetryAfterBackoffLayer, ServedBy, SupersedeLayer,
+    TimeoutProfile, error,
 };
 
 use crate::support::{Log, Script, Step, secs};
@@ -111,8 +113,7 @@ async fn limits_are_those_of_the_profile_or_of_the_request() {
 
 #[tokio::test(start_paused = true)]
 async fn all_services_of_a_stack_share_one_breaker() {
-    let stack =
-        presets::http_client(TimeoutProfile::FAST).retry(|_| tower_buttress::RetryAfterBackoffLayer::disabled());
+    let stack = presets::http_client(TimeoutProfile::FAST).retry(|_| RetryAfterBackoffLayer::disabled());
     let (service, calls) = upstream(&[500]);
     for _ in 0..5 {
         stack.clone().layer(service.clone()).oneshot(asked()).await.unwrap();
@@ -133,7 +134,7 @@ async fn the_presets_for_models_know_them_by_body_and_path() {
         request.header("accept", "text/event-stream").body(Full::<Bytes>::from(body)).unwrap()
     };
     for (preset, in_path) in PRESETS[1..].iter().flat_map(|preset| [(preset, false), (preset, true)]) {
-        let stack = preset(TimeoutProfile::FAST).retry(|_| tower_buttress::RetryAfterBackoffLayer::disabled());
+        let stack = preset(TimeoutProfile::FAST).retry(|_| RetryAfterBackoffLayer::disabled());
         let upstream = |request: Request<CallBody>| async move {
             let is_down = request.headers().contains_key("x-down");
             Ok::<_, Infallible>(
@@ -167,7 +168,7 @@ async fn each_host_and_each_model_has_a_circuit_of_its_own() {
         request.body(Full::<Bytes>::from("hello")).unwrap()
     };
     for preset in PRESETS {
-        let stack = preset(TimeoutProfile::FAST).retry(|_| tower_buttress::RetryAfterBackoffLayer::disabled());
+        let stack = preset(TimeoutProfile::FAST).retry(|_| RetryAfterBackoffLayer::disabled());
         let upstream = |request: Request<CallBody>| async move {
             let is_down = request.headers().contains_key("x-down");
             Ok::<_, Infallible>(
@@ -431,7 +432,7 @@ async fn a_client_backs_up_its_own_kind_by_hand() {
     .await;
     let primary = ServiceBuilder::new()
         .layer(FallbackLayer::new(hyper_client()))
-        .layer(tower_buttress::RetryAfterBackoffLayer::new().attempt_header("x-attempt".parse().unwrap()))
+        .layer(RetryAfterBackoffLayer::new().attempt_header("x-attempt".parse().unwrap()))
         .service(hyper_client());
     let request = Request::put(format!("http://{at}/")).body(Full::<Bytes>::from("hello")).unwrap();
     let response = primary.oneshot(request).await.unwrap();
@@ -549,4 +550,85 @@ async fn one_slow_upload_holds_no_place() {
     assert_eq!((other.status(), start.elapsed(), calls.load(SeqCst)), (StatusCode::OK, secs(1), 1));
     drop(other);
     assert_eq!(upload.await.unwrap().unwrap().status(), 200);
+}
+
+/// A teapot is an upstream that fails.
+fn teapots(outcome: &Outcome<'_>) -> Verdict {
+    match outcome.status() {
+        Some(StatusCode::IM_A_TEAPOT) => Verdict::new(NextStep::retry(None), Health::Failure),
+        _ => Standard::new().classify(outcome),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_classifier_of_a_stack_is_that_of_layers_without_their_own() {
+    let get = || Request::get("/").body(Full::<Bytes>::default()).unwrap();
+    let stack = || presets::http_client(TimeoutProfile::STANDARD).classifier(teapots);
+
+    let (primary, calls) = upstream(&[418, 200]);
+    let served = stack().retry(|_| RetryAfterBackoffLayer::new()).layer(primary).oneshot(get()).await.unwrap();
+    assert_eq!((served.status().as_u16(), calls.load(SeqCst)), (200, 2), "a layer that was put in later");
+
+    let (primary, calls) = upstream(&[418, 200]);
+    let own = stack().retry(|retry| retry.classifier(Standard::new()));
+    let served = own.layer(primary).oneshot(get()).await.unwrap();
+    assert_eq!((served.status().as_u16(), calls.load(SeqCst)), (418, 1), "its own comes first");
+
+    let (primary, _) = upstream(&[418]);
+    let (backup, _) = upstream::<CallBody>(&[200]);
+    let mut circuit = None;
+    let stack = stack().retry(|retry| retry.attempts(1)).breaker(|breaker| {
+        circuit = Some(breaker.handle());
+        breaker.configure(|config| config.consecutive_failures(2))
+    });
+    let service = stack.fallback(FallbackLayer::new(backup)).layer(primary);
+    for _ in 0..2 {
+        let served = service.clone().oneshot(get()).await.unwrap();
+        assert_eq!((served.status().as_u16(), ServedBy::of(&served).is_some()), (200, true), "the backup serves it");
+    }
+    assert_eq!(circuit.unwrap().state(), CircuitState::Open);
+}
+
+/// An application keeps a clone of its queue to show how it is doing.
+#[tokio::test(start_paused = true)]
+async fn a_queue_keeps_its_places_when_it_takes_the_classifier_of_the_stack() {
+    let queue = QueueLayer::auto(1, 100);
+    let (primary, _) = upstream(&[418]);
+    let throttled = |_: &Outcome<'_>| Verdict::new(NextStep::GiveUp, Health::Throttled);
+    let stack = presets::http_client(TimeoutProfile::STANDARD).classifier(throttled).pace(|_| PaceLayer::disabled());
+    let service = stack.breaker(|_| CircuitBreakerLayer::disabled()).queue(|_| queue.clone()).layer(primary);
+    let before = queue.stats().limit;
+    for _ in 0..20 {
+        let get = Request::get("/").body(Full::<Bytes>::default()).unwrap();
+        let _ = service.clone().oneshot(get).await.unwrap().into_body().collect().await;
+    }
+    assert!(queue.stats().limit < before, "{before}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_is_asked_after_a_grpc_status() {
+    let answer = |status: &'static str| {
+        service_fn(move |_: Request<CallBody>| async move {
+            let response = Response::builder().header("content-type", "application/grpc").header("grpc-status", status);
+            Ok::<_, Infallible>(response.body(Full::<Bytes>::default()).unwrap())
+        })
+    };
+    let stack = presets::grpc_client(TimeoutProfile::STANDARD).fallback(FallbackLayer::new(answer("0")));
+    let request = Request::post("/p.S/M").header("content-type", "application/grpc").body(Full::<Bytes>::default());
+    let response = stack.layer(answer("14")).oneshot(request.unwrap()).await.unwrap();
+    assert_eq!(response.headers()["grpc-status"], "0");
+}
+
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn the_classifier_of_a_stack_says_when_an_earlier_answer_stands_in() {
+    use crate::last_good::{QUESTION, Upstream, ask, send, status};
+
+    let upstream = Upstream::new();
+    let stack = presets::http_client(TimeoutProfile::STANDARD).classifier(teapots);
+    let service = stack.last_good(|_| tower_buttress::LastGoodLayer::new()).layer(upstream.service());
+    send(&service, ask(QUESTION)).await;
+    upstream.set(status(418));
+    let (status, stale, _) = send(&service, ask(QUESTION)).await;
+    assert_eq!((status, stale.is_some()), (200, true));
 }

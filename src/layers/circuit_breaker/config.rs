@@ -11,8 +11,8 @@ use http::request::Parts;
 use crate::event::Emitter;
 use crate::policy::breaker::settings::Settings;
 use crate::policy::timeout_profile::TimeoutProfile;
-use crate::policy::verdict::Classifier;
 use crate::policy::window::CircuitWindow;
+use crate::rt::layer_classifier::LayerClassifier;
 
 /// The settings of a [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), as a plain value.
 ///
@@ -51,7 +51,7 @@ pub enum SlowCallBy {
 /// The settings of one service; services share the circuits.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CallConfig {
-    pub(super) classifier: Classifier,
+    pub(super) classifier: LayerClassifier,
     pub(super) key: Option<KeyBy>,
     pub(super) emitter: Emitter,
 }

@@ -15,6 +15,7 @@ use super::permit::BreakerPermit;
 use crate::admission::{Admission, Admit, Wait, with_head};
 use crate::call::Model;
 use crate::event::Event;
+use crate::policy::verdict::Classifier;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
 use crate::rt::per_thread::PerThread;
@@ -72,7 +73,9 @@ impl Admit for BreakerGate {
             }
         };
         match admission {
-            Ok(permit) => Admission::Pass(BreakerPermit::new(permit, calls.classifier.clone(), request, learns)),
+            Ok(permit) => {
+                Admission::Pass(BreakerPermit::new(permit, Classifier::clone(&calls.classifier), request, learns))
+            }
             Err(retry_after) => {
                 calls.emitter.emit(&Event::Refused { kind: RejectionKind::CircuitOpen });
                 let rejection = Rejection::new(RejectionKind::CircuitOpen);

@@ -12,6 +12,7 @@ use super::peers::CircuitPeers;
 use super::service::CircuitBreaker;
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
+use crate::rt::layer_classifier::LayerClassifier;
 use crate::rt::settings::Settings;
 
 /// Refuses calls to a failing upstream with an immediate 503, and probes whether it has recovered.
@@ -187,7 +188,17 @@ impl CircuitBreakerLayer {
     /// Default: [`Standard`](crate::verdict::Standard).
     #[must_use]
     pub fn classifier(mut self, classifier: impl Classify + 'static) -> Self {
-        self.shared.calls.classifier = Classifier::new(classifier);
+        self.shared.calls.classifier = LayerClassifier::own(classifier);
+        self
+    }
+
+    /// Takes the classifier of the stack, if it has none of its own.
+    pub(crate) fn or_classifier(mut self, of_stack: &Classifier) -> Self {
+        if !of_stack.is_standard() {
+            // For the services that are made from now on.
+            let settings = &mut *self.shared;
+            settings.calls.classifier.adopt(of_stack);
+        }
         self
     }
 
@@ -284,7 +295,7 @@ impl CircuitBreakerLayer {
 
     /// What health probes need; `None`: the layer is off.
     pub(super) fn probed(&self) -> Option<(&Arc<BreakerSet>, &Classifier)> {
-        self.enabled.then_some((&self.shared.set, &self.shared.calls.classifier))
+        self.enabled.then_some((&self.shared.set, &*self.shared.calls.classifier))
     }
 }
 

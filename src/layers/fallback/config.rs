@@ -8,7 +8,7 @@ use http::Request;
 use crate::body::request::{CallBody, Resend};
 use crate::call::Memory;
 use crate::event::{Emitter, Event};
-use crate::policy::verdict::Classifier;
+use crate::rt::layer_classifier::LayerClassifier;
 
 pub(super) struct Config<Bk> {
     /// `None`: the layer is off. In a lock, since a service need not be `Sync`; only clones of it are called.
@@ -20,7 +20,7 @@ pub(super) struct Config<Bk> {
     pub(super) replay_limit: usize,
     pub(super) read_timeout: Duration,
     pub(super) memory: Memory,
-    pub(super) classifier: Classifier,
+    pub(super) classifier: LayerClassifier,
     pub(super) emitter: Emitter,
 }
 
@@ -45,7 +45,7 @@ impl<Bk> Config<Bk> {
             replay_limit: REPLAY_LIMIT,
             read_timeout: Duration::from_secs(30),
             memory: Memory::default(),
-            classifier: Classifier::default(),
+            classifier: LayerClassifier::default(),
             emitter: Emitter::default(),
         }
     }

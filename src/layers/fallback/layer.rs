@@ -11,6 +11,7 @@ use super::service::Fallback;
 use crate::call::Memory;
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
+use crate::rt::layer_classifier::LayerClassifier;
 use crate::rt::settings::Settings;
 
 /// Asks a backup when the primary cannot answer: another upstream, another model, another credential.
@@ -226,7 +227,17 @@ impl<Bk> FallbackLayer<Bk> {
     /// Sets the classifier, which judges answers. Default: [`verdict::Standard`](crate::verdict::Standard).
     #[must_use]
     pub fn classifier(mut self, classifier: impl Classify + 'static) -> Self {
-        self.config.classifier = Classifier::new(classifier);
+        self.config.classifier = LayerClassifier::own(classifier);
+        self
+    }
+
+    /// Takes the classifier of the stack, if it has none of its own.
+    pub(crate) fn or_classifier(mut self, of_stack: &Classifier) -> Self {
+        if !of_stack.is_standard() {
+            // For the services that are made from now on.
+            let settings = &mut *self.config;
+            settings.classifier.adopt(of_stack);
+        }
         self
     }
 

@@ -14,7 +14,7 @@ use crate::error::BoxError;
 use crate::event::{Emitter, Event};
 use crate::policy::last_good::template::Template;
 use crate::policy::request_scope::{FINGERPRINT_HEADERS, NameTenant};
-use crate::policy::verdict::Classifier;
+use crate::rt::layer_classifier::LayerClassifier;
 use crate::store::SharedLastGood;
 
 /// The name of the layer in events, and in [`ServedBy`](crate::ServedBy).
@@ -36,7 +36,7 @@ pub(super) struct Config {
     pub(super) max_body_bytes: usize,
     pub(super) read_timeout: Duration,
     pub(super) memory: Memory,
-    pub(super) classifier: Classifier,
+    pub(super) classifier: LayerClassifier,
     pub(super) emitter: Emitter,
 }
 
@@ -118,7 +118,7 @@ impl Default for Config {
             max_body_bytes: 2 * 1024 * 1024,
             read_timeout: Duration::from_secs(30),
             memory: Memory::default(),
-            classifier: Classifier::default(),
+            classifier: LayerClassifier::default(),
             emitter: Emitter::default(),
         }
     }

@@ -12,6 +12,7 @@ use crate::call::{Memory, Tenant, TenantHash};
 use crate::event::{Emitter, Observer};
 use crate::policy::last_good::template::UnansweredRequest;
 use crate::policy::verdict::{Classifier, Classify};
+use crate::rt::layer_classifier::LayerClassifier;
 use crate::store::SharedLastGood;
 
 /// Returns the last complete answer to the same request when the upstreams give none.
@@ -328,7 +329,12 @@ impl LastGoodLayer {
     /// Sets the classifier, which judges answers. Default: [`verdict::Standard`](crate::verdict::Standard).
     #[must_use]
     pub fn classifier(self, classifier: impl Classify + 'static) -> Self {
-        self.with(|config| config.classifier = Classifier::new(classifier))
+        self.with(|config| config.classifier = LayerClassifier::own(classifier))
+    }
+
+    /// Takes the classifier of the stack, if it has none of its own.
+    pub(crate) fn or_classifier(self, of_stack: &Classifier) -> Self {
+        self.with(|config| config.classifier.adopt(of_stack))
     }
 
     /// Reports answers from memory, and requests and answers that the layer could not handle, to `observer`.

@@ -79,7 +79,7 @@ impl StandIn {
             request,
             unanswered,
             tenant: upstream.extensions().get().cloned(),
-            classifier: config.classifier.clone().for_call(upstream),
+            classifier: Classifier::clone(&config.classifier).for_call(upstream),
             deadline: CallDeadline::earliest(upstream.extensions(), None),
             watch: DeadlineWatch::Unknown,
             store,

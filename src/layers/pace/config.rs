@@ -8,8 +8,8 @@ use http::request::Parts;
 
 use crate::event::Emitter;
 use crate::policy::pace::{Bucket, Rate};
-use crate::policy::verdict::Classifier;
 use crate::proto::rate_limit::Unit;
+use crate::rt::layer_classifier::LayerClassifier;
 use crate::store::pace::PacePeers;
 
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Config {
     pub(super) key: Option<KeyBy>,
     pub(super) by_model: bool,
     pub(super) max_keys: usize,
-    pub(super) classifier: Classifier,
+    pub(super) classifier: LayerClassifier,
     pub(super) emitter: Emitter,
     pub(super) peers: Option<Peers>,
     pub(super) name: &'static str,
@@ -68,7 +68,7 @@ impl Config {
             key: None,
             by_model: false,
             max_keys: 1024,
-            classifier: Classifier::default(),
+            classifier: LayerClassifier::default(),
             emitter: Emitter::default(),
             peers: None,
             name: match role {

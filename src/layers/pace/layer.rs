@@ -13,6 +13,7 @@ use crate::event::{Emitter, Observer};
 use crate::policy::pace::Rate;
 use crate::policy::verdict::{Classifier, Classify};
 use crate::proto::rate_limit::Unit;
+use crate::rt::layer_classifier::LayerClassifier;
 use crate::rt::per_thread::PerThread;
 use crate::store::pace::PacePeers;
 
@@ -260,7 +261,13 @@ impl PaceLayer {
     /// [`Standard`](crate::verdict::Standard).
     #[must_use]
     pub fn classifier(self, classifier: impl Classify + 'static) -> Self {
-        self.change(|config| config.classifier = Classifier::new(classifier))
+        self.change(|config| config.classifier = LayerClassifier::own(classifier))
+    }
+
+    /// Takes the classifier of the stack, if it has none of its own.
+    pub(crate) fn or_classifier(self, of_stack: &Classifier) -> Self {
+        self.shared.config.classifier.adopt(of_stack);
+        self
     }
 
     /// The name of its gauges in the label `layer` (feature `metrics`). Default: `pace`, or `pace-per-caller`.

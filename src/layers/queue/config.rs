@@ -2,14 +2,14 @@ use std::time::Duration;
 
 use crate::event::Emitter;
 use crate::policy::queue::{Adaptive, ConcurrencyLimit};
-use crate::policy::verdict::Classifier;
+use crate::rt::layer_classifier::LayerClassifier;
 
 #[derive(Clone, Debug)]
 pub(super) struct Config {
     pub(super) limit: Concurrency,
     pub(super) max_waiting: usize,
     pub(super) max_wait: Duration,
-    pub(super) classifier: Classifier,
+    pub(super) classifier: LayerClassifier,
     pub(super) emitter: Emitter,
     pub(super) name: &'static str,
 }
@@ -79,7 +79,7 @@ impl Config {
             limit,
             max_waiting: 1024,
             max_wait: Duration::from_secs(30),
-            classifier: Classifier::default(),
+            classifier: LayerClassifier::default(),
             emitter: Emitter::default(),
             name: "queue",
         }

@@ -9,6 +9,7 @@ use super::service::Queue;
 use super::shared::{QueueStats, Shared};
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
+use crate::rt::layer_classifier::LayerClassifier;
 use crate::rt::per_thread::PerThread;
 
 /// Limits the calls in flight. The others wait, fairly by tenant.
@@ -166,7 +167,13 @@ impl QueueLayer {
     /// [`Standard`](crate::verdict::Standard).
     #[must_use]
     pub fn classifier(self, classifier: impl Classify + 'static) -> Self {
-        self.change(|config| config.classifier = Classifier::new(classifier))
+        self.change(|config| config.classifier = LayerClassifier::own(classifier))
+    }
+
+    /// Takes the classifier of the stack, if it has none of its own.
+    pub(crate) fn or_classifier(self, of_stack: &Classifier) -> Self {
+        self.shared.config.classifier.adopt(of_stack);
+        self
     }
 
     /// The name of its gauges in the label `layer` (feature `metrics`). Default: `queue`.

@@ -6,8 +6,8 @@ use crate::call::Memory;
 use crate::event::Emitter;
 use crate::policy::backoff::Backoff;
 use crate::policy::retry::RetryPolicy;
-use crate::policy::verdict::Classifier;
 use crate::rt::entropy::Entropy;
+use crate::rt::layer_classifier::LayerClassifier;
 use crate::rt::random_key::RandomKeys;
 use crate::rt::retry_budget::RetryBudget;
 
@@ -16,7 +16,7 @@ pub(super) struct Config {
     pub(super) enabled: bool,
     pub(super) policy: RetryPolicy,
     pub(super) budget: RetryBudget,
-    pub(super) classifier: Classifier,
+    pub(super) classifier: LayerClassifier,
     pub(super) entropy: Entropy,
     pub(super) replay_limit: usize,
     pub(super) memory: Memory,
@@ -49,7 +49,7 @@ impl Default for Config {
                 non_idempotent: false,
             },
             budget: RetryBudget::default(),
-            classifier: Classifier::default(),
+            classifier: LayerClassifier::default(),
             entropy: Entropy::default(),
             replay_limit: REPLAY_LIMIT,
             memory: Memory::default(),
