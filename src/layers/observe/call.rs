@@ -23,6 +23,7 @@ pub(super) struct ObservedCall {
     #[cfg(feature = "tracing")]
     span: tracing::Span,
     /// `None`: it is one of the call's attempts.
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
     figures: Option<Figures>,
     #[cfg(any(feature = "metrics", feature = "tracing"))]
     began: Instant,
@@ -37,7 +38,7 @@ impl ObservedCall {
     #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "there is no span"))]
     pub(super) fn new(
         info: CallInfo,
-        figures: Option<Figures>,
+        figures: Option<&Figures>,
         trace_span: Option<TraceSpan>,
         extensions: &mut Extensions,
     ) -> Self {
@@ -50,7 +51,8 @@ impl ObservedCall {
         Self {
             #[cfg(feature = "tracing")]
             span,
-            figures,
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            figures: figures.cloned(),
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             began: info.started(),
             info: Some(info),
@@ -70,6 +72,7 @@ impl ObservedCall {
         Self {
             #[cfg(feature = "tracing")]
             span: attempt_span(upstream, attempt, trace_span, extensions),
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
             figures: None,
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             began: clock::now(),

@@ -66,7 +66,7 @@ where
                 let info = calls.info(&request);
                 request.extensions_mut().insert(info.clone());
                 let trace_span = Trace::begin(&mut request, calls.trace_context);
-                ObservedCall::new(info, self.figures.clone(), trace_span, request.extensions_mut())
+                ObservedCall::new(info, self.figures.as_ref(), trace_span, request.extensions_mut())
             }
             Some(Config::Attempts(upstream)) => {
                 let trace_span = Trace::attempt(&mut request);
