@@ -159,7 +159,7 @@ mod tests {
         let written = Written::default();
         let dispatch = of(written.clone());
         tracing::dispatcher::with_default(&dispatch, || {
-            let texts = ["plain", "", "a \"b\" \\ c", "tab\t", "\u{e9}", "\u{1b}[31m", "\u{7f}"];
+            let texts = ["plain", "", "a \"b\"", "c \\ d", "tab\t", "\u{e9}", "\u{1b}[31m", "\u{7f}"];
             let span = tracing::info_span!("call", id = "a", later = tracing::field::Empty, text = texts[2]);
             span.record("later", "b");
             let _span = span.entered();
