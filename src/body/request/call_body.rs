@@ -186,19 +186,26 @@ impl CallBody {
     }
 
     /// This body, where it is one of which not all has come yet, and nothing was read.
+    #[inline]
     pub(crate) fn arriving<B: 'static>(body: &mut B) -> Option<&mut Self> {
         let any: &mut dyn Any = body;
-        any.downcast_mut::<Self>().filter(|body| match &body.kind {
+        any.downcast_mut::<Self>()
+            .filter(|body| !matches!(body.kind, Kind::Whole { .. } | Kind::Over) && body.may_grow())
+    }
+
+    #[inline(never)]
+    fn may_grow(&self) -> bool {
+        match &self.kind {
             Kind::Boxed(body) => !body.is_end_stream(),
             Kind::Recorded { recording, generation } => {
                 let is_whole = matches!(recording.state(usize::MAX), ReadState::Whole | ReadState::Failed);
                 !is_whole && !recording.is_end_stream(*generation)
             }
             Kind::Whole { .. } | Kind::Failed(_) | Kind::Over => false,
-        })
+        }
     }
 
-    /// Wakes this when the body has been read to its end, or is dropped. It replaces what was to be woken before.
+    /// Wakes this when the body has been read to its end, or is dropped.
     pub(crate) fn wake_when_sent(&mut self, waker: Waker) {
         self.reporter.get_or_insert_with(UploadReporter::new).wake_when_over(waker);
     }

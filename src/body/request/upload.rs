@@ -48,8 +48,8 @@ struct Shared {
     bytes: AtomicU64,
     /// The task to wake when the sender has no data ready.
     waker: Mutex<Option<Waker>>,
-    /// What to wake when the body is over.
-    over_waker: Mutex<Option<Waker>>,
+    /// What to wake when the body is over, one for each layer that asked.
+    over_wakers: Mutex<Vec<Waker>>,
 }
 
 /// The sender has no data ready: the upstream is not at fault.
@@ -106,8 +106,8 @@ impl UploadReporter {
     /// For an unread body.
     pub(super) fn new() -> Self {
         let (taken, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (over, waker, over_waker) = (AtomicU32::new(0), Mutex::new(None), Mutex::new(None));
-        let shared = Shared { start: clock::now(), taken, over, bytes, waker, over_waker };
+        let (over, waker, over_wakers) = (AtomicU32::new(0), Mutex::new(None), Mutex::new(Vec::new()));
+        let shared = Shared { start: clock::now(), taken, over, bytes, waker, over_wakers };
         Self { shared: Arc::new(shared), has_waiter: false }
     }
 
@@ -122,7 +122,7 @@ impl UploadReporter {
 
     /// Wakes this when the body is over.
     pub(super) fn wake_when_over(&self, waker: Waker) {
-        drop(lock(&self.shared.over_waker).replace(waker));
+        lock(&self.shared.over_wakers).push(waker);
     }
 
     /// Reports a poll by the upstream; `over`: the body has ended.
@@ -176,8 +176,8 @@ impl Shared {
 
     fn end(&self, how: u32) {
         self.over.store(how, Relaxed);
-        let waker = lock(&self.over_waker).take();
-        waker.into_iter().for_each(Waker::wake);
+        let wakers = std::mem::take(&mut *lock(&self.over_wakers));
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn waiting_since(&self) -> Option<Instant> {

@@ -32,6 +32,7 @@ enum State {
 
 impl Uploading {
     /// `None`: the request is here, or of a kind that is not watched.
+    #[inline]
     pub(super) fn of<B: Body + 'static>(request: &mut Request<B>, places: Option<&Arc<Shared>>) -> Option<Arc<Self>> {
         let body = CallBody::arriving(request.body_mut())?;
         let uploading = Arc::new(Self { places: places?.clone(), state: Mutex::new(State::Waiting) });

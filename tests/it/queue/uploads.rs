@@ -108,6 +108,25 @@ async fn an_upload_makes_room_for_the_next_when_it_is_here_and_when_its_caller_l
     is_empty(&layer);
 }
 
+#[tokio::test(start_paused = true)]
+async fn each_of_two_queues_knows_when_an_upload_is_here() {
+    let (outer, inner, busy) = (QueueLayer::new(4), QueueLayer::new(4), Busy::default());
+    let service = outer.layer(inner.layer(reads(&busy)));
+    let (first, request) = slow("a");
+    let first_call = tokio::spawn(service.clone().oneshot(request));
+    let (second, request) = slow("a");
+    let second_call = tokio::spawn(service.clone().oneshot(request));
+    tokio::time::sleep(secs(1)).await;
+    assert_eq!((busy.now(), outer.stats().waiting), (1, 1));
+    drop(first);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((busy.now(), outer.stats().waiting), (2, 0), "the first waits for its answer");
+    drop(second);
+    for call in [first_call, second_call] {
+        assert_eq!(call.await.unwrap().unwrap().status(), 200);
+    }
+}
+
 /// Where the limit is found out, so is the part of it.
 #[tokio::test(start_paused = true)]
 async fn the_part_for_uploads_follows_a_limit_that_is_found_out() {
