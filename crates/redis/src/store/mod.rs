@@ -102,13 +102,20 @@ enum Decision {
     Outage(BackendError),
 }
 
+/// What the backend says of a key.
+enum Found {
+    /// Its answer is kept: its age, and how much longer it is kept.
+    Kept(Flight, Duration, Duration),
+    Other(Decision),
+}
+
 /// The default limit of one tenant's kept answers in Redis.
 const TENANT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Limit of claims for a key whose earlier attempts found only remains of a dead call or kept answer.
 const MAX_CLAIMS: u32 = 3;
 
-/// How much longer than one operation a whole claim may take. Without an answer the operation times out first and
+/// How much longer than one operation a claim may take, and so may the read of a kept answer. Without an answer the operation times out first and
 /// counts as an outage, so that later claims do not wait.
 const DECISION_GRACE: Duration = Duration::from_millis(10);
 
@@ -245,9 +252,7 @@ impl<B: Backend> Inner<B> {
             mailbox,
             is_asked: true,
         };
-        let limit = self.backend.patience() + DECISION_GRACE;
-        let decision = timeout(limit, self.decide(flight, *request.payload())).await;
-        Ok(match decision.unwrap_or(Decision::Outage(BackendError::Unreachable)) {
+        Ok(match self.decide(flight, *request.payload()).await {
             Decision::Lead => taken.lead(&request),
             Decision::Mismatch => Claim::Mismatch,
             Decision::Follow(there, owner, age) => taken.follow(&request, there, owner, age),
@@ -257,38 +262,59 @@ impl<B: Backend> Inner<B> {
         })
     }
 
-    /// Asks the backend for the holder of the key.
+    /// Asks the backend for the holder of the key, and for its answer if that is kept. Each has the patience for one operation:
+    /// a slow Redis that has an answer is better waited for twice than paid for with another call.
     async fn decide(&self, flight: Flight, payload: Fingerprint) -> Decision {
+        let limit = self.backend.patience() + DECISION_GRACE;
+        for _ in 0..MAX_CLAIMS {
+            let found = timeout(limit, self.find(flight, payload)).await;
+            let (there, age, ttl) = match found.unwrap_or(Found::Other(Decision::Outage(BackendError::Unreachable))) {
+                Found::Kept(there, age, ttl) => (there, age, ttl),
+                Found::Other(decision) => return decision,
+            };
+            let read = async {
+                let replayed = Replayed::read(&self.backend, there, payload).await?;
+                if replayed.is_none() {
+                    // The answer was evicted or damaged; only its key is left.
+                    self.backend.discard(there).await?;
+                }
+                Ok(replayed)
+            };
+            match timeout(limit, read).await.unwrap_or(Err(BackendError::Unreachable)) {
+                Ok(Some(replayed)) => return Decision::Replay(replayed, age, ttl),
+                Ok(None) => {}
+                Err(why) => return Decision::Outage(why),
+            }
+        }
+        Decision::Outage(BackendError::Unreachable)
+    }
+
+    /// Asks the backend for the holder of the key.
+    async fn find(&self, flight: Flight, payload: Fingerprint) -> Found {
         let Flight { key, token } = flight;
         let args = ClaimArgs { key, payload, token, owner: self.process, lease: self.settings.lease };
         for _ in 0..MAX_CLAIMS {
             let claimed = match self.backend.claim(args).await {
                 Ok(claimed) => claimed,
-                Err(why) => return Decision::Outage(why),
+                Err(why) => return Found::Other(Decision::Outage(why)),
             };
-            let Claimed::Taken { state, same_payload, token, owner, age, ttl } = claimed else { return Decision::Lead };
+            let Claimed::Taken { state, same_payload, token, owner, age, ttl } = claimed else {
+                return Found::Other(Decision::Lead);
+            };
             let there = Flight { token, ..flight };
-            match state {
+            return Found::Other(match state {
                 // This process no longer makes that call: it released the key, and Redis missed it.
                 FlightState::InFlight | FlightState::Outgrown if owner == self.process => {
                     let _ = self.backend.settle(there, FlightEnd::Free).await;
+                    continue;
                 }
-                _ if !same_payload => return Decision::Mismatch,
-                FlightState::InFlight => return Decision::Follow(there, owner, age),
-                FlightState::Outgrown => return Decision::Outgrown,
-                FlightState::Kept => match Replayed::read(&self.backend, there, payload).await {
-                    Ok(Some(replayed)) => return Decision::Replay(replayed, age, ttl),
-                    // The answer was evicted or damaged; only its key is left.
-                    Ok(None) => {
-                        if let Err(why) = self.backend.discard(there).await {
-                            return Decision::Outage(why);
-                        }
-                    }
-                    Err(why) => return Decision::Outage(why),
-                },
-            }
+                _ if !same_payload => Decision::Mismatch,
+                FlightState::InFlight => Decision::Follow(there, owner, age),
+                FlightState::Outgrown => Decision::Outgrown,
+                FlightState::Kept => return Found::Kept(there, age, ttl),
+            });
         }
-        Decision::Outage(BackendError::Unreachable)
+        Found::Other(Decision::Outage(BackendError::Unreachable))
     }
 
     /// Redis cannot name the holder of the key.

@@ -409,6 +409,17 @@ async fn a_claim_that_takes_several_operations_waits_no_longer_than_for_one() {
     assert!(asked.elapsed() < FAILED.head_after + 150 * MS, "{:?}", asked.elapsed());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_slow_redis_replays_what_it_keeps() {
+    let model = Model::new();
+    let slow = || Faulty { takes: 90 * MS, ..Faulty::losing_frees(model.clone(), 0) };
+    let [here, there] = [slow(), slow()].map(|slow| Process::with(RedisStore::new(slow), Script::SHORT));
+    assert!(here.ask(Some("k")).await.unwrap().is_whole(Script::SHORT));
+    tokio::time::sleep(1_000 * MS).await;
+    assert!(there.ask(Some("k")).await.unwrap().is_whole(Script::SHORT));
+    assert_eq!((here.calls(), there.calls()), (1, 0));
+}
+
 #[tokio::test]
 async fn a_leader_whose_subscription_is_half_open_makes_the_only_call() {
     let server = Server::start();

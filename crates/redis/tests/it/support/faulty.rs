@@ -70,6 +70,7 @@ impl Backend for Faulty {
     }
 
     async fn read(&self, flight: Flight, offset: u64, max: usize) -> Result<Bytes, BackendError> {
+        sleep(self.takes).await;
         self.model.read(flight, offset, max).await
     }
 
