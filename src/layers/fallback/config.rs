@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 
-use crate::body::request::{CallBody, Resend};
 use crate::call::Memory;
 use crate::event::{Emitter, Event};
 use crate::rt::layer_classifier::LayerClassifier;
@@ -62,14 +61,11 @@ impl<Bk> Config<Bk> {
         self.backup.as_ref().map(|backup| backup.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// Keeps the state to send the request again; `None`, with an event, if it is too large.
-    pub(super) fn keep(&self, request: &mut Request<CallBody>) -> Option<Resend> {
-        let resend = Resend::keep(request, self.replay_limit, &self.memory);
-        if resend.is_none() {
-            let reason = "the request body is larger than the replay limit";
-            self.emitter.emit(&Event::Bypassed { layer: NAME, reason });
-        }
-        resend
+    /// Says that a request is too large to be sent again.
+    #[cold]
+    pub(super) fn too_large(&self) {
+        let reason = "the request body is larger than the replay limit";
+        self.emitter.emit(&Event::Bypassed { layer: NAME, reason });
     }
 
     pub(super) fn with_backup<B2>(&self, backup: Option<Arc<Mutex<B2>>>) -> Config<B2> {

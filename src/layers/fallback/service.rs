@@ -10,7 +10,7 @@ use super::body::FallbackBody;
 use super::config::Config;
 use super::future::FallbackFuture;
 use super::session::Session;
-use crate::body::request::CallBody;
+use crate::body::request::{CallBody, Resend};
 use crate::call::{NoFallback, PinTo};
 use crate::error::BoxError;
 use crate::rejection::RejectionFormat;
@@ -56,7 +56,10 @@ impl<S, Bk> Fallback<S, Bk> {
     {
         request.extensions_mut().insert(within);
         let format = RejectionFormat::of_request(&request);
-        let resend = self.config.keep(&mut request);
+        let resend = Resend::keep(&mut request, self.config.replay_limit, &self.config.memory);
+        if resend.is_none() {
+            self.config.too_large();
+        }
         FallbackFuture::pinned(resend.map(|resend| Session::pinned(self.config.hold(), resend)), format)
     }
 }
@@ -102,8 +105,12 @@ where
                 None => FallbackFuture::calling(self.inner.call(request), None),
             };
         }
-        let resend = self.config.keep(&mut request);
+        let resend = Resend::keep(&mut request, self.config.replay_limit, &self.config.memory);
         let call = self.inner.call(request);
-        FallbackFuture::calling(call, resend.map(|resend| Session::new(self.config.hold(), resend)))
+        let Some(resend) = resend else {
+            self.config.too_large();
+            return FallbackFuture::calling(call, None);
+        };
+        FallbackFuture::calling(call, Some(Session::new(self.config.hold(), resend)))
     }
 }
