@@ -46,6 +46,20 @@ fn what_is_recognised_by_likeness_says_what_a_parse_says() {
     }
 }
 
+#[test]
+fn a_stream_with_a_line_that_ends_early_says_the_same_in_any_pieces() {
+    for golden in GOLDEN.iter().filter(|golden| golden.kind == Kind::Anthropic) {
+        for at in 0..golden.stream.len() {
+            let mut bytes = golden.stream.as_bytes().to_vec();
+            bytes[at] = b'\r';
+            let parsed = read(Reader::custom(Parsed(golden.kind.dialect()), golden.framing), [&bytes[..]]);
+            let whole = read(Reader::of(golden.kind, golden.framing), [&bytes[..]]);
+            let cut = read(Reader::of(golden.kind, golden.framing), bytes.chunks(1));
+            assert_eq!((&whole.facts, &cut.facts), (&parsed.facts, &parsed.facts), "{}, at {at}", golden.name);
+        }
+    }
+}
+
 /// An event with a piece of text, as it stands in JSON, under an id, at a time, of lines that end so.
 fn piece(kind: Kind, text: &str, id: u8, at: u32, ending: &str) -> String {
     match kind {

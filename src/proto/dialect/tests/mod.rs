@@ -47,6 +47,10 @@ struct Parsed(Box<dyn Dialect>);
 
 impl Dialect for Parsed {
     fn event(&mut self, event: &crate::proto::dialect::Event<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
+        // Of a known dialect, the reader knows these before it asks the dialect.
+        if event.is_sign_of_life() {
+            return facts(Fact::KeepAlive);
+        }
         self.0.event(event, facts);
     }
 
