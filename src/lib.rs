@@ -1,4 +1,4 @@
-//! Composable [tower] layers that keep HTTP calls to slow, flaky, *streaming* upstreams standing.
+//! Composable [tower] layers for HTTP calls to slow, flaky, *streaming* upstreams, above all LLM APIs.
 //!
 //! Each concern is one [`Layer`](tower_layer::Layer); stack only what you need: on an axum server with `.layer(..)`,
 //! around a hyper client in a `ServiceBuilder`, under tonic or reqwest. A [preset](presets) has all of them in their order:
