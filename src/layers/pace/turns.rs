@@ -8,7 +8,7 @@ use super::turn_line::Waiter;
 use crate::policy::micros::micros;
 use crate::policy::pace::{Demand, NextTurn, Turns};
 use crate::policy::queue::Ticket;
-use crate::rt::sync::lock;
+use crate::rt::sync::{MutexGuard, lock};
 
 /// What a call that waits for its turn must do.
 #[derive(Debug)]
@@ -49,7 +49,9 @@ impl Limit {
             evicted = turns.remove(last).and_then(|waiter| waiter.waker);
         }
         let ticket = turns.push(tenant, demand, Waiter { until, waker: None, alone: None });
-        turns.told(ticket, micros(told), at);
+        if !told.is_zero() {
+            turns.told(ticket, micros(told), at);
+        }
         drop(turns);
         // It finds out that it has been evicted.
         evicted.into_iter().for_each(Waker::wake);
@@ -66,21 +68,23 @@ impl Limit {
         if let Some(processes) = waiter.alone {
             return TurnWait::Alone { processes };
         }
+        if let NextTurn::Ask(reach) = next {
+            return TurnWait::Ask(Duration::from_micros(reach));
+        }
         match &mut waiter.waker {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
         let known = Duration::from_micros(known);
         match next {
-            NextTurn::Ask(reach) => TurnWait::Ask(Duration::from_micros(reach)),
             // Calls after the first get a later turn.
             _ if is_too_long(known, now, waiter.until) => TurnWait::TooLong(known),
             NextTurn::Later(next) => TurnWait::Wait(now.checked_add(Duration::from_micros(next.saturating_sub(at)))),
-            NextTurn::Behind => TurnWait::Wait(None),
+            _ => TurnWait::Wait(None),
         }
     }
 
-    /// The first's turn would come after this time. Calls that cannot wait that long are woken.
+    /// The call's turn would come after this time. Calls that cannot wait that long are woken.
     pub(super) fn told_turn(&self, ticket: Ticket, wait: Duration, now: Instant) {
         let mut late = Vec::new();
         let mut turns = lock(&self.turns().0);
@@ -90,22 +94,18 @@ impl Limit {
         late.into_iter().for_each(Waker::wake);
     }
 
-    /// The first has its turn, after this time: the next call asks.
+    /// The call has its turn, after this time: the next ones ask.
     pub(super) fn serve_turn(&self, ticket: Ticket, wait: Duration, now: Instant) {
         let mut turns = lock(&self.turns().0);
         turns.serve(ticket, micros(wait), self.micros(now));
-        let next = turns.first().and_then(|waiter| waiter.waker.clone());
-        drop(turns);
-        next.into_iter().for_each(Waker::wake);
+        wake_askers(turns);
     }
 
     /// Removes a waiting call.
     pub(super) fn leave_turns(&self, ticket: Ticket) {
         let mut turns = lock(&self.turns().0);
         turns.remove(ticket);
-        let next = turns.first().and_then(|waiter| waiter.waker.clone());
-        drop(turns);
-        next.into_iter().for_each(Waker::wake);
+        wake_askers(turns);
     }
 
     /// The other processes are unreachable: no call waits for them.
@@ -126,6 +126,14 @@ impl Limit {
     fn turn_wait(&self, turns: &Turns<Waiter>, tenant: u64, now: Instant) -> Duration {
         Duration::from_micros(self.with_buckets(now, |buckets, at, _| turns.wait(tenant, buckets, at)))
     }
+}
+
+/// Wakes the calls that may ask, and are not asking.
+fn wake_askers(mut turns: MutexGuard<'_, Turns<Waiter>>) {
+    let askers = turns.askers();
+    let wakers: Vec<_> = askers.into_iter().filter_map(|ticket| turns.get_mut(ticket)?.waker.take()).collect();
+    drop(turns);
+    wakers.into_iter().for_each(Waker::wake);
 }
 
 fn is_too_long(wait: Duration, now: Instant, until: Option<Instant>) -> bool {

@@ -6,6 +6,9 @@
 //! minutes. Here no call gets a turn further away than [`SOON`]. Such calls wait, tenants in turn, and only the first of
 //! them asks again. The longer it has been the first, the further away its turn may be, so that calls of other processes
 //! that ask more often, or for less, do not overtake it forever.
+//!
+//! If the first gets a turn, two calls ask at once, then four, up to [`MOST_ASKING`], until one of them gets none: where
+//! asking takes long, calls that ask one after another would not use up the rate.
 
 use super::bucket::{Bucket, Demand};
 use crate::policy::micros::Micros;
@@ -18,12 +21,14 @@ pub(crate) struct Turns<W> {
     /// The total demand of the waiting calls.
     waiting: Demand,
     first: Option<First>,
+    /// How many calls may ask at once.
+    window: usize,
     /// The recent interval between turns while calls waited; and the last turn.
     interval: Micros,
     last: Option<Micros>,
 }
 
-/// The first call, which asks.
+/// The first call.
 #[derive(Clone, Copy, Debug)]
 struct First {
     ticket: Ticket,
@@ -32,6 +37,8 @@ struct First {
     next: Micros,
     /// When its turn would have been at its last request.
     turn: Micros,
+    /// Whether it has asked in vain: then no other call asks.
+    is_late: bool,
 }
 
 /// What a waiting call must do.
@@ -50,6 +57,8 @@ const SECOND: Micros = 1_000_000;
 pub(crate) const SOON: Micros = SECOND;
 /// The first call asks at most and at least this often: other processes do not announce what they give back.
 const ASKS: (Micros, Micros) = (SECOND / 200, SECOND);
+/// Bounds the window: 640 turns per second if a request takes 100 ms.
+const MOST_ASKING: usize = 64;
 /// A new interval moves the mean by a quarter.
 const GAIN: Micros = 4;
 
@@ -57,7 +66,7 @@ const GAIN: Micros = 4;
 
 impl<W> Turns<W> {
     pub(crate) fn new() -> Self {
-        Self { line: FairQueue::new(), waiting: Demand::default(), first: None, interval: 0, last: None }
+        Self { line: FairQueue::new(), waiting: Demand::default(), first: None, window: 1, interval: 0, last: None }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -96,30 +105,45 @@ impl<W> Turns<W> {
 
     /// Returns what the call of this ticket must do.
     pub(crate) fn next(&mut self, ticket: Ticket, now: Micros) -> NextTurn {
-        if self.line.first(|_, _| true).is_none_or(|(first, _)| first != ticket) {
-            return NextTurn::Behind;
+        let Some(first) = self.look_at_first(now) else { return NextTurn::Behind };
+        if first.ticket != ticket {
+            return if self.askers().contains(&ticket) { NextTurn::Ask(SOON) } else { NextTurn::Behind };
         }
-        let new = First { ticket, since: now, next: now, turn: self.first.map_or(now, |before| before.turn) };
-        let first = self.first.filter(|first| first.ticket == ticket).unwrap_or(new);
-        self.first = Some(first);
         if now < first.next { NextTurn::Later(first.next) } else { NextTurn::Ask(first.reach(now)) }
     }
 
     /// The call of this ticket would get its turn after `wait`, and has taken none.
     pub(crate) fn told(&mut self, ticket: Ticket, wait: Micros, now: Micros) {
-        if self.next(ticket, now) != NextTurn::Behind {
-            if let Some(first) = &mut self.first {
-                // While it waits its turn comes nearer, and its permitted distance grows, at the same rate.
-                let apart = wait.saturating_sub(first.reach(now)) / 2;
-                (first.next, first.turn) = (now.saturating_add(apart.clamp(ASKS.0, ASKS.1)), now.saturating_add(wait));
-            }
+        self.window = 1;
+        if let Some(mut first) = self.look_at_first(now).filter(|first| first.ticket == ticket) {
+            // While it waits its turn comes nearer, and its permitted distance grows, at the same rate.
+            let apart = wait.saturating_sub(first.reach(now)) / 2;
+            (first.next, first.turn) = (now.saturating_add(apart.clamp(ASKS.0, ASKS.1)), now.saturating_add(wait));
+            first.is_late = true;
+            self.first = Some(first);
         }
+    }
+
+    fn look_at_first(&mut self, now: Micros) -> Option<First> {
+        let (ticket, _) = self.line.first(|_, _| true)?;
+        let turn = self.first.map_or(now, |before| before.turn);
+        let new = First { ticket, since: now, next: now, turn, is_late: false };
+        self.first = self.first.filter(|first| first.ticket == ticket).or(Some(new));
+        self.first
+    }
+
+    /// Returns the calls that may ask, or are asking.
+    pub(crate) fn askers(&mut self) -> Vec<Ticket> {
+        let first = self.line.first(|_, _| true).map(|(first, _)| first);
+        let is_late = self.first.is_some_and(|known| known.is_late && Some(known.ticket) == first);
+        self.line.first_few(if is_late { 1 } else { self.window })
     }
 
     /// The call of this ticket gets its turn after `wait`. Returns its waiter.
     pub(crate) fn serve(&mut self, ticket: Ticket, wait: Micros, now: Micros) -> Option<W> {
         let turn = now.saturating_add(wait);
         self.line.serve(ticket);
+        self.window = MOST_ASKING.min(self.window + 1);
         if let Some(last) = self.last.replace(turn) {
             let apart = turn.saturating_sub(last);
             self.interval = self.interval - self.interval / GAIN + apart / GAIN;
@@ -135,19 +159,13 @@ impl<W> Turns<W> {
         let (demand, waiter) = self.line.remove(ticket)?;
         self.waiting = self.waiting.without(demand);
         if self.is_empty() {
-            (self.first, self.interval, self.last) = (None, 0, None);
+            (self.first, self.window, self.interval, self.last) = (None, 1, 0, None);
         }
         Some(waiter)
     }
 
     pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut W> {
         self.line.get_mut(ticket).map(|(_, waiter)| waiter)
-    }
-
-    /// Returns the call that asks.
-    pub(crate) fn first(&mut self) -> Option<&mut W> {
-        let (first, _) = self.line.first(|_, _| true)?;
-        self.get_mut(first)
     }
 
     pub(crate) fn for_each(&mut self, mut look: impl FnMut(&mut W)) {
@@ -178,16 +196,47 @@ mod tests {
         (turns, tickets)
     }
 
+    fn asking(turns: &mut Turns<()>, tickets: &[Ticket]) -> Vec<usize> {
+        (0..tickets.len()).filter(|at| matches!(turns.next(tickets[*at], 0), NextTurn::Ask(_))).collect()
+    }
+
     #[test]
     fn the_first_of_each_tenant_asks_in_turn() {
-        let (mut turns, tickets) = line(&[1, 1, 2]);
-        for next in [0, 2, 1] {
-            let may_ask = |turns: &mut Turns<()>, ticket| turns.next(ticket, 0) != NextTurn::Behind;
-            let asking: Vec<_> = tickets.iter().filter(|ticket| may_ask(&mut turns, **ticket)).collect();
-            assert_eq!(asking, [&tickets[next]]);
-            assert!(turns.serve(tickets[next], 0, 0).is_some());
+        let (mut turns, tickets) = line(&[1, 1, 1, 2, 2]);
+        assert_eq!(asking(&mut turns, &tickets), [0]);
+        assert!(turns.serve(tickets[0], 0, 0).is_some());
+        assert_eq!(asking(&mut turns, &tickets), [1, 3]);
+        assert!(turns.serve(tickets[3], 0, 0).is_some());
+        assert!(turns.serve(tickets[1], 0, 0).is_some());
+        assert_eq!(asking(&mut turns, &tickets), [2, 4]);
+        for ticket in [2, 4] {
+            assert!(turns.serve(tickets[ticket], 0, 0).is_some());
         }
         assert!(turns.is_empty());
+    }
+
+    #[test]
+    fn while_turns_are_granted_more_calls_ask_at_once() {
+        let (mut turns, tickets) = line(&[1; 300]);
+        let mut served = 0;
+        for most in [1, 2, 4, 8, 16, 32, 64, 64] {
+            let asking = asking(&mut turns, &tickets);
+            assert_eq!(asking, Vec::from_iter(served..served + most));
+            for at in asking {
+                turns.serve(tickets[at], 0, 0);
+            }
+            served += most;
+        }
+        // The rate has no turn for these: only the first asks again, until it gets one.
+        for late in [served + 3, served] {
+            turns.told(tickets[late], 2 * SECOND, 0);
+        }
+        assert_eq!(turns.next(tickets[served], 0), NextTurn::Later(SECOND / 2));
+        turns.serve(tickets[served + 2], 0, 0);
+        assert_eq!(turns.askers(), [tickets[served]]);
+        turns.told(tickets[served + 1], SECOND, 0);
+        turns.serve(tickets[served], 0, 0);
+        assert_eq!(turns.askers(), [tickets[served + 1], tickets[served + 3]]);
     }
 
     #[test]

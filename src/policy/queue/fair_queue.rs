@@ -147,6 +147,19 @@ impl<T> FairQueue<T> {
         Some((self.ticket(place)?, tenant))
     }
 
+    /// Returns the next waiters in the order in which they would be served, at most `most`.
+    pub(crate) fn first_few(&self, most: usize) -> Vec<Ticket> {
+        let queues = self.round.iter().filter_map(|tenant| self.tenants.get(tenant));
+        let mut places: VecDeque<_> =
+            queues.map(|queue| queue.first).filter(|first| *first != NONE).take(most).collect();
+        let mut few = Vec::new();
+        while let Some(place) = places.pop_front().filter(|_| few.len() < most) {
+            few.extend(self.ticket(place));
+            places.extend(self.places.get(place).map(|place| place.behind).filter(|behind| *behind != NONE));
+        }
+        few
+    }
+
     /// The first waiter of this tenant.
     pub(crate) fn first_of(&self, tenant: u64) -> Option<Ticket> {
         self.ticket(self.tenants.get(&tenant)?.first)
@@ -319,6 +332,23 @@ mod tests {
         queue.push(2, "b2");
         assert_eq!(served(&mut queue), ["a1", "b1", "c1", "a2", "b2", "a3"]);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn the_first_few_are_those_that_are_served_next() {
+        let mut queue = FairQueue::new();
+        for (tenant, name) in [(1, "a1"), (1, "a2"), (1, "a3"), (2, "b1"), (3, "c1"), (3, "c2"), (1, "a4")] {
+            queue.push(tenant, name);
+        }
+        let gone = queue.push(4, "gone");
+        queue.remove(gone);
+        for most in [0, 2, 6, 100] {
+            let few = queue.first_few(most);
+            let names: Vec<_> = few.into_iter().filter_map(|ticket| queue.get_mut(ticket).copied()).collect();
+            let all = ["a1", "b1", "c1", "a2", "c2", "a3", "a4"];
+            assert_eq!(names, all[..all.len().min(most)]);
+        }
+        assert_eq!(served(&mut queue), ["a1", "b1", "c1", "a2", "c2", "a3", "a4"]);
     }
 
     #[test]

@@ -34,9 +34,10 @@ use crate::client::Redis;
 ///
 /// - *A call is made that a rate counts*: one script takes what it needs from all of its rates, or from none, and returns
 ///   when to send it. Calls are sent in the order in which they asked, in all processes. A call whose turn is more than a
-///   second away gets none yet: it waits in its process, where tenants take turns, and the first waiting call asks again. A
-///   call that would wait longer than [`max_wait`](tower_buttress::PaceLayer::max_wait) is refused at once, as far as its
-///   process can tell; it infers the number of calls that wait elsewhere from the time between its own turns.
+///   second away gets none yet: it waits in its process, where tenants take turns, and the first waiting call asks again.
+///   While it gets turns more calls ask at once, up to 64, so that a slow Redis does not slow the rate down. A call that
+///   would wait longer than [`max_wait`](tower_buttress::PaceLayer::max_wait) is refused at once, as far as its process can
+///   tell; it infers the number of calls that wait elsewhere from the time between its own turns.
 /// - *A call used less or more than reserved, or was not sent*: the difference is corrected after it. What a leaving caller
 ///   returns goes to calls that come then: they may be sent together with those that waited behind it.
 /// - *An upstream answers 429*: as with [`FleetPauses`]. Calls of the fleet start again one interval of the rate apart. Calls

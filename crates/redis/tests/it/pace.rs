@@ -61,8 +61,12 @@ fn process<B: PauseBackend>(backend: B, upstream: &Upstream) -> Process {
 
 /// A process that shares a rate of ten a second.
 fn paced<B: PauseBackend + RateBackend>(backend: B, sent: &Sent) -> Process {
+    paced_at(Rate::per_second(10), backend, sent)
+}
+
+fn paced_at<B: PauseBackend + RateBackend>(rate: Rate, backend: B, sent: &Sent) -> Process {
     let fleet = FleetPace::new(backend).processes(4);
-    let layer = PaceLayer::new().requests(Rate::per_second(10)).share(Arc::new(fleet));
+    let layer = PaceLayer::new().requests(rate).share(Arc::new(fleet));
     let sent = sent.clone();
     let calls = service_fn(move |_: Request<_>| {
         let sent = sent.clone();
@@ -443,6 +447,26 @@ async fn no_process_is_passed_by_for_ever() {
     // One of four processes has a quarter of ten a second, and its call is up to a second and a turn away.
     assert!(begun.elapsed() <= Duration::from_secs(10), "{:?}", begun.elapsed());
     burst.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// Calls that wait behind a pause, in a process whose Redis takes 90 ms.
+#[tokio::test(start_paused = true)]
+async fn behind_a_pause_calls_use_up_the_rate_however_long_redis_takes() {
+    let (model, sent) = (Model::new(), Sent::default());
+    let slow = Slow::new(model.clone(), Duration::from_millis(90), Duration::ZERO);
+    let fleet = [paced_at(Rate::per_second(100), slow.clone(), &sent), paced_at(Rate::per_second(100), slow, &sent)];
+    assert_eq!(burst(&fleet, 1).await, 2);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let upstream = Upstream::default();
+    *upstream.refuses_until.lock().await = Some(Instant::now() + Duration::from_secs(5));
+    assert_eq!(call(&process(model, &upstream), "a").await, StatusCode::TOO_MANY_REQUESTS);
+    settle().await;
+    sent.lock().await.clear();
+    assert_eq!(burst(&fleet, 300).await, 600);
+    let sent_at = sent.lock().await.clone();
+    let took = *sent_at.iter().max().unwrap() - *sent_at.iter().min().unwrap();
+    assert!(took <= Duration::from_millis(6_300), "{took:?}");
+    assert!(most_in_a_second(&sent).await <= 101, "{}", most_in_a_second(&sent).await);
 }
 
 /// It is told how long it takes, and at once, whichever calls wait before it.
