@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tower_buttress::store::Fingerprint;
 use tower_buttress::{PacePeers, PeerLimit, PeerPause, PeerReserving, PeerTurn, RateCost};
 
 use super::pauses::FleetPauses;
@@ -59,6 +60,13 @@ use crate::client::Redis;
 pub struct FleetPace<B = Redis> {
     pauses: FleetPauses<B>,
     fleet: Arc<RateFleet<B>>,
+}
+
+/// A turn on its way to its call. Dropping it returns what it took.
+struct Granted<B: RateBackend> {
+    fleet: Arc<RateFleet<B>>,
+    limit: Fingerprint,
+    costs: Vec<RateCost>,
 }
 
 struct RateFleet<B> {
@@ -126,25 +134,45 @@ impl<B: PauseBackend + RateBackend> PacePeers for FleetPace<B> {
                 let taken = costs.iter().map(taken).collect();
                 let turn = asked.backend.reserve(id, Token::random(), taken, pause, max_wait).await;
                 let is_taken = matches!(turn, Ok(RateTurn::Taken(_)));
-                if told.send(turn).is_err() && is_taken {
-                    let _ = asked.backend.refund(id, Token::random(), changes(&costs, &[])).await;
-                }
+                let granted = is_taken.then(|| Granted { fleet: asked, limit: id, costs });
+                let _ = told.send((turn, granted));
             });
             match turn.await {
-                Ok(Ok(RateTurn::Taken(wait))) => PeerTurn::Go { wait },
-                Ok(Ok(RateTurn::TooLong(wait))) => PeerTurn::TooLong { wait },
-                Ok(Err(_)) | Err(_) => PeerTurn::Alone { processes: fleet.processes.load(Relaxed) },
+                Ok((Ok(RateTurn::Taken(wait)), granted)) => {
+                    granted.into_iter().for_each(Granted::arrived);
+                    PeerTurn::Go { wait }
+                }
+                Ok((Ok(RateTurn::TooLong(wait)), _)) => PeerTurn::TooLong { wait },
+                Ok((Err(_), _)) | Err(_) => PeerTurn::Alone { processes: fleet.processes.load(Relaxed) },
             }
         })
     }
 
     fn settle(&self, limit: PeerLimit, reserved: Vec<RateCost>, used: Vec<RateCost>) {
+        self.fleet.clone().settle(*limit.id(), &reserved, &used);
+    }
+}
+
+impl<B: RateBackend> RateFleet<B> {
+    fn settle(self: Arc<Self>, limit: Fingerprint, reserved: &[RateCost], used: &[RateCost]) {
         let Ok(runtime) = Handle::try_current() else { return };
-        let changes = changes(&reserved, &used);
+        let changes = changes(reserved, used);
         if !changes.is_empty() {
-            let fleet = self.fleet.clone();
-            runtime.spawn(async move { fleet.backend.refund(*limit.id(), Token::random(), changes).await });
+            runtime.spawn(async move { self.backend.refund(limit, Token::random(), changes).await });
         }
+    }
+}
+
+impl<B: RateBackend> Granted<B> {
+    /// From now on the call answers for it.
+    fn arrived(mut self) {
+        self.costs.clear();
+    }
+}
+
+impl<B: RateBackend> Drop for Granted<B> {
+    fn drop(&mut self) {
+        self.fleet.clone().settle(self.limit, &self.costs, &[]);
     }
 }
 

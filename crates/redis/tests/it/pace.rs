@@ -317,6 +317,23 @@ async fn a_call_that_leaves_gives_back_what_it_took() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_leaves_before_it_reads_its_turn_gives_back_what_it_took() {
+    let (model, sent) = (Model::new(), Sent::default());
+    let fleet: Vec<Process> = (0..2).map(|_| paced(model.clone(), &sent)).collect();
+    let mut leaving: Vec<_> = (0..8).map(|_| Box::pin(call(&fleet[0], "a"))).collect();
+    for call in &mut leaving {
+        assert!(tokio::time::timeout(Duration::ZERO, call).await.is_err());
+    }
+    // Redis has answered all of them, and none has looked.
+    settle().await;
+    drop(leaving);
+    settle().await;
+    let begun = Instant::now();
+    assert_eq!(call(&fleet[1], "a").await, StatusCode::OK);
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_pause_the_fleet_starts_again_one_interval_apart() {
     let (model, sent) = (Model::new(), Sent::default());
     let fleet: Vec<Process> = (0..4).map(|_| paced(model.clone(), &sent)).collect();
