@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use tower_buttress::store::{Fingerprint, Lease, MemoryLease, Recorder, Retention};
 
@@ -15,10 +16,11 @@ use crate::backend::{Backend, BackendError, Flight};
 pub(super) struct Replayed {
     flight: Flight,
     payload: Fingerprint,
-    first: bytes::Bytes,
+    first: Bytes,
+    is_all: bool,
 }
 
-/// The read size. A shorter answer is read whole before the claim returns.
+/// The read size. A shorter answer is read whole before the claim returns, a longer one at least to the end of its head.
 const CHUNK: usize = 256 * 1024;
 
 // === impl Replayed ===
@@ -30,10 +32,20 @@ impl Replayed {
         flight: Flight,
         payload: Fingerprint,
     ) -> Result<Option<Self>, BackendError> {
-        let first = backend.read(flight, 0, CHUNK).await?;
         let mut decoder = Decoder::new(flight.key, payload);
-        decoder.push(&first);
-        Ok(is_sound(decoder, first.len() < CHUNK).then_some(Self { flight, payload, first }))
+        let mut first = Bytes::new();
+        loop {
+            let bytes = backend.read(flight, first.len() as u64, CHUNK).await?;
+            let is_all = bytes.len() < CHUNK;
+            decoder.push(&bytes);
+            first = if first.is_empty() { bytes } else { [first, bytes].concat().into() };
+            match begin(&mut decoder) {
+                Begun::Answer => return Ok(Some(Self { flight, payload, first, is_all })),
+                Begun::Head if !is_all => return Ok(Some(Self { flight, payload, first, is_all })),
+                Begun::Nothing if !is_all => {}
+                Begun::Head | Begun::Nothing | Begun::Damaged => return Ok(None),
+            }
+        }
     }
 
     /// Feeds a log with it. If the whole answer was read, it is also kept here, and `undecided` lives until then.
@@ -47,9 +59,8 @@ impl Replayed {
         ttl: Duration,
     ) {
         let now = Instant::now();
-        let is_all = self.first.len() < CHUNK;
         // This process does not keep a longer answer; its next claim asks Redis again.
-        let (memory, undecided) = if is_all { (Some(memory), Some(undecided)) } else { (None, None) };
+        let (memory, undecided) = if self.is_all { (Some(memory), Some(undecided)) } else { (None, None) };
         let mut feed = Feed::new(recorder, memory, Decoder::new(self.flight.key, self.payload));
         tokio::spawn(async move {
             let _undecided = undecided;
@@ -82,15 +93,27 @@ impl Replayed {
     }
 }
 
-/// Whether these bytes begin an answer, and are a valid one if they are all of it.
-fn is_sound(mut decoder: Decoder, is_all: bool) -> bool {
+/// What the bytes read so far are.
+enum Begun {
+    /// The whole answer.
+    Answer,
+    /// The head of an answer, and perhaps a part of its body.
+    Head,
+    /// Less than that.
+    Nothing,
+    /// No answer to this request.
+    Damaged,
+}
+
+fn begin(decoder: &mut Decoder) -> Begun {
     let mut has_head = false;
     loop {
         match decoder.next() {
-            Ok(Some(Record::End)) => return true,
-            Ok(Some(Record::Fail)) | Err(_) => return false,
+            Ok(Some(Record::End)) => return Begun::Answer,
+            Ok(Some(Record::Fail)) | Err(_) => return Begun::Damaged,
             Ok(Some(_)) => has_head = true,
-            Ok(None) => return has_head && !is_all,
+            Ok(None) if has_head => return Begun::Head,
+            Ok(None) => return Begun::Nothing,
         }
     }
 }

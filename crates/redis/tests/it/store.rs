@@ -1,6 +1,16 @@
 //! The store holds to its contract, on a real Redis and in memory.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::store::suite;
+use tower_buttress::{CallBody, DedupLayer};
 use tower_buttress_redis::{Model, Redis, RedisStore};
 
 use crate::support::Server;
@@ -35,4 +45,32 @@ async fn it_holds_to_the_contract_in_memory() {
 async fn two_stores_that_share_nothing_are_two() {
     let apart = || (RedisStore::new(Model::new()), RedisStore::new(Model::new()));
     assert!(tokio::spawn(suite::run_shared(apart)).await.is_err());
+}
+
+/// The head is longer than what a claim reads at once.
+#[tokio::test(start_paused = true)]
+async fn an_answer_with_a_long_head_is_replayed_again_and_again() {
+    let head = 300_000;
+    let (model, calls) = (Model::new(), Arc::new(AtomicUsize::new(0)));
+    let ask = async || {
+        let calls = calls.clone();
+        let upstream = service_fn(move |_: Request<CallBody>| {
+            calls.fetch_add(1, SeqCst);
+            async move {
+                let answer = Response::builder().header("content-length", 5).header("x-long", "h".repeat(head));
+                Ok::<_, Infallible>(answer.body(Full::<Bytes>::from("hello")).unwrap())
+            }
+        });
+        // Each time another process.
+        let service = DedupLayer::new().store(RedisStore::new(model.clone())).layer(upstream);
+        let request = Request::post("http://upstream/").header("authorization", "a").header("idempotency-key", "k");
+        let answer = service.oneshot(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+        assert_eq!(answer.headers()["x-long"].len(), head);
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "hello");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    for _ in 0..4 {
+        ask().await;
+    }
+    assert_eq!(calls.load(SeqCst), 1);
 }
