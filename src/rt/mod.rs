@@ -5,6 +5,7 @@ pub(crate) mod clock;
 pub(crate) mod deadline;
 pub(crate) mod entropy;
 pub(crate) mod layer_classifier;
+pub(crate) mod layered;
 pub(crate) mod per_thread;
 pub(crate) mod random_key;
 pub(crate) mod ready;

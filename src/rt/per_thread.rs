@@ -16,7 +16,7 @@ use std::thread::available_parallelism;
 use super::sync::thread_number;
 
 /// The value as a layer and its services hold it.
-pub(crate) struct PerThread<T: ?Sized> {
+pub struct PerThread<T: ?Sized> {
     own: ThreadArc<T>,
     /// Keeps the lines of all threads. Clones have none, and find them while the original lives; after that, a thread
     /// without a line uses another's.

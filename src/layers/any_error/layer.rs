@@ -1,6 +1,6 @@
 use tower_layer::Layer;
 
-use super::service::AnyError;
+use super::service::{AnyError, ConvertsErrors};
 
 /// Wraps the error of the service inside in a [`BoxedError`](crate::error::BoxedError).
 ///
@@ -69,6 +69,6 @@ impl<S> Layer<S> for AnyErrorLayer {
     type Service = AnyError<S>;
 
     fn layer(&self, inner: S) -> AnyError<S> {
-        AnyError::new(inner)
+        AnyError::new(inner, ConvertsErrors)
     }
 }

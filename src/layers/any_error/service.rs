@@ -6,12 +6,14 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::error::{BoxError, BoxedError};
+use crate::rt::layered::Layered;
+
+/// Converts the errors of its service.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvertsErrors;
 
 /// A service whose error is a [`BoxedError`]. See [`AnyErrorLayer`](crate::AnyErrorLayer).
-#[derive(Clone, Debug)]
-pub struct AnyError<S> {
-    inner: S,
-}
+pub type AnyError<S> = Layered<S, ConvertsErrors>;
 
 pin_project! {
     /// The future of [`AnyError`].
@@ -20,32 +22,6 @@ pin_project! {
     pub struct AnyErrorFuture<F> {
         #[pin]
         inner: F,
-    }
-}
-
-// === impl AnyError ===
-
-impl<S> AnyError<S> {
-    pub(super) const fn new(inner: S) -> Self {
-        Self { inner }
-    }
-
-    /// The inner service.
-    #[must_use]
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    #[must_use]
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the inner service.
-    #[must_use]
-    pub fn into_inner(self) -> S {
-        self.inner
     }
 }
 

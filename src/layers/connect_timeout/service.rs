@@ -5,36 +5,10 @@ use tower_service::Service;
 use super::config::Config;
 use super::future::ConnectTimeoutFuture;
 use crate::error::BoxError;
+use crate::rt::layered::Layered;
 
 /// Fails the connector inside when it takes too long. See [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer).
-#[derive(Clone, Debug)]
-pub struct ConnectTimeout<S> {
-    inner: S,
-    config: Config,
-}
-
-// === impl ConnectTimeout ===
-
-impl<S> ConnectTimeout<S> {
-    pub(super) fn new(inner: S, config: Config) -> Self {
-        Self { inner, config }
-    }
-
-    /// Returns the connector inside.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Returns the connector inside, to be changed.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the connector inside, without this layer.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type ConnectTimeout<S> = Layered<S, Config>;
 
 impl<S, R> Service<R> for ConnectTimeout<S>
 where

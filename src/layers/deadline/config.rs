@@ -7,8 +7,9 @@ use crate::rt::per_thread::PerThread;
 /// The name of this layer in events.
 pub(super) const NAME: &str = "deadline";
 
+/// The settings.
 #[derive(Clone, Debug)]
-pub(super) struct Config {
+pub struct Config {
     pub(super) enabled: bool,
     pub(super) total: Duration,
     /// `None` instead of an empty list: sharing a list costs an atomic operation.

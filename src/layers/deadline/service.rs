@@ -13,38 +13,12 @@ use super::remaining_time::RemainingTime;
 use crate::error::BoxError;
 use crate::rejection::RejectionFormat;
 use crate::rt::clock;
+use crate::rt::layered::Layered;
 
 /// Ends calls to the service inside at their deadline. See [`DeadlineLayer`](crate::DeadlineLayer).
 ///
 /// (Its name is not that of its layer, since [`Deadline`](crate::Deadline) is the instant itself.)
-#[derive(Clone, Debug)]
-pub struct DeadlineService<S> {
-    inner: S,
-    config: Config,
-}
-
-// === impl DeadlineService ===
-
-impl<S> DeadlineService<S> {
-    pub(super) fn new(inner: S, config: Config) -> Self {
-        Self { inner, config }
-    }
-
-    /// Returns the service inside.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Returns the service inside, to be changed.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the service inside, without this layer.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type DeadlineService<S> = Layered<S, Config>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for DeadlineService<S>
 where

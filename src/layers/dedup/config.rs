@@ -28,8 +28,9 @@ pub enum InFlightPolicy {
     Reject,
 }
 
+/// The settings.
 #[derive(Clone)]
-pub(super) struct Config {
+pub struct Config {
     pub(super) enabled: bool,
     pub(super) tenant: Option<Arc<NameTenant>>,
     pub(super) fingerprints: bool,

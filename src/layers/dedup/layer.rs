@@ -496,6 +496,6 @@ impl<S, St: Clone> Layer<S> for DedupLayer<St> {
     type Service = Dedup<S, St>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Dedup::new(inner, self.store.clone(), self.config.clone())
+        Dedup::new(inner, (self.store.clone(), self.config.clone()))
     }
 }

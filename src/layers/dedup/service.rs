@@ -17,38 +17,11 @@ use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::rejection::{Rejection, RejectionFormat};
+use crate::rt::layered::Layered;
 use crate::store::{MemoryStore, Store};
 
 /// Makes one call to the inner service for duplicate requests. See [`DedupLayer`](crate::DedupLayer).
-#[derive(Clone, Debug)]
-pub struct Dedup<S, St = MemoryStore> {
-    inner: S,
-    store: St,
-    config: Arc<Config>,
-}
-
-// === impl Dedup ===
-
-impl<S, St> Dedup<S, St> {
-    pub(super) fn new(inner: S, store: St, config: Arc<Config>) -> Self {
-        Self { inner, store, config }
-    }
-
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, without this layer.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type Dedup<S, St = MemoryStore> = Layered<S, (St, Arc<Config>)>;
 
 impl<S, St, ReqB, ResB> Service<Request<ReqB>> for Dedup<S, St>
 where
@@ -68,30 +41,31 @@ where
     /// Always ready: a request that joins another one, or gets a stored answer, does not need the inner service. Other
     /// requests wait for it in their future.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        if self.config.enabled { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
+        if self.config.1.enabled { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let request = request.map(CallBody::new);
-        if !self.config.enabled {
+        let (store, config) = &self.config;
+        if !config.enabled {
             return DedupFuture::called(self.inner.call(request));
         }
         let (parts, body) = request.into_parts();
-        let answers = self.config.answers.as_ref();
+        let answers = config.answers.as_ref();
         if let Some((answers, token)) = answers.and_then(|answers| Some((answers, answers.token(&parts.uri)?))) {
             let token = token.to_owned();
-            let back = come_back::come_back(parts, &token, answers, &self.config, &self.store);
+            let back = come_back::come_back(parts, &token, answers, config, store);
             return DedupFuture::answering(CallAnswer::Returning { back });
         }
-        match DedupDecision::of(&parts, &self.config) {
+        match DedupDecision::of(&parts, config) {
             DedupDecision::Bypass(reason) => {
                 if let Some(reason) = reason {
-                    self.config.bypassed(reason);
+                    config.bypassed(reason);
                 }
                 DedupFuture::passing(self.inner.clone(), Request::from_parts(parts, body))
             }
             DedupDecision::Refuse(kind, why) => {
-                self.config.emitter.emit(&Event::Refused { kind });
+                config.emitter.emit(&Event::Refused { kind });
                 let rejection = Rejection::new(kind);
                 let rejection = match why {
                     Some(why) => rejection.with_source(why),
@@ -100,8 +74,8 @@ where
                 DedupFuture::refused(rejection, RejectionFormat::of(&parts.headers))
             }
             DedupDecision::Claim(key) => {
-                let (service, store) = (self.inner.clone(), self.store.clone());
-                DedupFuture::reading(Reading::new(service, store, self.config.clone(), key, parts, body))
+                let (service, store, config) = (self.inner.clone(), store.clone(), config.clone());
+                DedupFuture::reading(Reading::new(service, store, config, key, parts, body))
             }
         }
     }

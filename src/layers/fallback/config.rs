@@ -5,11 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 
+/// The settings.
 use crate::call::Memory;
 use crate::event::{Emitter, Event};
 use crate::rt::layer_classifier::LayerClassifier;
 
-pub(super) struct Config<Bk> {
+pub struct Config<Bk> {
     /// `None`: the layer is off. In a lock, since a service need not be `Sync`; only clones of it are called.
     backup: Option<Arc<Mutex<Bk>>>,
     pub(super) name: Arc<str>,

@@ -14,39 +14,15 @@ use crate::body::request::{CallBody, Resend};
 use crate::call::{NoFallback, PinTo};
 use crate::error::BoxError;
 use crate::rejection::RejectionFormat;
+use crate::rt::layered::Layered;
 use crate::rt::per_thread::PerThread;
 
 /// Asks a backup when the service inside, the primary, cannot answer. See [`FallbackLayer`](crate::FallbackLayer).
-#[derive(Debug)]
-pub struct Fallback<S, Bk> {
-    inner: S,
-    config: PerThread<Config<Bk>>,
-}
+pub type Fallback<S, Bk> = Layered<S, PerThread<Config<Bk>>>;
 
 // === impl Fallback ===
 
 impl<S, Bk> Fallback<S, Bk> {
-    pub(super) fn new(inner: S, config: PerThread<Config<Bk>>) -> Self {
-        Self { inner, config }
-    }
-
-    /// The primary.
-    #[must_use]
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The primary.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The primary, without this layer.
-    #[must_use]
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-
     /// A call that is pinned to the backup, or to an upstream within it.
     #[cold]
     fn call_backup(&self, mut request: Request<CallBody>, within: PinTo) -> FallbackFuture<S, Bk>
@@ -61,12 +37,6 @@ impl<S, Bk> Fallback<S, Bk> {
             self.config.too_large();
         }
         FallbackFuture::pinned(resend.map(|resend| Session::pinned(self.config.hold(), resend)), format)
-    }
-}
-
-impl<S: Clone, Bk> Clone for Fallback<S, Bk> {
-    fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), config: self.config.clone() }
     }
 }
 

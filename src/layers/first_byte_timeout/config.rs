@@ -5,8 +5,9 @@ use crate::event::Observers;
 /// The name of this layer in events.
 pub(super) const NAME: &str = "first-byte-timeout";
 
+/// The settings.
 #[derive(Clone, Debug)]
-pub(super) struct Config {
+pub struct Config {
     pub(super) enabled: bool,
     pub(super) limit: Duration,
     /// The limit for answers that do not stream. `None`: `limit`.

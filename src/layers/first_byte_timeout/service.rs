@@ -14,37 +14,11 @@ use crate::error::BoxError;
 use crate::policy::timeout_profile::TimeoutProfile;
 use crate::proto::{bodiless, event_stream};
 use crate::rejection::RejectionFormat;
+use crate::rt::layered::Layered;
 
 /// Refuses when the first data of the service inside takes too long. See
 /// [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer).
-#[derive(Clone, Debug)]
-pub struct FirstByteTimeout<S> {
-    inner: S,
-    config: Config,
-}
-
-// === impl FirstByteTimeout ===
-
-impl<S> FirstByteTimeout<S> {
-    pub(super) fn new(inner: S, config: Config) -> Self {
-        Self { inner, config }
-    }
-
-    /// Returns the service inside.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Returns the service inside, to be changed.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the service inside, without this layer.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type FirstByteTimeout<S> = Layered<S, Config>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for FirstByteTimeout<S>
 where

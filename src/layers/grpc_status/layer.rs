@@ -1,6 +1,6 @@
 use tower_layer::Layer;
 
-use super::service::GrpcStatus;
+use super::service::{GrpcStatus, GrpcStatuses};
 
 /// Ends a gRPC stream that reaches a time limit of this crate with a status.
 ///
@@ -103,6 +103,6 @@ impl<S> Layer<S> for GrpcStatusLayer {
     type Service = GrpcStatus<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        GrpcStatus::new(inner, self.enabled)
+        GrpcStatus::new(inner, GrpcStatuses(self.enabled))
     }
 }

@@ -8,36 +8,14 @@ use tower_service::Service;
 use super::body::GrpcStatusBody;
 use super::future::GrpcStatusFuture;
 use crate::error::BoxError;
+use crate::rt::layered::Layered;
+
+/// Whether the layer is on.
+#[derive(Clone, Copy, Debug)]
+pub struct GrpcStatuses(pub(super) bool);
 
 /// Ends gRPC streams that reach a time limit with a status. See [`GrpcStatusLayer`](crate::GrpcStatusLayer).
-#[derive(Clone, Debug)]
-pub struct GrpcStatus<S> {
-    inner: S,
-    enabled: bool,
-}
-
-// === impl GrpcStatus ===
-
-impl<S> GrpcStatus<S> {
-    pub(super) fn new(inner: S, enabled: bool) -> Self {
-        Self { inner, enabled }
-    }
-
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type GrpcStatus<S> = Layered<S, GrpcStatuses>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for GrpcStatus<S>
 where
@@ -54,6 +32,6 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        GrpcStatusFuture::new(self.inner.call(request), self.enabled)
+        GrpcStatusFuture::new(self.inner.call(request), self.config.0)
     }
 }

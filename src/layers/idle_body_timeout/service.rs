@@ -10,36 +10,10 @@ use super::config::Config;
 use super::future::IdleBodyTimeoutFuture;
 use crate::error::BoxError;
 use crate::policy::timeout_profile::TimeoutProfile;
+use crate::rt::layered::Layered;
 
 /// Ends silent response bodies of the service inside. See [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer).
-#[derive(Clone, Debug)]
-pub struct IdleBodyTimeout<S> {
-    inner: S,
-    config: Config,
-}
-
-// === impl IdleBodyTimeout ===
-
-impl<S> IdleBodyTimeout<S> {
-    pub(super) fn new(inner: S, config: Config) -> Self {
-        Self { inner, config }
-    }
-
-    /// Returns the service inside.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Returns the service inside, to be changed.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the service inside, without this layer.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type IdleBodyTimeout<S> = Layered<S, Config>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for IdleBodyTimeout<S>
 where

@@ -17,8 +17,9 @@ pub(super) const NAME: &str = "inspect-request";
 pub(super) type Inspect = Arc<dyn Fn(&mut Parts, &Bytes) + Send + Sync>;
 pub(super) type Filter = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 
+/// The settings.
 #[derive(Clone)]
-pub(super) struct Config {
+pub struct Config {
     pub(super) enabled: bool,
     pub(super) inspect: Inspect,
     pub(super) filter: Filter,

@@ -10,39 +10,12 @@ use super::future::InspectRequestFuture;
 use super::reading::Reading;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
+use crate::rt::layered::Layered;
 use crate::rt::per_thread::PerThread;
 use crate::rt::ready::take_ready;
 
 /// Reads requests before they are sent to the service inside. See [`InspectRequestLayer`](crate::InspectRequestLayer).
-#[derive(Clone, Debug)]
-pub struct InspectRequest<S> {
-    inner: S,
-    // `None`: the layer is off.
-    config: Option<PerThread<Config>>,
-}
-
-// === impl InspectRequest ===
-
-impl<S> InspectRequest<S> {
-    pub(super) fn new(inner: S, config: Option<PerThread<Config>>) -> Self {
-        Self { inner, config }
-    }
-
-    /// Returns the service inside.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Returns the service inside, to be changed.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the service inside, without this layer.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type InspectRequest<S> = Layered<S, Option<PerThread<Config>>>;
 
 impl<S, B> Service<Request<B>> for InspectRequest<S>
 where

@@ -20,8 +20,9 @@ use crate::store::SharedLastGood;
 /// The name of the layer in events, and in [`ServedBy`](crate::ServedBy).
 pub(super) const NAME: &str = "last-good";
 
+/// The settings.
 #[derive(Clone)]
-pub(super) struct Config {
+pub struct Config {
     pub(super) enabled: bool,
     pub(super) tenant: Option<Arc<NameTenant>>,
     pub(super) headers: Vec<HeaderName>,

@@ -359,6 +359,6 @@ impl<S> Layer<S> for LastGoodLayer {
     type Service = LastGood<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LastGood::new(inner, Arc::clone(&self.store), Arc::clone(&self.config))
+        LastGood::new(inner, (Arc::clone(&self.store), Arc::clone(&self.config)))
     }
 }

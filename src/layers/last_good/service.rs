@@ -15,37 +15,10 @@ use super::reading::Reading;
 use super::stored::AnswerStore;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
+use crate::rt::layered::Layered;
 
 /// Returns an earlier answer if the inner service fails. See [`LastGoodLayer`](crate::LastGoodLayer).
-#[derive(Clone, Debug)]
-pub struct LastGood<S> {
-    inner: S,
-    store: Arc<AnswerStore>,
-    config: Arc<Config>,
-}
-
-// === impl LastGood ===
-
-impl<S> LastGood<S> {
-    pub(super) fn new(inner: S, store: Arc<AnswerStore>, config: Arc<Config>) -> Self {
-        Self { inner, store, config }
-    }
-
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, without this layer.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type LastGood<S> = Layered<S, (Arc<AnswerStore>, Arc<Config>)>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for LastGood<S>
 where
@@ -62,26 +35,27 @@ where
 
     /// Always ready if the layer is on: the future reads the request before it waits for the inner service.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        if self.config.enabled { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
+        if self.config.1.enabled { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let request = request.map(CallBody::new);
-        if !self.config.enabled {
+        let (store, config) = &self.config;
+        if !config.enabled {
             return LastGoodFuture::called(self.inner.call(request));
         }
         let service = self.inner.clone();
         let (parts, body) = request.into_parts();
-        let keys = PendingKeys::of(&parts, &self.config);
+        let keys = PendingKeys::of(&parts, config);
         let request = Request::from_parts(parts, body);
         match keys {
             Ok(keys) => {
-                let (store, config) = (Arc::clone(&self.store), Arc::clone(&self.config));
+                let (store, config) = (Arc::clone(store), Arc::clone(config));
                 LastGoodFuture::reading(service, Reading::new(keys, request, store, config))
             }
             Err(reason) => {
                 if let Some(reason) = reason {
-                    self.config.bypassed(reason);
+                    config.bypassed(reason);
                 }
                 LastGoodFuture::passing(service, request)
             }

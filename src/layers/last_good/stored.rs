@@ -31,7 +31,7 @@ pub(super) struct MeaningVector {
 }
 
 /// The store for all services of a layer.
-pub(super) struct AnswerStore(Mutex<AnswerCache<StoredAnswer, MeaningVector>>);
+pub struct AnswerStore(Mutex<AnswerCache<StoredAnswer, MeaningVector>>);
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const SIMILARITY: HeaderName = HeaderName::from_static("x-buttress-similarity");

@@ -9,7 +9,7 @@ use crate::rt::clock;
 
 /// The unit that the layer observes.
 #[derive(Clone, Debug)]
-pub(super) enum Config {
+pub enum Config {
     /// Calls of a stack.
     Calls(Calls),
     /// Attempts at the upstream with this name.
@@ -17,7 +17,7 @@ pub(super) enum Config {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Calls {
+pub struct Calls {
     pub(super) stack: Arc<str>,
     pub(super) request_id: Option<HeaderName>,
     pub(super) trace_context: bool,

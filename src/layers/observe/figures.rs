@@ -13,7 +13,7 @@ use super::outcome::CallEnd;
 
 /// What is measured of the calls of a stack. The names are put together once: to do it for each call costs more than to measure.
 #[derive(Clone, Debug)]
-pub(super) struct Figures {
+pub struct Figures {
     #[cfg(feature = "metrics")]
     keys: Arc<Keys>,
 }

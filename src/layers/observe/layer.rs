@@ -147,6 +147,6 @@ impl<S> Layer<S> for ObserveLayer {
     type Service = Observe<S>;
 
     fn layer(&self, inner: S) -> Observe<S> {
-        Observe::new(inner, self.config.clone(), self.figures.clone())
+        Observe::new(inner, (self.config.clone(), self.figures.clone()))
     }
 }

@@ -11,40 +11,10 @@ use super::figures::Figures;
 use super::future::ObserveFuture;
 use super::trace::Trace;
 use crate::call::Attempt;
+use crate::rt::layered::Layered;
 
 /// Names the call that events of the layers inside are about. See [`ObserveLayer`](crate::ObserveLayer).
-#[derive(Clone, Debug)]
-pub struct Observe<S> {
-    inner: S,
-    config: Option<Config>,
-    figures: Option<Figures>,
-}
-
-// === impl Observe ===
-
-impl<S> Observe<S> {
-    pub(super) const fn new(inner: S, config: Option<Config>, figures: Option<Figures>) -> Self {
-        Self { inner, config, figures }
-    }
-
-    /// The inner service.
-    #[must_use]
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    #[must_use]
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the inner service.
-    #[must_use]
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type Observe<S> = Layered<S, (Option<Config>, Option<Figures>)>;
 
 impl<S, B, R> Service<Request<B>> for Observe<S>
 where
@@ -60,13 +30,14 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let mut call = match &self.config {
+        let (config, figures) = &self.config;
+        let mut call = match config {
             None => return ObserveFuture::new(self.inner.call(request), None),
             Some(Config::Calls(calls)) => {
                 let info = calls.info(&request);
                 request.extensions_mut().insert(info.clone());
                 let trace_span = Trace::begin(&mut request, calls.trace_context);
-                ObservedCall::new(info, self.figures.as_ref(), trace_span, request.extensions_mut())
+                ObservedCall::new(info, figures.as_ref(), trace_span, request.extensions_mut())
             }
             Some(Config::Attempts(upstream)) => {
                 let trace_span = Trace::attempt(&mut request);

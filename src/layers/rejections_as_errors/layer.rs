@@ -1,6 +1,6 @@
 use tower_layer::Layer;
 
-use super::service::RejectionsAsErrors;
+use super::service::{RejectionErrors, RejectionsAsErrors};
 
 /// Turns a refusal of the layers inside into a typed error: a [`Rejection`](crate::Rejection) instead of its response.
 ///
@@ -86,6 +86,6 @@ impl<S> Layer<S> for RejectionsAsErrorsLayer {
     type Service = RejectionsAsErrors<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RejectionsAsErrors::new(inner, self.enabled)
+        RejectionsAsErrors::new(inner, RejectionErrors(self.enabled))
     }
 }

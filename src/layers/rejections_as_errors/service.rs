@@ -5,36 +5,14 @@ use tower_service::Service;
 
 use super::future::RejectionsAsErrorsFuture;
 use crate::error::BoxError;
+use crate::rt::layered::Layered;
+
+/// Whether the layer is on.
+#[derive(Clone, Copy, Debug)]
+pub struct RejectionErrors(pub(super) bool);
 
 /// Turns refusals of the layers inside into errors. See [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer).
-#[derive(Clone, Debug)]
-pub struct RejectionsAsErrors<S> {
-    inner: S,
-    enabled: bool,
-}
-
-// === impl RejectionsAsErrors ===
-
-impl<S> RejectionsAsErrors<S> {
-    pub(super) fn new(inner: S, enabled: bool) -> Self {
-        Self { inner, enabled }
-    }
-
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type RejectionsAsErrors<S> = Layered<S, RejectionErrors>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for RejectionsAsErrors<S>
 where
@@ -50,6 +28,6 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        RejectionsAsErrorsFuture::new(self.inner.call(request), self.enabled)
+        RejectionsAsErrorsFuture::new(self.inner.call(request), self.config.0)
     }
 }

@@ -17,7 +17,7 @@ pub(super) const NAME: &str = "resume";
 
 /// The settings.
 #[derive(Clone, Debug)]
-pub(super) struct Config {
+pub struct Config {
     pub(super) enabled: bool,
     pub(super) choose: Option<Choose>,
     /// Whether the layer may send a request again for a new answer.

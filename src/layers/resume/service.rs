@@ -1,4 +1,3 @@
-use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -17,38 +16,14 @@ use crate::error::BoxError;
 use crate::event::Event;
 use crate::proto::bodiless;
 use crate::rt::clock;
+use crate::rt::layered::Layered;
 
 /// Continues streams that broke. See [`ResumeLayer`](crate::ResumeLayer).
-#[derive(Clone)]
-pub struct Resume<S> {
-    inner: S,
-    config: Arc<Config>,
-}
+pub type Resume<S> = Layered<S, Arc<Config>>;
 
 // === impl Resume ===
 
 impl<S> Resume<S> {
-    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
-        Self { inner, config }
-    }
-
-    /// The service inside.
-    #[must_use]
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The service inside.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The service inside, without this layer.
-    #[must_use]
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-
     /// Keeps the parts of a request whose answer may be continued.
     fn keep(&self, request: Request<CallBody>) -> (Request<CallBody>, Option<Pending<S>>)
     where
@@ -103,11 +78,5 @@ where
         }
         let (request, pending) = self.keep(request);
         ResumeFuture::new(self.inner.call(request), pending.map(Box::new))
-    }
-}
-
-impl<S: fmt::Debug> fmt::Debug for Resume<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resume").field("inner", &self.inner).field("config", &self.config).finish()
     }
 }

@@ -11,8 +11,9 @@ use crate::rt::layer_classifier::LayerClassifier;
 use crate::rt::random_key::RandomKeys;
 use crate::rt::retry_budget::RetryBudget;
 
+/// The settings.
 #[derive(Clone, Debug)]
-pub(super) struct Config {
+pub struct Config {
     pub(super) enabled: bool,
     pub(super) policy: RetryPolicy,
     pub(super) budget: RetryBudget,

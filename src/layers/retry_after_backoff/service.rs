@@ -1,5 +1,4 @@
 use std::error::Error;
-use std::fmt;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -17,40 +16,12 @@ use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::retry::{IDEMPOTENCY_KEY, is_idempotent};
 use crate::rt::clock;
+use crate::rt::layered::Layered;
 use crate::rt::per_thread::PerThread;
 
 /// Retries failed calls to the service inside. See
 /// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer).
-#[derive(Clone)]
-pub struct RetryAfterBackoff<S> {
-    inner: S,
-    config: PerThread<Config>,
-}
-
-// === impl RetryAfterBackoff ===
-
-impl<S> RetryAfterBackoff<S> {
-    pub(super) fn new(inner: S, config: PerThread<Config>) -> Self {
-        Self { inner, config }
-    }
-
-    /// The service inside.
-    #[must_use]
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The service inside.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The service inside, without this layer.
-    #[must_use]
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type RetryAfterBackoff<S> = Layered<S, PerThread<Config>>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for RetryAfterBackoff<S>
 where
@@ -84,12 +55,6 @@ where
         let service = self.inner.clone();
         let call = self.inner.call(request);
         RetryAfterBackoffFuture::attempting(call, Session::new(service, self.config.hold(), resend))
-    }
-}
-
-impl<S: fmt::Debug> fmt::Debug for RetryAfterBackoff<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RetryAfterBackoff").field("inner", &self.inner).field("config", &self.config).finish()
     }
 }
 

@@ -16,8 +16,9 @@ pub(super) const NAME: &str = "sse-heartbeat";
 /// The resolution of tokio's timers. With an interval of zero, a stream would consist of heartbeats only.
 pub(super) const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
+/// The settings.
 #[derive(Clone, Debug)]
-pub(super) struct Config {
+pub struct Config {
     /// `None`: the layer is off.
     pub(super) interval: Option<Duration>,
     pub(super) max_silence: Option<Duration>,

@@ -11,36 +11,10 @@ use super::call_config::CallConfig;
 use super::config::Config;
 use super::future::SseHeartbeatFuture;
 use crate::error::BoxError;
+use crate::rt::layered::Layered;
 
 /// Keeps silent event streams of the service inside alive. See [`SseHeartbeatLayer`](crate::SseHeartbeatLayer).
-#[derive(Clone, Debug)]
-pub struct SseHeartbeat<S> {
-    inner: S,
-    config: Config,
-}
-
-// === impl SseHeartbeat ===
-
-impl<S> SseHeartbeat<S> {
-    pub(super) fn new(inner: S, config: Config) -> Self {
-        Self { inner, config }
-    }
-
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type SseHeartbeat<S> = Layered<S, Config>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for SseHeartbeat<S>
 where

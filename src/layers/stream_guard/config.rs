@@ -32,7 +32,7 @@ pub enum MissingEnd {
 
 /// The settings.
 #[derive(Clone, Debug)]
-pub(super) struct Config {
+pub struct Config {
     pub(super) enabled: bool,
     /// The dialect, if set; else the path decides.
     pub(super) dialect: Option<Chosen>,

@@ -11,36 +11,10 @@ use super::config::Config;
 use super::expected::Expected;
 use super::future::StreamGuardFuture;
 use crate::error::BoxError;
+use crate::rt::layered::Layered;
 
 /// Checks that answers are complete and no errors. See [`StreamGuardLayer`](crate::StreamGuardLayer).
-#[derive(Clone, Debug)]
-pub struct StreamGuard<S> {
-    inner: S,
-    config: Arc<Config>,
-}
-
-// === impl StreamGuard ===
-
-impl<S> StreamGuard<S> {
-    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
-        Self { inner, config }
-    }
-
-    /// The service inside.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The service inside.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The service inside, without this layer.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type StreamGuard<S> = Layered<S, Arc<Config>>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for StreamGuard<S>
 where

@@ -17,8 +17,9 @@ use crate::rt::sync::lock;
 /// The name of the layer in events.
 pub(super) const NAME: &str = "structured-output";
 
+/// The settings.
 #[derive(Clone)]
-pub(super) struct Config {
+pub struct Config {
     pub(super) enabled: bool,
     pub(super) schema: Option<OutputSchema>,
     pub(super) extract: bool,

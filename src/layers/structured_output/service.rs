@@ -13,36 +13,10 @@ use super::future::StructuredOutputFuture;
 use super::request::kind_of;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
+use crate::rt::layered::Layered;
 
 /// Checks that answers have the form that was asked for. See [`StructuredOutputLayer`](crate::StructuredOutputLayer).
-#[derive(Clone, Debug)]
-pub struct StructuredOutput<S> {
-    inner: S,
-    config: Arc<Config>,
-}
-
-// === impl StructuredOutput ===
-
-impl<S> StructuredOutput<S> {
-    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
-        Self { inner, config }
-    }
-
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, without this layer.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type StructuredOutput<S> = Layered<S, Arc<Config>>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for StructuredOutput<S>
 where

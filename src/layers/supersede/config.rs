@@ -12,8 +12,9 @@ use crate::store::supersede::SupersedePeers;
 /// The name of the layer in events and gauges.
 pub(super) const NAME: &str = "supersede";
 
+/// The settings.
 #[derive(Clone)]
-pub(super) struct Config {
+pub struct Config {
     /// `None`: the layer is off.
     pub(super) conversation: Option<Arc<NameConversation>>,
     pub(super) mode: SupersedeMode,

@@ -298,6 +298,6 @@ impl<S> Layer<S> for SupersedeLayer {
     type Service = Supersede<S>;
 
     fn layer(&self, inner: S) -> Supersede<S> {
-        Supersede::new(inner, self.config.clone(), self.shared.clone())
+        Supersede::new(inner, (self.config.clone(), self.shared.clone()))
     }
 }

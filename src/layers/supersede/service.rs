@@ -14,37 +14,10 @@ use super::reading::{Arrived, Reading};
 use super::shared::Shared;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
+use crate::rt::layered::Layered;
 
 /// Ends the older messages of a conversation when a newer one comes. See [`SupersedeLayer`](crate::SupersedeLayer).
-#[derive(Clone, Debug)]
-pub struct Supersede<S> {
-    inner: S,
-    config: Arc<Config>,
-    shared: Arc<Shared>,
-}
-
-// === impl Supersede ===
-
-impl<S> Supersede<S> {
-    pub(super) fn new(inner: S, config: Arc<Config>, shared: Arc<Shared>) -> Self {
-        Self { inner, config, shared }
-    }
-
-    /// Returns the service inside.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Returns the service inside, to be changed.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the service inside, without this layer.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+pub type Supersede<S> = Layered<S, (Arc<Config>, Arc<Shared>)>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for Supersede<S>
 where
@@ -61,29 +34,30 @@ where
     /// Always ready: a message that is refused, or waits, does not need the service inside. Other calls wait for it in
     /// their future.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        if self.config.conversation.is_some() { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
+        if self.config.0.conversation.is_some() { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let request = request.map(CallBody::new);
-        if self.config.conversation.is_none() {
+        let (config, shared) = &self.config;
+        if config.conversation.is_none() {
             return SupersedeFuture::calling(self.inner.call(request));
         }
         let service = self.inner.clone();
-        if !is_message(&request, &self.config) {
+        if !is_message(&request, config) {
             return SupersedeFuture::passing(service, request);
         }
         let (parts, body) = request.into_parts();
-        let mut message = match Recognition::of(&parts, &self.config, self.shared.callers()) {
+        let mut message = match Recognition::of(&parts, config, shared.callers()) {
             Recognition::Message(message) => message,
             Recognition::Passes(reason) => {
                 if let Some(reason) = reason {
-                    self.config.bypassed(reason);
+                    config.bypassed(reason);
                 }
                 return SupersedeFuture::passing(service, Request::from_parts(parts, body));
             }
         };
-        let (config, shared) = (self.config.clone(), self.shared.clone());
+        let (config, shared) = (config.clone(), shared.clone());
         let order = shared.next_order();
         match body.in_memory().filter(|data| data.len() <= config.max_body_bytes) {
             Some(data) => {

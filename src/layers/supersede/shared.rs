@@ -14,7 +14,8 @@ use crate::rt::clock;
 use crate::rt::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::store::supersede::{PeerMessage, Superseding};
 
-pub(super) struct Shared {
+/// The conversations of a layer.
+pub struct Shared {
     /// By conversation, so that calls do not wait for each other.
     shards: Box<[Mutex<Conversations<Cancellation>>]>,
     /// The number of messages that have begun to arrive.

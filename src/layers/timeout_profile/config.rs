@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -5,4 +6,13 @@ use http::request::Parts;
 use crate::policy::timeout_profile::TimeoutProfile;
 
 /// Returns the time limits for a request with this head; `None`: the layers' own.
-pub(super) type Choose = Arc<dyn Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync>;
+#[derive(Clone)]
+pub struct Choose(pub(super) Arc<ChooseFn>);
+
+type ChooseFn = dyn Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync;
+
+impl fmt::Debug for Choose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Choose")
+    }
+}

@@ -1,4 +1,3 @@
-use std::fmt;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -70,7 +69,7 @@ use crate::policy::timeout_profile::TimeoutProfile;
 /// # Cost
 ///
 /// One call of the closure, and one entry in the request's extensions where it returns a profile.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct TimeoutProfileLayer {
     choose: Option<Choose>,
 }
@@ -81,7 +80,7 @@ impl TimeoutProfileLayer {
     /// Calls `choose` with the head of each request. `None` leaves the limits as they are.
     #[must_use]
     pub fn new(choose: impl Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync + 'static) -> Self {
-        Self { choose: Some(Arc::new(choose)) }
+        Self { choose: Some(Choose(Arc::new(choose))) }
     }
 
     /// A layer of the same type that passes everything through.
@@ -96,11 +95,5 @@ impl<S> Layer<S> for TimeoutProfileLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         TimeoutProfileService::new(inner, self.choose.clone())
-    }
-}
-
-impl fmt::Debug for TimeoutProfileLayer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TimeoutProfileLayer").field("enabled", &self.choose.is_some()).finish()
     }
 }
