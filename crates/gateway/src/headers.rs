@@ -138,10 +138,7 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, option: &str) -> boo
 
 /// Whether the sender of this request reads trailers.
 pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
-    members(headers, &TE).any(|coding| {
-        let (coding, _weight) = coding.split_once(';').unwrap_or((coding, ""));
-        coding.trim_end().eq_ignore_ascii_case("trailers")
-    })
+    members(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"))
 }
 
 /// The members of the list in `name`.

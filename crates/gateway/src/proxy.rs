@@ -27,7 +27,7 @@ use super::inspect::{Inspector, MaybeRead, NoMemory, UnclearModel, Unread};
 use super::problem::SERVED_BY;
 use super::routes::{RouteMatch, Routes};
 use super::shutdown::Shutdown;
-use super::trailers::{self, TrailerNames};
+use super::trailers::UnannouncedTrailers;
 use super::tunnel::{self, TooManyTunnels, Tunnel, Tunnels};
 use super::unread::Sender;
 use super::upload::{ObservedUpload, UploadReports};
@@ -47,7 +47,6 @@ pub(crate) struct Proxy<S> {
     /// Headers in which upstreams take a credential, beside the well-known ones.
     credentials: Vec<HeaderName>,
     tunnels: Tunnels,
-    trailers: TrailerNames,
     shutdown: Shutdown,
 }
 
@@ -61,7 +60,7 @@ impl<S> Proxy<S> {
         tunnels: Tunnels,
         shutdown: Shutdown,
     ) -> Self {
-        Self { routes, inspector, credentials, tunnels, trailers: TrailerNames::default(), shutdown }
+        Self { routes, inspector, credentials, tunnels, shutdown }
     }
 
     pub(crate) async fn answer<B>(&self, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody>
@@ -71,8 +70,8 @@ impl<S> Proxy<S> {
     {
         let begun = Instant::now();
         let sender = Sender::new(request.version(), request.headers());
-        let announces_trailers = trailers::needs_announcement(request.version(), request.headers());
         let (mut parts, body) = request.into_parts();
+        let trailers = parts.extensions.remove::<UnannouncedTrailers>();
         let matched = match self.match_head(&mut parts) {
             Ok(matched) => matched,
             Err(refusal) => return sender.refuse(body, *refusal).await,
@@ -123,8 +122,8 @@ impl<S> Proxy<S> {
             },
             Some(Ok(error)) = failure => return broken(error.as_ref()),
         };
-        if announces_trailers {
-            response = self.trailers.announce(response);
+        if let Some(trailers) = trailers {
+            response = trailers.follow(response);
         }
         attempts.time(begun, response.headers_mut());
         response.extensions_mut().insert(attempts.asked().clone());

@@ -30,6 +30,7 @@ use super::proxy::RequestBody;
 use super::shutdown::{Open, Shutdown};
 use super::socket::{Reset, Socket};
 use super::telemetry;
+use super::trailers::{TrailerWriter, UnannouncedTrailers};
 use super::versions::{FIRST_REQUEST, Versions};
 
 /// Serves clients until it is stopped.
@@ -162,20 +163,24 @@ where
             },
             () = open.ending() => return Ok(()),
         };
-        let socket = TokioIo::new(WriteTimeout::new(stream, self.write_timeout));
+        let stream = WriteTimeout::new(stream, self.write_timeout);
+        let trailers = UnannouncedTrailers::default();
+        let unannounced = trailers.clone();
         let (began, resets) = (Arc::new(AtomicBool::new(false)), reset.clone());
         let begins = began.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             begins.store(true, Ordering::Relaxed);
             resets.note(request.version());
+            unannounced.offer(&mut request);
             let live = self.live.borrow().clone();
             // Boxed, because hyper keeps room for this future for the connection's lifetime, even while an answer
             // streams.
             Box::pin(async move { Ok::<_, Infallible>(live.answer(request, came).await) })
         });
         if is_http2 {
-            Box::pin(versions.speak_http2(socket, service, &began, open)).await?;
+            Box::pin(versions.speak_http2(TokioIo::new(stream), service, &began, open)).await?;
         } else {
+            let socket = TokioIo::new(TrailerWriter::new(stream, trailers));
             versions.speak_http1(socket, service, &reset, open).await?;
         }
         Ok(())

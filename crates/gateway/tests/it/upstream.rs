@@ -203,7 +203,7 @@ async fn trailers_of_an_http2_upstream_arrive() {
 
 #[tokio::test]
 async fn trailers_of_an_http2_upstream_reach_http1_callers_who_asked_for_them() {
-    // HTTP/2 announces no trailers, and hyper writes only those to HTTP/1.1 that were announced.
+    // This upstream announces no trailers, and hyper writes only announced ones to HTTP/1.1.
     let trailing = |_: AxumRequest| async {
         let fields = [("grpc-status", "0"), ("server-timing", "db;dur=1"), ("x-of-their-own", "1")];
         let fields = fields.map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()));
@@ -221,10 +221,8 @@ async fn trailers_of_an_http2_upstream_reach_http1_callers_who_asked_for_them() 
             raw(gateway.addr, &head).await
         };
         let answer = ask("te: trailers\r\n").await;
-        // A name that is not common is learned from the first answer.
-        let own = if method == "GET" { "" } else { "x-of-their-own: 1\r\n" };
-        let end = format!("\r\n\r\n4\r\nbody\r\n0\r\ngrpc-status: 0\r\nserver-timing: db;dur=1\r\n{own}\r\n");
-        assert!(answer.ends_with(&end) && answer.contains("\r\ntrailer: grpc-status, "), "{answer}");
+        let end = "\r\n\r\n4\r\nbody\r\n0\r\ngrpc-status: 0\r\nserver-timing: db;dur=1\r\nx-of-their-own: 1\r\n\r\n";
+        assert!(answer.ends_with(end), "{answer}");
         let said = answer.lines().find_map(|line| line.strip_prefix("x-gateway-dedup: "));
         assert_eq!(said, role);
         let unasked = ask("").await;
