@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,12 @@ pub(super) struct Shared {
     keys: ReadMostly<Keys>,
     /// The limit of requests whose key has no room.
     others: ThreadArcs<Limit>,
+    /// When a new key looks for one to remove again, in milliseconds since `epoch`.
+    full_until: AtomicU64,
 }
+
+/// How often a new key looks at all others for one to remove. While none can be, each call with a new key would.
+const LOOK: Duration = Duration::from_millis(10);
 
 type Keys = HashMap<u64, ThreadArcs<Limit>, Hashed>;
 
@@ -51,7 +57,14 @@ impl Shared {
     pub(super) fn new(config: Config) -> Self {
         let (config, epoch) = (Arc::new(Config { policy: OnceLock::new(), ..config }), clock::now());
         let others = ThreadArcs::new(Arc::new(Limit::new(config.clone(), epoch, None)), STRIPES);
-        Self { config, callers: CallerHasher::default(), epoch, keys: ReadMostly::default(), others }
+        Self {
+            config,
+            callers: CallerHasher::default(),
+            epoch,
+            keys: ReadMostly::default(),
+            others,
+            full_until: AtomicU64::new(0),
+        }
     }
 
     /// Returns the limit that this request counts for, and its caller.
@@ -140,7 +153,8 @@ impl Shared {
             |limit: &ThreadArcs<Limit>| self.config.role == PaceRole::Callers && !limit.is_held() && !limit.is_proven();
         let is_full = |keys: &Keys| keys.len() >= most && !keys.contains_key(&hash);
         let keys = self.keys.read();
-        if is_full(&keys) && !keys.values().any(|limit| is_idle(limit) || is_unproven(limit)) {
+        let is_removable = |limit: &ThreadArcs<Limit>| is_idle(limit) || is_unproven(limit);
+        if is_full(&keys) && !self.finds_room(now, || keys.values().any(is_removable)) {
             return (self.others.hold(), false);
         }
         drop(keys);
@@ -164,6 +178,20 @@ impl Shared {
             Some(keys.entry(hash).or_insert_with(|| new.get_or_insert_with(limit).clone()).hold())
         });
         (found.flatten().unwrap_or_else(|| self.others.hold()), new.is_some())
+    }
+
+    /// Looks at all keys at most once in [`LOOK`] if none can be removed.
+    fn finds_room(&self, now: Instant, look: impl FnOnce() -> bool) -> bool {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let now = millis(now.saturating_duration_since(self.epoch));
+        if now < self.full_until.load(Ordering::Relaxed) {
+            return false;
+        }
+        let found = look();
+        if !found {
+            self.full_until.store(now.saturating_add(millis(LOOK)), Ordering::Relaxed);
+        }
+        found
     }
 
     pub(super) fn stats(&self) -> PaceStats {
