@@ -60,6 +60,7 @@
 //! | `buttress:1:{K}:r:T` | The answer: head, data, trailers, end, without `Set-Cookie` | Three leases while shared, the window when kept |
 //! | `buttress:1:{K}:c:T` | Channel of an answer that another process reads live | |
 //! | `buttress:1:{T}:u` | The bytes of a tenant's kept answers, by expiry | The longest window |
+//! | `buttress:1:{T}:q`, `:z` | The logs of a tenant's answers in flight: their expiry, and their bytes | Three leases |
 //! | `buttress:1:p:P` | Channel of requests to a process to share an answer or stop a call | |
 //! | `buttress:1:{H}:h` | For the token of a resumable answer: the digests of its request and tenant, the lease, the process | The answer's window (5 minutes), renewed in flight; stored again after a restart of Redis. About 400 bytes each: at most 16 per answer, and one per answer that the layer holds (16,384 per process, 2,048 per tenant) |
 //! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | A circuit: the processes that find the upstream failing, those that use it, its open time, the lease of the probe | 1 to 10 minutes |
@@ -77,7 +78,7 @@
 //! | `buttress:1:s` | Channel of the conversations | |
 //! | `buttress:1:b:N` | Channel of the circuits with one name | |
 //!
-//! K is the digest of a request's identity, T a lease (in `u` and `y` the digest of a tenant), H the digest of a token, P a
+//! K is the digest of a request's identity, T a lease (in `u`, `q`, `z` and `y` the digest of a tenant), H the digest of a token, P a
 //! process, C the digest of a circuit's name and key, L that of host, credential and model, V that of a conversation and its
 //! tenant. No key contains a tenant's name, a URL or a credential.
 //!
@@ -89,6 +90,9 @@
 //! The `1` is the version of the format. Processes with different versions share nothing, so an upgrade costs at most a
 //! second call for what was in flight or kept, and during the upgrade each version has the full rate. Keys of an older
 //! version expire.
+//!
+//! Releases with the same version of the format share everything. What is new in a release counts for its own processes: those
+//! of an earlier one do not count a tenant's answers in flight.
 //!
 //! # Sizing
 //!

@@ -98,13 +98,15 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Closes the flight to new followers. `false`: this flight does not hold the lease.
     fn outgrow(&self, flight: Flight) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
-    /// Appends `bytes` to the flight's log at `offset`, sends them to listeners, and keeps the log for `ttl`.
+    /// Appends `bytes` to the flight's log at `offset`, sends them to listeners, and keeps the log for `ttl`, if `share`
+    /// has room.
     fn append(
         &self,
         flight: Flight,
         offset: u64,
         bytes: Bytes,
         ttl: Duration,
+        share: LogShare,
     ) -> impl Future<Output = Result<Appended, BackendError>> + Send;
 
     /// Stores the answer of a flight, or frees its key.
@@ -234,6 +236,15 @@ pub enum FlightState {
     Outgrown,
 }
 
+/// A tenant's share for the logs of its calls in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogShare {
+    /// The tenant.
+    pub tenant: Fingerprint,
+    /// Their limit, in bytes.
+    pub bytes: u64,
+}
+
 /// The result of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -248,6 +259,8 @@ pub enum Appended {
         /// Its length, where to continue.
         length: u64,
     },
+    /// The tenant's logs in flight have no room for them.
+    NoRoom,
 }
 
 /// How a flight ends.

@@ -55,6 +55,8 @@ pub(super) struct State {
     pub(super) logs: HashMap<Flight, Expiring<BytesMut>>,
     /// The bytes of kept answers per tenant, by expiry.
     pub(super) kept: HashMap<Fingerprint, Vec<(u64, Instant)>>,
+    /// The bytes of logs in flight per tenant, and their expiry.
+    pub(super) shared: HashMap<Fingerprint, HashMap<Token, (u64, Instant)>>,
     pub(super) offers: HashMap<Fingerprint, Expiring<Offer>>,
     /// Last good answers, the latest per normal form, and their bytes per tenant by expiry.
     pub(super) answers: HashMap<Fingerprint, Expiring<StaleAnswer>>,
@@ -265,6 +267,7 @@ impl Model {
         state.flights.clear();
         state.logs.clear();
         state.kept.clear();
+        state.shared.clear();
         state.offers.clear();
         state.answers.clear();
         state.normal.clear();
@@ -342,6 +345,8 @@ impl State {
         let now = self.now();
         self.flights.retain(|_, meta| meta.until > now);
         self.logs.retain(|_, log| log.until > now);
+        self.shared.values_mut().for_each(|logs| logs.retain(|_, (_, until)| *until > now));
+        self.shared.retain(|_, logs| !logs.is_empty());
         self.offers.retain(|_, offer| offer.until > now);
         self.answers.retain(|_, answer| answer.until > now);
         self.normal.retain(|_, exact| exact.until > now);
@@ -382,6 +387,12 @@ impl State {
         answers.retain(|_, answer| !is_theirs(answer.value.owner));
         offers.retain(|_, offer| !offer.value.offered.has_ended || !is_theirs(offer.value.owner));
         (before - self.flights.len() - self.answers.len() - self.offers.len()) as u64
+    }
+
+    /// Whether any process listens to a channel.
+    pub(super) fn is_heard(&self, channel: Channel) -> bool {
+        let mut hearers = self.channels.get(&channel).into_iter().flatten();
+        hearers.any(|(hearer, connection)| hearer.is_heard() && !connection.is_cut.load(Relaxed))
     }
 
     fn tell_gap(&self) {

@@ -8,8 +8,8 @@ use tower_buttress::store::{Fingerprint, TenantHash};
 use super::model::{Channel, Expiring, Meta, Model, Offer, State};
 use super::names::{Want, encode_want};
 use super::{
-    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightEnd, FlightState, Offered, Piece,
-    Process, Settled, Subscription, Token,
+    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightEnd, FlightState, LogShare,
+    Offered, Piece, Process, Settled, Subscription, Token,
 };
 
 impl Backend for Model {
@@ -55,13 +55,30 @@ impl Backend for Model {
         Ok(true)
     }
 
-    async fn append(&self, flight: Flight, offset: u64, bytes: Bytes, ttl: Duration) -> Result<Appended, BackendError> {
+    async fn append(
+        &self,
+        flight: Flight,
+        offset: u64,
+        bytes: Bytes,
+        ttl: Duration,
+        share: LogShare,
+    ) -> Result<Appended, BackendError> {
         let mut state = self.reach()?;
         let length = state.logs.get(&flight).map_or(0, |log| log.value.len());
         let Some(at) = usize::try_from(offset).ok().filter(|at| *at <= length) else {
             return Ok(Appended::Rewind { length: length as u64 });
         };
         let until = state.now() + ttl;
+        let shared = state.shared.entry(share.tenant).or_default();
+        if !bytes.is_empty() || shared.contains_key(&flight.token) {
+            let (before, lasts) = shared.get(&flight.token).copied().unwrap_or((0, until));
+            let after = length.max(at + bytes.len()) as u64;
+            let sum = shared.values().map(|(bytes, _)| bytes).sum::<u64>() - before;
+            if after > before && sum + after > share.bytes {
+                return Ok(Appended::NoRoom);
+            }
+            shared.insert(flight.token, (after, lasts.max(until)));
+        }
         if !bytes.is_empty() {
             let log = state.logs.entry(flight).or_insert_with(|| Expiring { value: BytesMut::new(), until });
             let end = at + bytes.len();
@@ -80,7 +97,8 @@ impl Backend for Model {
     async fn settle(&self, flight: Flight, outcome: FlightEnd) -> Result<Settled, BackendError> {
         let mut state = self.reach()?;
         let now = state.now();
-        let State { flights, logs, kept, .. } = &mut *state;
+        let is_heard = state.is_heard(Channel::Flight(flight));
+        let State { flights, logs, kept, shared, .. } = &mut *state;
         let length = logs.get(&flight).map_or(0, |log| log.value.len()) as u64;
         let Some(meta) = flights.get_mut(&flight.key).filter(|meta| meta.value.token == flight.token) else {
             return Ok(Settled::Lost);
@@ -95,7 +113,14 @@ impl Backend for Model {
             FlightEnd::Keep { window, tenant, tenant_bytes, owner, .. } => {
                 let kept = kept.entry(tenant).or_default();
                 kept.retain(|(_, until)| *until > now);
-                if kept.iter().map(|(bytes, _)| bytes).sum::<u64>() + length > tenant_bytes {
+                let has_room = kept.iter().map(|(bytes, _)| bytes).sum::<u64>() + length <= tenant_bytes;
+                if has_room || !is_heard {
+                    shared.entry(tenant).or_default().remove(&flight.token);
+                }
+                if !has_room {
+                    if !is_heard {
+                        logs.remove(&flight);
+                    }
                     return Ok(Settled::NoRoom);
                 }
                 kept.push((length, now + window));

@@ -95,6 +95,16 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{tenant}}}:u", self.prefix).into()
     }
 
+    /// A tenant's logs in flight, by expiry.
+    pub(super) fn logs(&self, tenant: &Fingerprint) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{tenant}}}:q", self.prefix).into()
+    }
+
+    /// The bytes of a tenant's logs in flight.
+    pub(super) fn log_bytes(&self, tenant: &Fingerprint) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{tenant}}}:z", self.prefix).into()
+    }
+
     /// The channel of a flight.
     pub(super) fn channel(&self, flight: &Flight) -> Vec<u8> {
         format!("{}:{VERSION}:{{{}}}:c:{}", self.prefix, flight.key, hex(flight.token.as_bytes())).into()

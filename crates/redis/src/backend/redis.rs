@@ -9,8 +9,8 @@ use tower_buttress::store::{Fingerprint, TenantHash};
 
 use super::names::{Names, Want, encode_want};
 use super::{
-    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightEnd, FlightState, Offered, Piece,
-    Process, Settled, Subscription, Token,
+    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightEnd, FlightState, LogShare,
+    Offered, Piece, Process, Settled, Subscription, Token,
 };
 use crate::client::Redis;
 use crate::client::script::{Command, Script};
@@ -19,11 +19,13 @@ use crate::options::Outage;
 static CLAIM: Script = Script::new("claim", include_str!("../scripts/claim.lua"));
 static RENEW: Script = Script::new("renew", include_str!("../scripts/renew.lua"));
 static OUTGROW: Script = Script::new("outgrow", include_str!("../scripts/outgrow.lua"));
-static APPEND: Script = Script::new("append", include_str!("../scripts/append.lua"));
+static APPEND: Script =
+    Script::new("append", concat!(include_str!("../scripts/logs.lua"), include_str!("../scripts/append.lua")));
 static DISCARD: Script = Script::new("discard", include_str!("../scripts/discard.lua"));
 static OFFER: Script = Script::new("offer", include_str!("../scripts/offer.lua"));
 static OFFERED: Script = Script::new("offered", include_str!("../scripts/offered.lua"));
-static SETTLE: Script = Script::new("settle", include_str!("../scripts/settle.lua"));
+static SETTLE: Script =
+    Script::new("settle", concat!(include_str!("../scripts/logs.lua"), include_str!("../scripts/settle.lua")));
 
 /// Longer than the patience, because no caller waits for a subscription.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,16 +69,26 @@ impl Backend for Redis {
         Ok(number(&self.call(&command).await?)? == 1)
     }
 
-    async fn append(&self, flight: Flight, offset: u64, bytes: Bytes, ttl: Duration) -> Result<Appended, BackendError> {
-        let names = self.names();
+    async fn append(
+        &self,
+        flight: Flight,
+        offset: u64,
+        bytes: Bytes,
+        ttl: Duration,
+        share: LogShare,
+    ) -> Result<Appended, BackendError> {
+        let (names, LogShare { tenant, bytes: most }) = (self.names(), share);
         let command = APPEND
-            .keys(&[&names.log(&flight), &names.channel(&flight)])
+            .keys(&[&names.log(&flight), &names.channel(&flight), &names.logs(&tenant), &names.log_bytes(&tenant)])
             .arg(offset)
             .arg(&bytes[..])
             .arg(millis(ttl))
-            .arg(Piece::header(offset).as_slice());
+            .arg(Piece::header(offset).as_slice())
+            .arg(flight.token.as_bytes().as_slice())
+            .arg(most);
         match &self.call(&command).await? {
             Value::Array(reply) => match reply.as_slice() {
+                [Value::Int(-2), _] => Ok(Appended::NoRoom),
                 [Value::Int(-1), Value::Int(length)] => Ok(Appended::Rewind { length: unsigned(*length) }),
                 [Value::Int(receivers), _] => Ok(Appended::Written { receivers: unsigned(*receivers) }),
                 _ => Err(unexpected()),
@@ -88,14 +100,22 @@ impl Backend for Redis {
     async fn settle(&self, flight: Flight, outcome: FlightEnd) -> Result<Settled, BackendError> {
         let names = self.names();
         let (window, length, tenant, tenant_bytes, owner) = match outcome {
-            // The script ignores the tenant's key.
+            // The script ignores the tenant's keys.
             FlightEnd::Free => (0, 0, flight.key, 0, None),
             FlightEnd::Keep { window, length, tenant, tenant_bytes, owner } => {
                 (millis(window), length, tenant, tenant_bytes, owner)
             }
         };
+        let keys = [
+            names.meta(&flight.key),
+            names.log(&flight),
+            names.tenant(&tenant),
+            names.channel(&flight),
+            names.logs(&tenant),
+            names.log_bytes(&tenant),
+        ];
         let command = SETTLE
-            .keys(&[&names.meta(&flight.key), &names.log(&flight), &names.tenant(&tenant)])
+            .keys(&keys.each_ref().map(Vec::as_slice))
             .arg(flight.token.as_bytes().as_slice())
             .arg(window)
             .arg(length)

@@ -1,4 +1,4 @@
--- KEYS m r u   ARGV token window_ms length tenant_bytes owner      window 0: free the key
+-- KEYS m r u c q z   ARGV token window_ms length tenant_bytes owner      window 0: free the key
 -- 1 done | 0 another's | -1 the log is incomplete | -2 the tenant has no room
 local v = redis.call('HMGET', KEYS[1], 't', 's')
 if v[1] ~= ARGV[1] then return 0 end
@@ -12,7 +12,15 @@ local used, all = 0, redis.call('HGETALL', KEYS[3])
 for i = 1, #all, 2 do
   if tonumber(all[i]) <= now then redis.call('HDEL', KEYS[3], all[i]) else used = used + all[i + 1] end
 end
-if used + length > tonumber(ARGV[4]) then return -2 end
+if used + length > tonumber(ARGV[4]) then
+  -- Those who still read it find its end.
+  if tonumber(redis.call('PUBSUB', 'NUMSUB', KEYS[4])[2]) == 0 then
+    redis.call('DEL', KEYS[2])
+    uncount(KEYS[5], KEYS[6], ARGV[1])
+  end
+  return -2
+end
+uncount(KEYS[5], KEYS[6], ARGV[1])
 -- Rounds expiry up, to at most 64 entries per window.
 local width = 1
 while width * 64 <= window do width = width * 2 end

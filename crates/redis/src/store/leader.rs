@@ -74,7 +74,7 @@ impl<B: Backend> Leader<B> {
         let Mailbox { sender, updates, wants, registration } = mailbox;
         // Only the lease holds the sender: a copy in the task would hide that the lease is gone.
         let (payload, tenant) = (*request.payload(), *request.tenant());
-        let relay = Relay::new(flight, payload, log.clone(), store.settings);
+        let relay = Relay::new(flight, payload, tenant, log.clone(), store.settings);
         let leader = Self {
             backend: store.backend.clone(),
             store: Arc::downgrade(store),
@@ -205,7 +205,7 @@ impl<B: Backend> Leader<B> {
                 // Other processes cannot get this answer and must make their own calls.
                 self.free().await;
                 let _ = self.backend.forsake(self.flight).await;
-                self.bypassed("the backend has no memory for the answer, which is not shared");
+                self.bypassed("the backend has no room for the answer, which is not shared");
             }
         }
     }

@@ -165,6 +165,10 @@ impl<B: Backend> RedisStore<B> {
     /// Limits one tenant's kept answers in Redis, in bytes. Default: 64 MiB; choose about an eighth of Redis's memory
     /// for answers. Beyond the limit only the calling process keeps an answer, within the tenant's share of its
     /// [`memory`](Self::memory), and an event reports it.
+    ///
+    /// Its answers in flight that other processes read may take as much again, or one [`max_log`](Self::max_log) if that is
+    /// more. Beyond it an answer is not shared, which an event reports: other processes make their own calls, and readers
+    /// that have its head get an error.
     #[must_use]
     pub fn tenant_bytes(self, bytes: u64) -> Self {
         self.with(|inner| inner.settings.tenant_bytes = bytes)

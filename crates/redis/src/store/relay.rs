@@ -11,11 +11,12 @@ use tower_buttress::store::{Fingerprint, Reader, ResponseLog};
 
 use super::inner::Settings;
 use super::wire::Encoder;
-use crate::backend::{Appended, Backend, BackendError, Flight};
+use crate::backend::{Appended, Backend, BackendError, Flight, LogShare};
 
 pub(super) struct Relay {
     flight: Flight,
     payload: Fingerprint,
+    tenant: Fingerprint,
     log: ResponseLog,
     settings: Settings,
     claimed: Instant,
@@ -86,10 +87,17 @@ const MAX_RESTARTS: u32 = 8;
 // === impl Relay ===
 
 impl Relay {
-    pub(super) fn new(flight: Flight, payload: Fingerprint, log: ResponseLog, settings: Settings) -> Self {
+    pub(super) fn new(
+        flight: Flight,
+        payload: Fingerprint,
+        tenant: Fingerprint,
+        log: ResponseLog,
+        settings: Settings,
+    ) -> Self {
         Self {
             flight,
             payload,
+            tenant,
             log,
             settings,
             claimed: Instant::now(),
@@ -107,6 +115,11 @@ impl Relay {
             State::Written => self.owes_mark,
             State::Idle | State::Outgrown => false,
         }
+    }
+
+    /// One answer of any length always has room.
+    fn share(&self) -> LogShare {
+        LogShare { tenant: self.tenant, bytes: self.settings.tenant_bytes.max(self.settings.max_log) }
     }
 
     /// Another process follows the call. Returns whether the answer can still be shared.
@@ -227,21 +240,22 @@ impl Relay {
 
     /// Everything was written, perhaps long ago. Checks whether Redis still has it.
     async fn look_again<B: Backend>(&mut self, backend: &B) {
-        match backend.append(self.flight, self.written, Bytes::new(), self.settings.lease * 3).await {
+        match backend.append(self.flight, self.written, Bytes::new(), self.settings.lease * 3, self.share()).await {
             Ok(Appended::Rewind { length }) => {
                 (self.written, self.restarts) = (length, 0);
                 self.open(true);
             }
             Ok(Appended::Written { .. }) => self.mark(backend).await,
-            Err(_) => self.owes_mark = false,
+            Ok(Appended::NoRoom) | Err(_) => self.owes_mark = false,
         }
     }
 
     async fn append<B: Backend>(&mut self, backend: &B) -> Result<(), BackendError> {
+        let share = self.share();
         let State::Writing(writing) = &mut self.state else { return Ok(()) };
         let bytes = Bytes::copy_from_slice(&writing.out[..writing.out.len().min(CHUNK)]);
         let bytes_sent = bytes.len();
-        match backend.append(self.flight, self.written, bytes, self.settings.lease * 3).await? {
+        match backend.append(self.flight, self.written, bytes, self.settings.lease * 3, share).await? {
             Appended::Written { receivers } => {
                 self.written += bytes_sent as u64;
                 writing.out.advance(bytes_sent);
@@ -255,6 +269,9 @@ impl Relay {
                 } else if is_lost {
                     self.state = State::Outgrown;
                 }
+            }
+            Appended::NoRoom => {
+                return Err(BackendError::Refused("the tenant's answers in flight have used its quota".into()));
             }
             // Redis lost some of it; write it again from the local record.
             Appended::Rewind { length } => {

@@ -457,3 +457,40 @@ async fn who_follows_a_call_that_ended_while_redis_took_no_writes_is_answered_so
     let heard = follower.await.unwrap();
     assert!(asked.elapsed() < 2_500 * MS, "{:?} {heard:?}", asked.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_a_tenant_has_no_room_for_leaves_nothing_behind() {
+    let (model, script) = (Model::new(), Script { parts: 3, size: 400, ..Script::SHORT });
+    let process = Process::with(RedisStore::new(model.clone()).tenant_bytes(1_000), script);
+    for key in ["first", "second"] {
+        assert!(process.ask(Some(key)).await.unwrap().is_whole(script));
+        tokio::time::sleep(50 * MS).await;
+        assert_eq!(model.held(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answers_in_flight_of_one_tenant_have_a_share_of_redis() {
+    let (model, script) = (Model::new(), Script { parts: 1, size: 4_000, every: 300 * MS, ..Script::SHORT });
+    let process = || Process::with(RedisStore::new(model.clone()).tenant_bytes(10_000).max_log(10_000), script);
+    let (here, there) = (process(), process());
+    // Later their logs have expired.
+    for round in 0..2 {
+        let all =
+            |process: &Process| (0..6).map(|key| process.ask(Some(&format!("{round} {key}")))).collect::<Vec<_>>();
+        let leaders = all(&here);
+        tokio::time::sleep(50 * MS).await;
+        let followers = all(&there);
+        for leader in leaders {
+            assert!(leader.await.unwrap().is_whole(script));
+        }
+        let mut shared = 0;
+        for follower in followers {
+            let heard = follower.await.unwrap();
+            assert!(heard.is_right(script));
+            shared += usize::from(heard.role == Some(DedupRole::Joined) && heard.failure.is_none());
+        }
+        assert_eq!(shared, 2);
+        tokio::time::sleep(Duration::from_secs(40)).await;
+    }
+}

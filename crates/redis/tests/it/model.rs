@@ -16,8 +16,8 @@ use tower_buttress::{CircuitOrder, PeerPause, Tenant};
 use tower_buttress_redis::backend::{
     Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed,
     ConversationBackend, Flight, FlightEnd, ForgetBackend, GivenOrder, Heard, HeldOrder, KeptAnswer, LastGoodBackend,
-    Message, Newest, NumberedOrder, Offered, OrderNews, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process,
-    RateBackend, RateTurn, Subscription, TakenRate, Token, Votes, Want,
+    LogShare, Message, Newest, NumberedOrder, Offered, OrderNews, PauseBackend, PauseNews, ProbeLease, ProbeVerdict,
+    Process, RateBackend, RateTurn, Subscription, TakenRate, Token, Votes, Want,
 };
 use tower_buttress_redis::{Model, Redis};
 
@@ -42,6 +42,7 @@ enum Step {
         offset: u64,
         bytes: Vec<u8>,
         ttl: Duration,
+        tenant: u8,
     },
     Free {
         flight: usize,
@@ -199,6 +200,9 @@ const ORDERS: [CircuitOrder; 4] =
 /// Room for two short answers, or for a longer one.
 const TENANT_BYTES: u64 = 8;
 
+/// Room for a few logs in flight.
+const LOG_BYTES: u64 = 12;
+
 /// Lets time pass in Redis, or sets its clock back.
 const JUMP: &str = "
 for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
@@ -239,8 +243,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (flight(), 0..2_u8, time()).prop_map(|(flight, payload, lease)| Step::Claim { flight, payload, lease }),
         2 => (flight(), time()).prop_map(|(flight, lease)| Step::Renew { flight, lease }),
         1 => flight().prop_map(|flight| Step::Outgrow { flight }),
-        6 => (flight(), 0..12_u64, prop::collection::vec(any::<u8>(), 0..6), time())
-            .prop_map(|(flight, offset, bytes, ttl)| Step::Append { flight, offset, bytes, ttl }),
+        6 => (flight(), 0..12_u64, prop::collection::vec(any::<u8>(), 0..6), time(), 0..2_u8)
+            .prop_map(|(flight, offset, bytes, ttl, tenant)| Step::Append { flight, offset, bytes, ttl, tenant }),
         1 => flight().prop_map(|flight| Step::Free { flight }),
         1 => flight().prop_map(|flight| Step::Discard { flight }),
         3 => (flight(), time(), 0..8_u64, 0..2_u8)
@@ -392,8 +396,9 @@ where
             }
             Step::Renew { flight: at, lease } => self.answer(backend.renew(flight(at), lease)),
             Step::Outgrow { flight: at } => self.answer(backend.outgrow(flight(at))),
-            Step::Append { flight: at, offset, bytes, ttl } => {
-                self.answer(backend.append(flight(at), offset, bytes.into(), ttl))
+            Step::Append { flight: at, offset, bytes, ttl, tenant } => {
+                let share = LogShare { tenant: print(100 + tenant), bytes: LOG_BYTES };
+                self.answer(backend.append(flight(at), offset, bytes.into(), ttl, share))
             }
             Step::Free { flight: at } => self.answer(backend.settle(flight(at), FlightEnd::Free)),
             Step::Discard { flight: at } => self.answer(backend.discard(flight(at))),

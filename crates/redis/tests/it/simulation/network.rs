@@ -14,8 +14,8 @@ use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
     Appended, Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, ClaimArgs, Claimed,
     ConversationBackend, Flight, FlightEnd, ForgetBackend, Forgotten, GivenOrder, HeldOrder, KeptAnswer,
-    LastGoodBackend, Message, Newest, Offered, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend,
-    RateTurn, Settled, Subscription, TakenRate, Token, Votes, Want,
+    LastGoodBackend, LogShare, Message, Newest, Offered, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process,
+    RateBackend, RateTurn, Settled, Subscription, TakenRate, Token, Votes, Want,
 };
 
 use super::history::History;
@@ -187,10 +187,17 @@ impl Backend for Way {
         self.run("outgrow", |model| async move { model.outgrow(flight).await }).await
     }
 
-    async fn append(&self, flight: Flight, offset: u64, bytes: Bytes, ttl: Duration) -> Result<Appended, BackendError> {
+    async fn append(
+        &self,
+        flight: Flight,
+        offset: u64,
+        bytes: Bytes,
+        ttl: Duration,
+        share: LogShare,
+    ) -> Result<Appended, BackendError> {
         let append = |model: Model| {
             let bytes = bytes.clone();
-            async move { model.append(flight, offset, bytes, ttl).await }
+            async move { model.append(flight, offset, bytes, ttl, share).await }
         };
         self.run("append", append).await
     }

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tower_buttress::store::{Fingerprint, TenantHash};
 use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
-    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, Flight, FlightEnd, Offered, Process, Settled,
+    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, Flight, FlightEnd, LogShare, Offered, Process, Settled,
     Subscription, Token, Want,
 };
 
@@ -52,8 +52,15 @@ impl Backend for Faulty {
         self.model.outgrow(flight).await
     }
 
-    async fn append(&self, flight: Flight, offset: u64, bytes: Bytes, ttl: Duration) -> Result<Appended, BackendError> {
-        self.model.append(flight, offset, bytes, ttl).await
+    async fn append(
+        &self,
+        flight: Flight,
+        offset: u64,
+        bytes: Bytes,
+        ttl: Duration,
+        share: LogShare,
+    ) -> Result<Appended, BackendError> {
+        self.model.append(flight, offset, bytes, ttl, share).await
     }
 
     async fn settle(&self, flight: Flight, outcome: FlightEnd) -> Result<Settled, BackendError> {
