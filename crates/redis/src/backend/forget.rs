@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::Value;
 use tower_buttress::Tenant;
-use tower_buttress::store::TenantHash;
+use tower_buttress::store::{Fingerprint, TenantHash};
 
 use super::names::log_of;
 use super::redis::{number, unexpected, unsigned};
@@ -14,7 +14,8 @@ use crate::client::Redis;
 use crate::client::script::{Command, Script};
 
 static KEPT: Script = Script::new("kept", include_str!("../scripts/kept.lua"));
-static FORGET: Script = Script::new("forget", include_str!("../scripts/forget.lua"));
+static FORGET: Script =
+    Script::new("forget", concat!(include_str!("../scripts/quota.lua"), include_str!("../scripts/forget.lua")));
 
 /// The engine of [`Redis::forget`].
 ///
@@ -84,9 +85,8 @@ impl Redis {
     /// and the places of resumable answers. Tells the [other processes](Self::on_forget) to forget theirs. Returns the
     /// number of keys, at least: keys that a repeated step found deleted are not counted.
     ///
-    /// Calls in flight continue. Examines each key of Redis once, some hundred at a time. The deleted answers count in
-    /// the tenant's `tenant_bytes` until their windows end. The digests of a conversation's messages stay until they
-    /// expire.
+    /// Calls in flight continue. Examines each key of Redis once, some hundred at a time. The deleted answers no longer
+    /// count in the tenant's `tenant_bytes`. The digests of a conversation's messages stay until they expire.
     ///
     /// ```no_run
     /// # async fn forget(redis: tower_buttress_redis::Redis) -> Result<(), tower_buttress_redis::backend::BackendError> {
@@ -145,24 +145,29 @@ impl Redis {
         let Value::Array(theirs) = self.call(&KEPT.keys(&names).arg(owner)).await? else { return Err(unexpected()) };
         // Deletes answers first: a name without its answer is harmless, but an answer without its name is never found
         // again.
-        let (mut logs, mut has_logs, mut tokens) = (redis::cmd("UNLINK"), false, Vec::new());
-        for pair in theirs.chunks_exact(2) {
-            let [Value::Int(place), Value::BulkString(token)] = pair else { return Err(unexpected()) };
+        let (mut logs, mut has_logs, mut found) = (redis::cmd("UNLINK"), false, Vec::new());
+        for entry in theirs.chunks_exact(3) {
+            let [Value::Int(place), Value::BulkString(token), Value::BulkString(tenant)] = entry else {
+                return Err(unexpected());
+            };
             let key = usize::try_from(*place).ok().and_then(|place| keys.get(place.checked_sub(1)?));
             let Some(key) = key else { return Err(unexpected()) };
             if let Some(log) = Token::from_slice(token).and_then(|token| log_of(key, token)) {
                 logs.arg(log);
                 has_logs = true;
             }
-            tokens.push((key.as_slice(), token));
+            let tenant = tenant.as_slice().try_into().ok().map(Fingerprint::from_bytes);
+            let quota = tenant.and_then(|tenant| self.names().quota_of(key, &tenant));
+            found.push((key, quota.unwrap_or_else(|| key.clone()), token));
         }
         if has_logs {
             self.call(&Command::Plain(logs)).await?;
         }
-        if !tokens.is_empty() {
-            let names: Vec<&[u8]> = tokens.iter().map(|(key, _)| *key).collect();
+        if !found.is_empty() {
+            let entries = found.iter().map(|(key, ..)| key.as_slice());
+            let names: Vec<&[u8]> = entries.chain(found.iter().map(|(_, quota, _)| quota.as_slice())).collect();
             let mut command = FORGET.keys(&names).arg(owner);
-            for (_, token) in &tokens {
+            for (.., token) in &found {
                 command = command.arg(token.as_slice());
             }
             count = unsigned(number(&self.call(&command).await?)?);

@@ -60,7 +60,8 @@ impl LastGoodBackend for Redis {
             .arg(millis(ttl))
             .arg(tenant_bytes)
             .arg(keys.exact.as_bytes().as_slice())
-            .arg(keys.owner.map_or(0, TenantHash::get));
+            .arg(keys.owner.map_or(0, TenantHash::get))
+            .arg(keys.tenant.as_bytes().as_slice());
         Ok(number(&self.call(&command).await?)? == 1)
     }
 
@@ -89,7 +90,7 @@ impl LastGoodBackend for Redis {
 
 #[cfg(any(test, feature = "model"))]
 mod model {
-    use super::super::model::{Expiring, Model, StaleAnswer};
+    use super::super::model::{Expiring, Model, Quota, StaleAnswer};
     use super::*;
 
     impl LastGoodBackend for Model {
@@ -108,7 +109,8 @@ mod model {
             }
             old.map(|old| kept.swap_remove(old));
             kept.push((length, until));
-            let value = StaleAnswer { bytes, age, since: now, owner: keys.owner };
+            let quota = Quota { tenant: keys.tenant, bytes: length, until };
+            let value = StaleAnswer { bytes, age, since: now, owner: keys.owner, quota };
             state.answers.insert(keys.exact, Expiring { value, until });
             if let Some(normal) = keys.normal {
                 state.normal.insert(normal, Expiring { value: keys.exact, until });

@@ -112,8 +112,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Stores the answer of a flight, or frees its key.
     fn settle(&self, flight: Flight, outcome: FlightEnd) -> impl Future<Output = Result<Settled, BackendError>> + Send;
 
-    /// Deletes a stored answer that cannot be read. `false`: another flight holds the key, or the call is in flight.
-    fn discard(&self, flight: Flight) -> impl Future<Output = Result<bool, BackendError>> + Send;
+    /// Deletes a stored answer that cannot be read, and gives back its part of the tenant's quota. `false`: another flight
+    /// holds the key, or the call is in flight.
+    fn discard(&self, flight: Flight, tenant: Fingerprint) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
     /// At most `max` bytes of the flight's log, from `offset`.
     fn read(&self, flight: Flight, offset: u64, max: usize)

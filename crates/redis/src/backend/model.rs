@@ -104,6 +104,15 @@ pub(super) struct StaleAnswer {
     pub(super) age: Duration,
     pub(super) since: Instant,
     pub(super) owner: Option<TenantHash>,
+    pub(super) quota: Quota,
+}
+
+/// What an answer takes of its tenant's quota.
+#[derive(Clone, Copy)]
+pub(super) struct Quota {
+    pub(super) tenant: Fingerprint,
+    pub(super) bytes: u64,
+    pub(super) until: Instant,
 }
 
 #[derive(Clone, Copy)]
@@ -115,6 +124,7 @@ pub(super) struct Meta {
     pub(super) begun: Instant,
     /// Set for kept answers.
     pub(super) tenant: Option<TenantHash>,
+    pub(super) quota: Option<Quota>,
     /// How long it is held.
     pub(super) lasts: Duration,
 }
@@ -167,6 +177,17 @@ impl Conversation {
 
     pub(super) fn payloads(&self) -> Vec<Fingerprint> {
         self.superseded.iter().map(|(payload, _)| *payload).collect()
+    }
+}
+
+// === impl Quota ===
+
+impl Quota {
+    pub(super) fn give_back(&self, used: &mut HashMap<Fingerprint, Vec<(u64, Instant)>>) {
+        let Some(used) = used.get_mut(&self.tenant) else { return };
+        if let Some(at) = used.iter().position(|entry| *entry == (self.bytes, self.until)) {
+            used.swap_remove(at);
+        }
     }
 }
 
@@ -376,15 +397,22 @@ impl State {
     pub(super) fn forget(&mut self, owner: Option<TenantHash>) -> u64 {
         let is_theirs = |theirs: Option<TenantHash>| owner.is_none() || theirs == owner;
         let before = self.flights.len() + self.answers.len() + self.offers.len();
-        let State { flights, logs, answers, offers, .. } = self;
+        let State { flights, logs, answers, offers, kept, answered, .. } = self;
         flights.retain(|key, Expiring { value, .. }| {
             let stays = value.state != FlightState::Kept || !is_theirs(value.tenant);
             if !stays {
+                value.quota.iter().for_each(|quota| quota.give_back(kept));
                 logs.remove(&Flight { key: *key, token: value.token });
             }
             stays
         });
-        answers.retain(|_, answer| !is_theirs(answer.value.owner));
+        answers.retain(|_, answer| {
+            let stays = !is_theirs(answer.value.owner);
+            if !stays {
+                answer.value.quota.give_back(answered);
+            }
+            stays
+        });
         offers.retain(|_, offer| !offer.value.offered.has_ended || !is_theirs(offer.value.owner));
         (before - self.flights.len() - self.answers.len() - self.offers.len()) as u64
     }

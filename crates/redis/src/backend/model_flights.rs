@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tower_buttress::store::{Fingerprint, TenantHash};
 
-use super::model::{Channel, Expiring, Meta, Model, Offer, State};
+use super::model::{Channel, Expiring, Meta, Model, Offer, Quota, State};
 use super::names::{Want, encode_want};
 use super::{
     Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightEnd, FlightState, LogShare,
@@ -18,8 +18,16 @@ impl Backend for Model {
         let now = state.now();
         let Some(Expiring { value: meta, until }) = state.flights.get_mut(&claim.key) else {
             let ClaimArgs { key, payload, token, owner, lease } = claim;
-            let meta =
-                Meta { payload, token, state: FlightState::InFlight, owner, begun: now, tenant: None, lasts: lease };
+            let meta = Meta {
+                payload,
+                token,
+                state: FlightState::InFlight,
+                owner,
+                begun: now,
+                tenant: None,
+                quota: None,
+                lasts: lease,
+            };
             state.flights.insert(key, Expiring { value: meta, until: now + lease });
             return Ok(Claimed::Lead);
         };
@@ -126,6 +134,7 @@ impl Backend for Model {
                 kept.push((length, now + window));
                 meta.value.state = FlightState::Kept;
                 meta.value.tenant = owner;
+                meta.value.quota = Some(Quota { tenant, bytes: length, until: now + window });
                 (meta.until, meta.value.lasts) = (now + window, window);
                 if let Some(log) = logs.get_mut(&flight) {
                     log.until = now + window;
@@ -135,15 +144,17 @@ impl Backend for Model {
         Ok(Settled::Done)
     }
 
-    async fn discard(&self, flight: Flight) -> Result<bool, BackendError> {
+    async fn discard(&self, flight: Flight, tenant: Fingerprint) -> Result<bool, BackendError> {
         let mut state = self.reach()?;
+        let State { flights, logs, kept, .. } = &mut *state;
         let is_kept = |meta: &Expiring<Meta>| meta.value.token == flight.token && meta.value.state == FlightState::Kept;
-        let found = state.flights.get(&flight.key).is_some_and(is_kept);
-        if found {
-            state.flights.remove(&flight.key);
-            state.logs.remove(&flight);
-        }
-        Ok(found)
+        let Some(meta) = flights.get(&flight.key).filter(|meta| is_kept(meta)).map(|meta| meta.value) else {
+            return Ok(false);
+        };
+        meta.quota.filter(|quota| quota.tenant == tenant).iter().for_each(|quota| quota.give_back(kept));
+        flights.remove(&flight.key);
+        logs.remove(&flight);
+        Ok(true)
     }
 
     async fn read(&self, flight: Flight, offset: u64, max: usize) -> Result<Bytes, BackendError> {

@@ -95,6 +95,15 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{tenant}}}:u", self.prefix).into()
     }
 
+    /// Where the answer with this name counts: kept answers and last good ones have a quota.
+    pub(super) fn quota_of(&self, answer: &[u8], tenant: &Fingerprint) -> Option<Vec<u8>> {
+        match answer.last()? {
+            b'm' => Some(self.tenant(tenant)),
+            b'g' => Some(self.last_good_of(tenant)),
+            _ => None,
+        }
+    }
+
     /// A tenant's logs in flight, by expiry.
     pub(super) fn logs(&self, tenant: &Fingerprint) -> Vec<u8> {
         format!("{}:{VERSION}:{{{tenant}}}:q", self.prefix).into()

@@ -21,7 +21,8 @@ static RENEW: Script = Script::new("renew", include_str!("../scripts/renew.lua")
 static OUTGROW: Script = Script::new("outgrow", include_str!("../scripts/outgrow.lua"));
 static APPEND: Script =
     Script::new("append", concat!(include_str!("../scripts/logs.lua"), include_str!("../scripts/append.lua")));
-static DISCARD: Script = Script::new("discard", include_str!("../scripts/discard.lua"));
+static DISCARD: Script =
+    Script::new("discard", concat!(include_str!("../scripts/quota.lua"), include_str!("../scripts/discard.lua")));
 static OFFER: Script = Script::new("offer", include_str!("../scripts/offer.lua"));
 static OFFERED: Script = Script::new("offered", include_str!("../scripts/offered.lua"));
 static SETTLE: Script =
@@ -120,7 +121,8 @@ impl Backend for Redis {
             .arg(window)
             .arg(length)
             .arg(tenant_bytes)
-            .arg(owner.map_or(0, TenantHash::get));
+            .arg(owner.map_or(0, TenantHash::get))
+            .arg(tenant.as_bytes().as_slice());
         Ok(match number(&self.call(&command).await?)? {
             1 => Settled::Done,
             -1 => Settled::NotWhole,
@@ -129,10 +131,13 @@ impl Backend for Redis {
         })
     }
 
-    async fn discard(&self, flight: Flight) -> Result<bool, BackendError> {
+    async fn discard(&self, flight: Flight, tenant: Fingerprint) -> Result<bool, BackendError> {
         let names = self.names();
-        let keys = [names.meta(&flight.key), names.log(&flight)];
-        let command = DISCARD.keys(&[&keys[0], &keys[1]]).arg(flight.token.as_bytes().as_slice());
+        let keys = [names.meta(&flight.key), names.log(&flight), names.tenant(&tenant)];
+        let command = DISCARD
+            .keys(&keys.each_ref().map(Vec::as_slice))
+            .arg(flight.token.as_bytes().as_slice())
+            .arg(tenant.as_bytes().as_slice());
         Ok(number(&self.call(&command).await?)? == 1)
     }
 

@@ -1,4 +1,4 @@
--- KEYS m r u c q z   ARGV token window_ms length tenant_bytes owner      window 0: free the key
+-- KEYS m r u c q z   ARGV token window_ms length tenant_bytes owner tenant      window 0: free the key
 -- 1 done | 0 another's | -1 the log is incomplete | -2 the tenant has no room
 local v = redis.call('HMGET', KEYS[1], 't', 's')
 if v[1] ~= ARGV[1] then return 0 end
@@ -25,9 +25,10 @@ uncount(KEYS[5], KEYS[6], ARGV[1])
 local width = 1
 while width * 64 <= window do width = width * 2 end
 local expires = math.ceil((now + window) / width) * width
-redis.call('HINCRBY', KEYS[3], string.format('%.0f', expires), length)
+local e = string.format('%.0f', expires)
+redis.call('HINCRBY', KEYS[3], e, length)
 if redis.call('PTTL', KEYS[3]) < expires - now then redis.call('PEXPIRE', KEYS[3], expires - now) end
-redis.call('HSET', KEYS[1], 's', 'k', 'w', ARGV[5], 'l', window)
+redis.call('HSET', KEYS[1], 's', 'k', 'w', ARGV[5], 'l', window, 'e', e, 'z', length, 'q', ARGV[6])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return 1

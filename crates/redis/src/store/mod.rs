@@ -256,19 +256,20 @@ impl<B: Backend> Inner<B> {
             mailbox,
             is_asked: true,
         };
-        Ok(match self.decide(flight, *request.payload()).await {
+        Ok(match self.decide(flight, &request).await {
             Decision::Lead => taken.lead(&request),
             Decision::Mismatch => Claim::Mismatch,
             Decision::Follow(there, owner, age) => taken.follow(&request, there, owner, age),
             Decision::Outgrown => taken.refuse_to_join(),
-            Decision::Replay(replayed, age, ttl) => taken.replay(replayed, age, ttl),
+            Decision::Replay(replayed, age, ttl) => taken.replay(&request, replayed, age, ttl),
             Decision::Outage(why) => return self.outage(taken, &request, why),
         })
     }
 
     /// Asks the backend for the holder of the key, and for its answer if that is kept. Each has the patience for one operation:
     /// a slow Redis that has an answer is better waited for twice than paid for with another call.
-    async fn decide(&self, flight: Flight, payload: Fingerprint) -> Decision {
+    async fn decide(&self, flight: Flight, request: &ClaimRequest) -> Decision {
+        let payload = *request.payload();
         let limit = self.backend.patience() + DECISION_GRACE;
         for _ in 0..MAX_CLAIMS {
             let found = timeout(limit, self.find(flight, payload)).await;
@@ -280,7 +281,7 @@ impl<B: Backend> Inner<B> {
                 let replayed = Replayed::read(&self.backend, there, payload).await?;
                 if replayed.is_none() {
                     // The answer was evicted or damaged; only its key is left.
-                    self.backend.discard(there).await?;
+                    self.backend.discard(there, *request.tenant()).await?;
                 }
                 Ok(replayed)
             };

@@ -49,6 +49,7 @@ impl Replayed {
     }
 
     /// Feeds a log with it. If the whole answer was read, it is also kept here, and `undecided` lives until then.
+    #[allow(clippy::too_many_arguments, reason = "each is another thing, and this is the only caller's call")]
     pub(super) fn feed<B: Backend>(
         self,
         backend: B,
@@ -57,6 +58,7 @@ impl Replayed {
         undecided: Undecided,
         age: Duration,
         ttl: Duration,
+        tenant: Fingerprint,
     ) {
         let now = Instant::now();
         // This process does not keep a longer answer; its next claim asks Redis again.
@@ -75,7 +77,7 @@ impl Replayed {
                     }
                     Ok(Fed::Failed) | Err(_) => {
                         // The next claim makes the call.
-                        let _ = backend.discard(self.flight).await;
+                        let _ = backend.discard(self.flight, tenant).await;
                         return feed.recorder.fail("the kept answer is incomplete");
                     }
                     Ok(Fed::More) => {}
@@ -83,7 +85,7 @@ impl Replayed {
                 bytes = match backend.read(self.flight, feed.read, CHUNK).await {
                     Ok(bytes) if !bytes.is_empty() => bytes,
                     Ok(_) => {
-                        let _ = backend.discard(self.flight).await;
+                        let _ = backend.discard(self.flight, tenant).await;
                         return feed.recorder.fail("the kept answer is gone");
                     }
                     Err(_) => return feed.recorder.fail("the kept answer is gone"),

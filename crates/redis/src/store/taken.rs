@@ -57,11 +57,17 @@ impl<B: Backend> Taken<B> {
         Claim::Follow(log)
     }
 
-    pub(super) fn replay(mut self, replayed: Replayed, age: Duration, ttl: Duration) -> Claim<RedisLease> {
+    pub(super) fn replay(
+        mut self,
+        request: &ClaimRequest,
+        replayed: Replayed,
+        age: Duration,
+        ttl: Duration,
+    ) -> Claim<RedisLease> {
         let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
         let log = recorder.log();
         let undecided = self.inner.settling.begin(self.flight.key);
-        replayed.feed(self.inner.backend.clone(), recorder, memory, undecided, age, ttl);
+        replayed.feed(self.inner.backend.clone(), recorder, memory, undecided, age, ttl, *request.tenant());
         Claim::Replay(log)
     }
 

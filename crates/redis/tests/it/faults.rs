@@ -477,7 +477,7 @@ async fn the_answers_in_flight_of_one_tenant_have_a_share_of_redis() {
     // Later their logs have expired.
     for round in 0..2 {
         let all =
-            |process: &Process| (0..6).map(|key| process.ask(Some(&format!("{round} {key}")))).collect::<Vec<_>>();
+            |process: &Process| (0..6).map(|key| process.ask(Some(&format!("{round}-{key}")))).collect::<Vec<_>>();
         let leaders = all(&here);
         tokio::time::sleep(50 * MS).await;
         let followers = all(&there);

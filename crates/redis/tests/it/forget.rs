@@ -13,9 +13,13 @@ use redis::Value;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::dedup::DedupBody;
-use tower_buttress::store::MemoryStore;
+use tower_buttress::store::{Fingerprint, LastGoodKeys, MemoryStore, TenantHash};
 use tower_buttress::{CallBody, DedupLayer, DedupRole, Resumable, Tenant};
-use tower_buttress_redis::{ForgetListener, Redis, RedisOptions, RedisStore};
+use tower_buttress_redis::backend::{
+    Backend, ClaimArgs, Claimed, Flight, FlightEnd, ForgetBackend, KeptAnswer, LastGoodBackend, LogShare,
+    Process as ProcessId, Settled, Token,
+};
+use tower_buttress_redis::{ForgetListener, Model, Redis, RedisOptions, RedisStore};
 
 use crate::support::Server;
 use crate::support::proxy::Proxy;
@@ -201,4 +205,50 @@ async fn what_is_to_be_forgotten_is_forgotten_when_redis_is_back() {
     server.thaw();
     assert!(forgetting.await.unwrap().is_ok());
     assert_eq!(count(&server, "buttress:*").await, 0);
+}
+
+/// A tenant with room for one answer.
+async fn what_is_deleted_no_longer_counts<B: Backend + ForgetBackend + LastGoodBackend>(backend: B) {
+    let (tenant, print) = (Tenant::new("acme"), |byte| Fingerprint::from_bytes([byte; 32]));
+    let (owner, window) = (Some(TenantHash::of(&tenant)), Duration::from_secs(600));
+    let keep = async |key| {
+        let flight = Flight { key: print(key), token: Token::random() };
+        let args = ClaimArgs {
+            key: flight.key,
+            payload: print(0),
+            token: flight.token,
+            owner: ProcessId::random(),
+            lease: Duration::from_secs(10),
+        };
+        assert_eq!(backend.claim(args).await.unwrap(), Claimed::Lead);
+        let share = LogShare { tenant: print(100), bytes: 100 };
+        backend.append(flight, 0, Bytes::from_static(b"answer"), Duration::from_secs(30), share).await.unwrap();
+        let end = FlightEnd::Keep { window, length: 6, tenant: print(100), tenant_bytes: 10, owner };
+        (flight, backend.settle(flight, end).await.unwrap())
+    };
+    assert_eq!((keep(1).await.1, keep(2).await.1), (Settled::Done, Settled::NoRoom));
+    assert_eq!(backend.forget_kept(Some(&tenant)).await.unwrap(), 1);
+    let (damaged, kept) = keep(3).await;
+    assert_eq!((kept, keep(4).await.1), (Settled::Done, Settled::NoRoom));
+    assert!(backend.discard(damaged, print(100)).await.unwrap());
+    assert_eq!(keep(5).await.1, Settled::Done);
+    let remember = async |exact| {
+        let keys = LastGoodKeys::new(print(100), owner, print(exact), None);
+        let (bytes, age) = (Bytes::from_static(b"answer"), Duration::ZERO);
+        backend.remember(KeptAnswer { keys, bytes, age, ttl: window, tenant_bytes: 10 }).await.unwrap()
+    };
+    assert_eq!((remember(6).await, remember(7).await), (true, false));
+    assert_eq!(backend.forget_kept(Some(&tenant)).await.unwrap(), 2);
+    assert!(remember(7).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_deleted_no_longer_counts_in_its_tenants_quota() {
+    what_is_deleted_no_longer_counts(Model::new()).await;
+}
+
+#[tokio::test]
+async fn quotas_are_the_same_on_a_real_redis() {
+    let server = Server::start();
+    what_is_deleted_no_longer_counts(Redis::new(server.fresh().patience(PATIENCE)).unwrap()).await;
 }

@@ -49,6 +49,7 @@ enum Step {
     },
     Discard {
         flight: usize,
+        tenant: u8,
     },
     Keep {
         flight: usize,
@@ -214,7 +215,9 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
       if kind == 'hash' and redis.call('HEXISTS', key, field) == 1 then redis.call('HINCRBY', key, field, -jump) end
     end
     if kind == 'hash' and string.sub(key, -2) == ':o' then redis.call('HINCRBY', key, 'n', -jump) end
-    if kind == 'hash' and string.sub(key, -2) == ':g' then redis.call('HINCRBY', key, 'e', -jump) end
+    if kind == 'hash' and string.find(key, ':[mg]$') and redis.call('HEXISTS', key, 'e') == 1 then
+      redis.call('HINCRBY', key, 'e', -jump)
+    end
     if kind == 'hash' and (string.sub(key, -2) == ':u' or string.sub(key, -2) == ':y') then
       local all = redis.call('HGETALL', key)
       redis.call('DEL', key)
@@ -246,7 +249,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (flight(), 0..12_u64, prop::collection::vec(any::<u8>(), 0..6), time(), 0..2_u8)
             .prop_map(|(flight, offset, bytes, ttl, tenant)| Step::Append { flight, offset, bytes, ttl, tenant }),
         1 => flight().prop_map(|flight| Step::Free { flight }),
-        1 => flight().prop_map(|flight| Step::Discard { flight }),
+        1 => (flight(), 0..2_u8).prop_map(|(flight, tenant)| Step::Discard { flight, tenant }),
         3 => (flight(), time(), 0..8_u64, 0..2_u8)
             .prop_map(|(flight, window, length, tenant)| Step::Keep { flight, window, length, tenant }),
         2 => (flight(), 0..8_u64, 1..8_usize).prop_map(|(flight, offset, max)| Step::Read { flight, offset, max }),
@@ -401,7 +404,7 @@ where
                 self.answer(backend.append(flight(at), offset, bytes.into(), ttl, share))
             }
             Step::Free { flight: at } => self.answer(backend.settle(flight(at), FlightEnd::Free)),
-            Step::Discard { flight: at } => self.answer(backend.discard(flight(at))),
+            Step::Discard { flight: at, tenant } => self.answer(backend.discard(flight(at), print(100 + tenant))),
             Step::Keep { flight: at, window, length, tenant } => {
                 let owner = Some(TenantHash::of(&named(tenant)));
                 let tenant = Fingerprint::from_bytes([100 + tenant; 32]);

@@ -206,8 +206,8 @@ impl Backend for Way {
         self.run("settle", |model| async move { model.settle(flight, outcome).await }).await
     }
 
-    async fn discard(&self, flight: Flight) -> Result<bool, BackendError> {
-        self.run("discard", |model| async move { model.discard(flight).await }).await
+    async fn discard(&self, flight: Flight, tenant: Fingerprint) -> Result<bool, BackendError> {
+        self.run("discard", |model| async move { model.discard(flight, tenant).await }).await
     }
 
     async fn read(&self, flight: Flight, offset: u64, max: usize) -> Result<Bytes, BackendError> {

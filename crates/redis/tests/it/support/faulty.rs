@@ -72,8 +72,8 @@ impl Backend for Faulty {
         self.model.settle(flight, outcome).await
     }
 
-    async fn discard(&self, flight: Flight) -> Result<bool, BackendError> {
-        self.model.discard(flight).await
+    async fn discard(&self, flight: Flight, tenant: Fingerprint) -> Result<bool, BackendError> {
+        self.model.discard(flight, tenant).await
     }
 
     async fn read(&self, flight: Flight, offset: u64, max: usize) -> Result<Bytes, BackendError> {
