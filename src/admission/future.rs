@@ -25,42 +25,38 @@ pin_project! {
         S: Service<Request<ReqB>>,
         A: Admit,
     {
+        // Dropped first: what the permit knows of the call is what was when its caller left.
+        permit: HeldPermit<A::Permit>,
+        // `None`: it has not begun, or never will.
         #[pin]
-        stage: Stage<S, S::Future, S::Error, A, ReqB>,
+        call: Option<S::Future>,
+        before: Option<Box<BeforeCall<S, S::Error, A, ReqB>>>,
         // The answer to such a request is its head, or what comes after it is a tunnel.
         asks_for_head: bool,
     }
 }
 
-pin_project! {
-    #[project = StageProj]
-    enum Stage<S, F, E, A: Admit, ReqB> {
-        Parked { parked: Box<Parked<S, A, ReqB>> },
-        Calling {
-            // Dropped first: what the permit knows of the call is what was when its caller left.
-            permit: HeldPermit<A::Permit>,
-            #[pin]
-            call: F,
-        },
-        Refused { rejection: Option<Rejection>, format: RejectionFormat },
-        Failed { err: Option<Box<E>> },
-    }
+/// A call that was not sent. Boxed, so that every other future is not as large as a request.
+enum BeforeCall<S, E, A: Admit, ReqB> {
+    Parked(Parked<S, A, ReqB>),
+    Refused(Rejection, RejectionFormat),
+    /// The service was not ready, and will not be.
+    Failed(E),
 }
 
-/// A call that waits, or whose service was not ready when it was admitted. Boxed, so that every other future is not as
-/// large as a request.
+/// A call that waits, or whose service was not ready when it was admitted.
 struct Parked<S, A: Admit, ReqB> {
-    /// Dropped first, too.
-    before: BeforeCall<A>,
+    /// `None`: it is admitted. Dropped first, too.
+    wait: Option<A::Wait>,
     service: S,
-    /// Taken when it is sent.
-    request: Option<Request<ReqB>>,
+    request: Request<ReqB>,
 }
 
-/// What a call has that was not sent yet. In one place: a line may be long.
-enum BeforeCall<A: Admit> {
-    Waiting(A::Wait),
-    Admitted(HeldPermit<A::Permit>),
+/// What becomes of a call that was not sent.
+enum Begin<F, E> {
+    Call(F),
+    Refused(Rejection, RejectionFormat),
+    Failed(E),
 }
 
 // === impl GuardedFuture ===
@@ -73,39 +69,82 @@ where
     /// A call that has begun.
     #[inline]
     pub(super) fn calling(call: S::Future, permit: HeldPermit<A::Permit>, asks_for_head: bool) -> Self {
-        Self { stage: Stage::Calling { permit, call }, asks_for_head }
+        Self { permit, call: Some(call), before: None, asks_for_head }
     }
 
     /// A call that begins when this service, which was not polled ready yet, is ready.
     pub(super) fn readying(service: S, request: Request<ReqB>, permit: HeldPermit<A::Permit>) -> Self {
-        Self::parked(BeforeCall::Admitted(permit), service, request)
+        let asks_for_head = bodiless::to_method(request.method());
+        Self { permit, asks_for_head, ..Self::before(BeforeCall::Parked(Parked { wait: None, service, request })) }
     }
 
     /// A call that begins when the wait is over, and then this service is ready.
     pub(super) fn waiting(wait: A::Wait, service: S, request: Request<ReqB>) -> Self {
-        Self::parked(BeforeCall::Waiting(wait), service, request)
-    }
-
-    fn parked(before: BeforeCall<A>, service: S, request: Request<ReqB>) -> Self {
         let asks_for_head = bodiless::to_method(request.method());
-        let parked = Box::new(Parked { before, service, request: Some(request) });
-        Self { stage: Stage::Parked { parked }, asks_for_head }
+        Self { asks_for_head, ..Self::before(BeforeCall::Parked(Parked { wait: Some(wait), service, request })) }
     }
 
     #[cold]
     pub(super) fn refused(rejection: Rejection, request: &Request<ReqB>) -> Self {
-        let stage = Stage::Refused { rejection: Some(rejection), format: RejectionFormat::of_request(request) };
-        Self { stage, asks_for_head: false }
+        Self::before(BeforeCall::Refused(rejection, RejectionFormat::of_request(request)))
     }
 
-    /// The service was not ready, and will not be.
     #[cold]
     pub(super) fn failed(err: S::Error, mut permit: HeldPermit<A::Permit>) -> Self
     where
         S::Error: std::error::Error + 'static,
     {
         permit.end(PermitEnd::Failed(&err));
-        Self { stage: Stage::Failed { err: Some(Box::new(err)) }, asks_for_head: false }
+        Self::before(BeforeCall::Failed(err))
+    }
+
+    fn before(before: BeforeCall<S, S::Error, A, ReqB>) -> Self {
+        Self { permit: HeldPermit::new(None), call: None, before: Some(Box::new(before)), asks_for_head: false }
+    }
+}
+
+impl<S, E, A, ReqB> BeforeCall<S, E, A, ReqB>
+where
+    S: Service<Request<ReqB>, Error = E>,
+    E: std::error::Error + 'static,
+    A: Admit,
+{
+    /// Polls a call that was not sent until it can be, or never will.
+    #[inline(never)]
+    fn poll(
+        before: &mut Option<Box<Self>>,
+        permit: &mut HeldPermit<A::Permit>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Begin<S::Future, E>> {
+        if let Some(Self::Parked(Parked { wait: waits, service, request })) = before.as_deref_mut() {
+            if let Some(wait) = waits {
+                match ready!(wait.poll(cx)) {
+                    Ok(granted) => *permit = HeldPermit::new(Some(granted)),
+                    Err(rejection) => {
+                        let format = RejectionFormat::of_request(request);
+                        *before = None;
+                        return Poll::Ready(Begin::Refused(rejection, format));
+                    }
+                }
+                *waits = None;
+            }
+            if let Err(err) = ready!(permit.poll(cx, |cx| service.poll_ready(cx))) {
+                permit.end(PermitEnd::Failed(&err));
+                *before = None;
+                return Poll::Ready(Begin::Failed(err));
+            }
+        }
+        let Some(before) = before.take() else { return Poll::Pending };
+        Poll::Ready(match *before {
+            Self::Parked(Parked { mut service, request, .. }) => {
+                let unwinding = permit.begin_call();
+                let call = service.call(request);
+                unwinding.returned();
+                Begin::Call(call)
+            }
+            Self::Refused(rejection, format) => Begin::Refused(rejection, format),
+            Self::Failed(err) => Begin::Failed(err),
+        })
     }
 }
 
@@ -122,57 +161,32 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        loop {
-            match this.stage.as_mut().project() {
-                StageProj::Calling { permit: held, call } => {
-                    let mut polled = held.poll(cx, |cx| call.poll(cx));
-                    let permit = match &mut polled {
-                        Poll::Ready(Ok(response)) => watch(response, held, *this.asks_for_head),
-                        Poll::Ready(Err(err)) => {
-                            held.end(PermitEnd::Failed(err));
-                            HeldPermit::new(None)
-                        }
-                        Poll::Pending => return Poll::Pending,
-                    };
-                    return polled
-                        .map_ok(|response| response.map(|body| GuardedBody::new(ResponseBody::inner(body), permit)));
-                }
-                StageProj::Parked { parked } => {
-                    let Parked { before, service, request } = &mut **parked;
-                    let permit = match before {
-                        BeforeCall::Admitted(permit) => permit,
-                        BeforeCall::Waiting(wait) => {
-                            match ready!(wait.poll(cx)) {
-                                Ok(granted) => *before = BeforeCall::Admitted(HeldPermit::new(Some(granted))),
-                                Err(rejection) => {
-                                    let format =
-                                        request.as_ref().map_or(RejectionFormat::Http, RejectionFormat::of_request);
-                                    this.stage.set(Stage::Refused { rejection: Some(rejection), format });
-                                }
-                            }
-                            continue;
-                        }
-                    };
-                    if let Err(err) = ready!(permit.poll(cx, |cx| service.poll_ready(cx))) {
-                        permit.end(PermitEnd::Failed(&err));
-                        return Poll::Ready(Err(err));
-                    }
-                    // Sent before, and that panicked: nothing will come.
-                    let Some(request) = request.take() else { return Poll::Pending };
-                    let call = permit.call(|| service.call(request));
-                    let permit = permit.take();
-                    this.stage.set(Stage::Calling { permit, call });
-                }
-                // Polled once more after it was ready: nothing will come.
-                StageProj::Refused { rejection, format } => {
-                    let Some(rejection) = rejection.take() else { return Poll::Pending };
-                    return Poll::Ready(Ok(refuse(rejection, *format)));
-                }
-                StageProj::Failed { err } => {
-                    let Some(err) = err.take() else { return Poll::Pending };
-                    return Poll::Ready(Err(*err));
-                }
+        if this.before.is_some() {
+            match ready!(BeforeCall::poll(this.before, this.permit, cx)) {
+                Begin::Call(call) => this.call.set(Some(call)),
+                Begin::Refused(rejection, format) => return Poll::Ready(Ok(refuse(rejection, format))),
+                Begin::Failed(err) => return Poll::Ready(Err(err)),
             }
+        }
+        // Polled once more after a refusal, or its service panicked: nothing will come.
+        let Some(call) = this.call.as_pin_mut() else { return Poll::Pending };
+        let held = this.permit;
+        let mut polled = held.poll(cx, |cx| call.poll(cx));
+        let permit = match &mut polled {
+            Poll::Ready(Ok(response)) => watch(response, held, *this.asks_for_head),
+            Poll::Ready(Err(err)) => {
+                held.end(PermitEnd::Failed(err));
+                HeldPermit::new(None)
+            }
+            Poll::Pending => return Poll::Pending,
+        };
+        match polled {
+            Poll::Ready(Ok(response)) => {
+                let (head, body) = response.into_parts();
+                Poll::Ready(Ok(Response::from_parts(head, GuardedBody::new(ResponseBody::inner(body), permit))))
+            }
+            Poll::Ready(Err(err)) => Poll::Ready(Err(err)),
+            Poll::Pending => Poll::Pending,
         }
     }
 }
@@ -189,6 +203,7 @@ fn watch<B: Body, P: Permit>(
     let watch = permit.head(response, has_body);
     if watch == Watch::Nothing || !has_body {
         held.end(PermitEnd::Head);
+        return HeldPermit::new(None);
     }
     held.take()
 }
@@ -209,12 +224,12 @@ where
     A: Admit,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stage = match &self.stage {
-            Stage::Parked { parked } if matches!(parked.before, BeforeCall::Waiting(_)) => "waiting",
-            Stage::Parked { .. } => "readying",
-            Stage::Calling { .. } => "calling",
-            Stage::Refused { .. } => "refused",
-            Stage::Failed { .. } => "failed",
+        let stage = match self.before.as_deref() {
+            None => "calling",
+            Some(BeforeCall::Parked(Parked { wait: Some(_), .. })) => "waiting",
+            Some(BeforeCall::Parked(_)) => "readying",
+            Some(BeforeCall::Refused(..)) => "refused",
+            Some(BeforeCall::Failed(_)) => "failed",
         };
         f.debug_struct("GuardedFuture").field("stage", &stage).finish_non_exhaustive()
     }

@@ -8,7 +8,7 @@ use super::{Permit, PermitEnd};
 pub(super) struct HeldPermit<P: Permit>(Option<P>);
 
 /// Reports a panic, unless it is forgotten.
-struct Unwinding<'a, P: Permit>(&'a mut HeldPermit<P>);
+pub(super) struct Unwinding<'a, P: Permit>(&'a mut HeldPermit<P>);
 
 // === impl HeldPermit ===
 
@@ -53,16 +53,13 @@ impl<P: Permit> HeldPermit<P> {
         polled
     }
 
-    /// Calls the inner service.
+    /// The inner service is called. No closure: it would have to move the request.
     #[inline]
-    pub(super) fn call<T>(&mut self, call: impl FnOnce() -> T) -> T {
+    pub(super) fn begin_call(&mut self) -> Unwinding<'_, P> {
         if let Some(permit) = &mut self.0 {
             permit.sent();
         }
-        let unwinding = Unwinding(self);
-        let called = call();
-        mem::forget(unwinding);
-        called
+        Unwinding(self)
     }
 }
 
@@ -74,6 +71,14 @@ impl<P: Permit> Drop for HeldPermit<P> {
 }
 
 // === impl Unwinding ===
+
+impl<P: Permit> Unwinding<'_, P> {
+    /// The call returned.
+    #[inline]
+    pub(super) fn returned(self) {
+        mem::forget(self);
+    }
+}
 
 impl<P: Permit> Drop for Unwinding<'_, P> {
     #[cold]

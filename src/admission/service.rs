@@ -113,7 +113,9 @@ where
             }
         }
         let asks_for_head = bodiless::to_method(request.method());
-        let call = permit.call(|| self.inner.call(request));
+        let unwinding = permit.begin_call();
+        let call = self.inner.call(request);
+        unwinding.returned();
         GuardedFuture::calling(call, permit, asks_for_head)
     }
 }
