@@ -3,7 +3,7 @@ use http_body::Body;
 
 use super::fleet::Share;
 use super::key::{Decision, Limit};
-use super::permit::PacePermit;
+use super::permit::{Charge, PacePermit};
 use super::shared::Shared;
 use super::tokens::TokenEstimate;
 use super::usage::{TokenCount, UsageReader};
@@ -44,8 +44,7 @@ impl Admit for PaceGate {
         if limit.config().counts_tokens() || !limit.is_open() {
             return limited(limit, tenant, request);
         }
-        let grant = Grant::unlimited(tenant, Demand { requests: 1, ..Demand::default() });
-        Admission::Pass(PacePermit::new(limit, grant, None, Share::default()))
+        Admission::Pass(PacePermit::new(limit, Grant::unlimited(tenant), None))
     }
 }
 
@@ -61,7 +60,7 @@ fn limited<B: Body + 'static>(
     let patience = left.map_or(max_wait, |left| left.min(max_wait));
 
     let mut tokens = None;
-    let mut demand = Demand { requests: 1, ..Demand::default() };
+    let mut demand = Demand::REQUEST;
     if limit.config().counts_tokens() {
         let hint = request.body().size_hint();
         let length = hint.exact().unwrap_or_else(|| hint.lower().max(UNKNOWN_LENGTH));
@@ -69,19 +68,21 @@ fn limited<B: Body + 'static>(
         let max_output = max_output.or_else(|| UsageReader::output_limit(request));
         demand = limit.demand(length, input, max_output);
         let (length, usage) = (hint.exact().unwrap_or(0), UsageReader::of(request.uri()));
-        tokens = Some(Box::new(TokenCount { length, max_output, upload: Upload::watch(request.body_mut()), usage }));
+        tokens = Some(TokenCount { length, max_output, upload: Upload::watch(request.body_mut()), usage });
     }
+    let is_shared = limit.shares_rates();
+    let charge = (tokens.is_some() || is_shared).then(|| Box::new(Charge { demand, tokens, share: Share::default() }));
     let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
-    if limit.shares_rates() {
+    if is_shared {
         let turn = PeersTurn { tenant, demand, notices: Notices::of(request.extensions()), place: None };
-        return Admission::Wait(PaceWait::for_a_turn(limit, turn, until, tokens));
+        return Admission::Wait(PaceWait::for_a_turn(limit, turn, until, charge));
     }
     match limit.arrive(tenant, demand, now, patience) {
-        Decision::Go(grant) => Admission::Pass(PacePermit::new(limit, grant, tokens, Share::default())),
+        Decision::Go(grant) => Admission::Pass(PacePermit::new(limit, grant, charge)),
         Decision::Waits(ticket, wait) => {
             let expected = (!wait.is_zero()).then_some(wait);
             Notices::report(request.extensions(), || Notice::Pace { expected });
-            Admission::Wait(PaceWait::new(limit, ticket, until, tokens))
+            Admission::Wait(PaceWait::new(limit, ticket, until, charge))
         }
         Decision::TooLong(wait) => Admission::Refuse(limit.refuse(wait)),
         Decision::Again(_) => Admission::Aside,

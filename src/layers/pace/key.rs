@@ -244,11 +244,17 @@ impl Limit {
         }
     }
 
-    /// Notes a 429. Returns for how long all calls are paused, if that is new.
-    pub(super) fn throttled(&self, grant: &Grant, hint: Option<Duration>, now: Instant) -> Option<PeerPause> {
+    /// Notes a 429 to a call that took `demand`. Returns for how long all calls are paused, if that is new.
+    pub(super) fn throttled(
+        &self,
+        grant: &Grant,
+        demand: &Demand,
+        hint: Option<Duration>,
+        now: Instant,
+    ) -> Option<PeerPause> {
         let at = self.micros(now);
         let mut state = lock(&self.state);
-        let until = state.pacer.throttled(grant, hint.map(micros), at);
+        let until = state.pacer.throttled(grant, demand, hint.map(micros), at);
         self.is_open.store(false, Ordering::Relaxed);
         let finds_out = state.pacer.finds_out();
         let late = state.late(now, at);
@@ -272,13 +278,13 @@ impl Limit {
     }
 
     /// Returns the reservation of a call that was not sent, or whose usage is unknown.
-    pub(super) fn give_back(&self, grant: &Grant, was_sent: bool, now: impl Fn() -> Instant) {
+    pub(super) fn give_back(&self, grant: &Grant, demand: &Demand, was_sent: bool, now: impl Fn() -> Instant) {
         if self.is_open() {
             return;
         }
         let at = self.micros(now());
         let mut state = lock(&self.state);
-        state.pacer.give_back(grant, was_sent, at);
+        state.pacer.give_back(grant, demand, was_sent, at);
         self.wake_next(state, None, at);
     }
 
@@ -294,13 +300,13 @@ impl Limit {
     }
 
     /// Corrects the charge of a call to its usage; `learned`: its bytes, if its usage is certain.
-    pub(super) fn settle(&self, grant: &Grant, used: &Demand, learned: Option<u64>, now: Instant) {
+    pub(super) fn settle(&self, grant: &Grant, reserved: &Demand, used: &Demand, learned: Option<u64>, now: Instant) {
         let at = self.micros(now);
         let mut state = lock(&self.state);
         if let Some(bytes) = learned {
             state.estimate.learn(bytes, used.input, used.output);
         }
-        state.pacer.settle(grant, used, at);
+        state.pacer.settle(grant, reserved, used, at);
         self.wake_next(state, None, at);
     }
 

@@ -121,7 +121,8 @@ use crate::store::pace::PacePeers;
 ///
 /// # Cost
 ///
-/// While nothing is limited: a hash of the credentials, a look-up, and no shared lock, clock or allocation. With request
+/// While nothing is limited: a hash of the credentials, a look-up, and no shared lock, clock or allocation. The first
+/// key is found without any lock. With request
 /// limits one short lock and one clock read; with token limits another lock, and the layer reads the passing body. A call
 /// that waits is boxed.
 #[derive(Clone, Debug)]
@@ -251,7 +252,7 @@ impl PaceLayer {
         self.change(|config| config.by_model = true)
     }
 
-    /// The number of keys with limits of their own. Default: 1,024.
+    /// The number of keys with limits of their own. The first key keeps its limit. Default: 1,024.
     #[must_use]
     pub fn max_keys(self, keys: u32) -> Self {
         self.change(|config| config.max_keys = usize::try_from(keys).unwrap_or(usize::MAX).max(1))

@@ -20,17 +20,29 @@ use crate::rt::per_thread::ThreadArc;
 pub struct PacePermit {
     limit: ThreadArc<Limit>,
     grant: Grant,
-    was_sent: bool,
+    /// `None`: it is one request, of limits of this process alone, and its tokens are not counted.
+    charge: Option<Box<Charge>>,
     state: State,
-    /// `None`: tokens are not counted.
-    tokens: Option<Box<TokenCount>>,
-    share: Share,
 }
 
+/// What a call has reserved.
+#[derive(Debug)]
+pub(super) struct Charge {
+    /// Before it is scaled to this process's part of shared rates.
+    pub(super) demand: Demand,
+    /// `None`: tokens are not counted.
+    pub(super) tokens: Option<TokenCount>,
+    pub(super) share: Share,
+}
+
+// A byte would be copied with its neighbours, piece by piece.
+#[repr(u64)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// The upstream has not been called.
+    Unsent,
     /// There is no head yet.
-    Asked,
+    Sent,
     Served,
     /// It was ended before its head: the upstream's progress is unknown.
     Ended,
@@ -44,9 +56,24 @@ enum State {
 
 impl PacePermit {
     #[inline]
-    pub(super) fn new(limit: ThreadArc<Limit>, grant: Grant, tokens: Option<Box<TokenCount>>, share: Share) -> Self {
+    pub(super) fn new(limit: ThreadArc<Limit>, grant: Grant, charge: Option<Box<Charge>>) -> Self {
         limit.count_in_flight(1.0);
-        Self { limit, grant, was_sent: false, state: State::Asked, tokens, share }
+        Self { limit, grant, charge, state: State::Unsent }
+    }
+
+    /// What it took of the limits.
+    fn demand(&self) -> Demand {
+        self.charge.as_ref().map_or(Demand::REQUEST, |charge| charge.demand.times(charge.share.processes))
+    }
+
+    fn tokens(&mut self) -> Option<&mut TokenCount> {
+        self.charge.as_mut()?.tokens.as_mut()
+    }
+
+    /// The call was not sent: all of it is returned.
+    fn give_back(&mut self) {
+        self.limit.give_back(&self.grant, &self.demand(), false, clock::now);
+        self.charge = None;
     }
 
     /// The upstream is overloaded. Its answer says until when, or which limit is exhausted.
@@ -54,35 +81,33 @@ impl PacePermit {
     fn throttled(&mut self, headers: &HeaderMap, after: Option<crate::proto::retry_after::RetryAfter>) {
         self.state = State::Refused;
         if self.limit.config().max_pause.is_zero() {
-            return self.limit.give_back(&self.grant, true, clock::now);
+            return self.limit.give_back(&self.grant, &self.demand(), true, clock::now);
         }
         self.state = State::Throttled;
         let hint = after.map(|after| after.wait(clock::wall()));
         let hint = hint.or_else(|| exhausted(&quotas(headers, clock::wall()))).filter(|hint| !hint.is_zero());
-        if let Some(pause) = self.limit.throttled(&self.grant, hint, clock::now()) {
+        if let Some(pause) = self.limit.throttled(&self.grant, &self.demand(), hint, clock::now()) {
             paused(&self.limit, pause);
         }
     }
 
     /// Returns the reservation beyond the usage.
     fn settle(&mut self, is_whole: bool, has_left: bool) {
-        let shared = self.share.reserved.take();
-        let Some(tokens) = self.tokens.take() else {
-            // Without token counts it was one request, even if it failed.
-            return shared.into_iter().for_each(|reserved| reserved.keep());
-        };
-        let parts = self.share.processes;
-        let asked = self.grant.demand.part(parts);
+        // Without token counts it was one request, even if it failed.
+        let Some(charge) = self.charge.take() else { return };
+        let Charge { demand: asked, tokens, share: Share { reserved: shared, processes: parts } } = *charge;
+        let Some(tokens) = tokens else { return shared.into_iter().for_each(|reserved| reserved.keep()) };
+        let reserved = asked.times(parts);
         if matches!(self.state, State::Refused | State::Throttled) {
             // A limit on requests counts failed ones too.
             let used = Demand { requests: asked.requests, ..Demand::default() };
             shared.into_iter().for_each(|shared| shared.settle(&used));
             if self.state == State::Refused {
-                self.limit.settle(&self.grant, &used.times(parts), None, clock::now());
+                self.limit.settle(&self.grant, &reserved, &used.times(parts), None, clock::now());
             }
             return;
         }
-        let TokenCount { length, max_output, usage, upload } = *tokens;
+        let TokenCount { length, max_output, usage, upload } = tokens;
         let Used { input: told, output, bytes, has_ended, text } = usage.end();
         let input = told.unwrap_or_else(|| match upload.bytes().filter(|_| length == 0) {
             // Its length was unknown, and is known by now.
@@ -115,12 +140,12 @@ impl PacePermit {
         shared.into_iter().for_each(|shared| shared.settle(&used));
         // A part of a rate shows nothing about the length of answers.
         let learned = known.filter(|_| parts == 1).map(|_| length);
-        self.limit.settle(&self.grant, &used.times(parts), learned, clock::now());
+        self.limit.settle(&self.grant, &reserved, &used.times(parts), learned, clock::now());
     }
 
     /// Whether the end of the body matters.
     fn is_held(&self) -> bool {
-        self.tokens.is_some() || self.limit.config().concurrency.is_some()
+        self.charge.as_ref().is_some_and(|charge| charge.tokens.is_some()) || self.limit.config().concurrency.is_some()
     }
 }
 
@@ -129,7 +154,7 @@ impl Permit for PacePermit {
 
     #[inline]
     fn sent(&mut self) {
-        self.was_sent = true;
+        self.state = State::Sent;
     }
 
     fn head<B: Body>(&mut self, response: &mut Response<B>, has_body: bool) -> Watch {
@@ -160,20 +185,17 @@ impl Permit for PacePermit {
                 | RejectionKind::ConversationBusy,
             ) => {
                 self.state = State::Refused;
-                self.limit.give_back(&self.grant, false, clock::now);
-                // All of it is returned.
-                self.tokens = None;
-                self.share.reserved = None;
+                self.give_back();
             }
             Some(kind) => {
                 self.state = if kind == RejectionKind::Superseded { State::Ended } else { State::Served };
-                self.limit.give_back(&self.grant, true, clock::now);
+                self.limit.give_back(&self.grant, &self.demand(), true, clock::now);
             }
         }
         if self.limit.config().shows_limits() {
             self.limit.show_limits(response.headers_mut());
         }
-        if let (true, Some(tokens)) = (has_body, &mut self.tokens) {
+        if let (true, Some(tokens)) = (has_body, self.tokens()) {
             tokens.usage.head(response);
         }
         if self.is_held() { Watch::Body } else { Watch::Nothing }
@@ -181,26 +203,28 @@ impl Permit for PacePermit {
 
     #[inline]
     fn bytes(&mut self, data: &Bytes) {
-        if let Some(tokens) = &mut self.tokens {
+        if let Some(tokens) = self.tokens() {
             tokens.usage.read(data);
         }
     }
 
     fn end(mut self, end: PermitEnd<'_>) {
-        if self.state == State::Asked {
+        if let State::Unsent | State::Sent = self.state {
+            let was_sent = self.state == State::Sent;
             let was_sent = match end {
                 PermitEnd::Failed(err) => {
-                    !self.limit.config().classifier.classify(&Outcome::failure(err)).not_executed && self.was_sent
+                    was_sent && !self.limit.config().classifier.classify(&Outcome::failure(err)).not_executed
                 }
-                _ => self.was_sent,
+                _ => was_sent,
             };
-            self.limit.give_back(&self.grant, was_sent, clock::now);
-            if !was_sent {
-                self.tokens = None;
-                self.share.reserved = None;
-            } else if self.tokens.as_ref().is_some_and(|tokens| tokens.upload.is_cut_short()) {
-                // It was one request, and no upstream works on a part of a prompt.
-                self.state = State::Refused;
+            if was_sent {
+                self.limit.give_back(&self.grant, &self.demand(), true, clock::now);
+                if self.tokens().is_some_and(|tokens| tokens.upload.is_cut_short()) {
+                    // It was one request, and no upstream works on a part of a prompt.
+                    self.state = State::Refused;
+                }
+            } else {
+                self.give_back();
             }
         }
         self.settle(matches!(end, PermitEnd::Head | PermitEnd::Complete), matches!(end, PermitEnd::Dropped));

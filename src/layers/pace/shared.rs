@@ -25,6 +25,9 @@ pub(super) struct Shared {
     pub(super) config: Arc<Config>,
     callers: CallerHasher,
     epoch: Instant,
+    /// The first key, which is found without a lock and is not evicted: many layers have one upstream and one credential.
+    first: OnceLock<(u64, ThreadArcs<Limit>)>,
+    /// The others.
     keys: ReadMostly<Keys>,
     /// The limit of requests whose key has no room.
     others: ThreadArcs<Limit>,
@@ -61,6 +64,7 @@ impl Shared {
             config,
             callers: CallerHasher::default(),
             epoch,
+            first: OnceLock::new(),
             keys: ReadMostly::default(),
             others,
             full_until: AtomicU64::new(0),
@@ -107,6 +111,14 @@ impl Shared {
 
     #[inline]
     fn find(&self, hash: u64, id: impl FnOnce() -> Fingerprint) -> ThreadArc<Limit> {
+        if let Some((_, limit)) = self.first.get().filter(|(first, _)| *first == hash) {
+            return limit.hold();
+        }
+        self.find_other(hash, id)
+    }
+
+    #[inline(never)]
+    fn find_other(&self, hash: u64, id: impl FnOnce() -> Fingerprint) -> ThreadArc<Limit> {
         if let Some(limit) = self.keys.read().get(&hash) {
             return limit.hold();
         }
@@ -145,7 +157,16 @@ impl Shared {
 
     #[cold]
     fn insert(&self, hash: u64, id: Option<Fingerprint>) -> (ThreadArc<Limit>, bool) {
-        let (most, now) = (self.config.max_keys, clock::now());
+        let mut is_new = false;
+        let limit = || ThreadArcs::new(Arc::new(Limit::new(self.config.clone(), self.epoch, id)), STRIPES);
+        let (first, found) = self.first.get_or_init(|| {
+            is_new = true;
+            (hash, limit())
+        });
+        if *first == hash {
+            return (found.hold(), is_new);
+        }
+        let (most, now) = (self.config.max_keys.saturating_sub(1), clock::now());
         // No new call can reach one of them while all threads are kept from reading.
         let is_idle = |limit: &ThreadArcs<Limit>| !limit.is_held() && limit.is_idle(now);
         // Invented callers are unlimited in number, and lose nothing: each new name has a full limit anyway.
@@ -174,7 +195,6 @@ impl Shared {
             if is_full(keys) {
                 return None;
             }
-            let limit = || ThreadArcs::new(Arc::new(Limit::new(self.config.clone(), self.epoch, id)), STRIPES);
             Some(keys.entry(hash).or_insert_with(|| new.get_or_insert_with(limit).clone()).hold())
         });
         (found.flatten().unwrap_or_else(|| self.others.hold()), new.is_some())
@@ -197,8 +217,10 @@ impl Shared {
     pub(super) fn stats(&self) -> PaceStats {
         let now = clock::now();
         let keys = self.keys.read();
-        let all = keys.values().chain([&self.others]).map(|limit| limit.standing(now));
-        let mut stats = PaceStats { keys: keys.len(), ..PaceStats::default() };
+        let first = self.first.get().map(|(_, limit)| limit);
+        let all = keys.values().chain(first).chain([&self.others]).map(|limit| limit.standing(now));
+        let known = keys.len() + usize::from(first.is_some());
+        let mut stats = PaceStats { keys: known, ..PaceStats::default() };
         for Standing { waiting, in_flight, paused } in all {
             stats.waiting = stats.waiting.saturating_add(waiting);
             stats.in_flight = stats.in_flight.saturating_add(in_flight);

@@ -3,9 +3,8 @@ use std::time::{Duration, Instant};
 
 use super::fleet::{Asking, Share};
 use super::key::{Decision, Limit};
-use super::permit::PacePermit;
+use super::permit::{Charge, PacePermit};
 use super::turns::TurnWait;
-use super::usage::TokenCount;
 use crate::admission::Wait;
 use crate::call::{Notice, Notices};
 use crate::event::Event;
@@ -29,7 +28,7 @@ pub struct PaceWait {
     timeout: Timeout,
     /// For its next turn.
     timer: LazyTimer,
-    tokens: Option<Box<TokenCount>>,
+    charge: Option<Box<Charge>>,
     /// Set if the rates are shared with other processes.
     turn: Option<Box<PeersTurn>>,
     share: Share,
@@ -74,18 +73,18 @@ impl PaceWait {
         limit: ThreadArc<Limit>,
         ticket: Ticket,
         until: (Option<Instant>, bool),
-        tokens: Option<Box<TokenCount>>,
+        charge: Option<Box<Charge>>,
     ) -> Self {
-        Self::at(Stage::Line(ticket), limit, None, until, tokens)
+        Self::at(Stage::Line(ticket), limit, None, until, charge)
     }
 
     pub(super) fn for_a_turn(
         limit: ThreadArc<Limit>,
         turn: PeersTurn,
         until: (Option<Instant>, bool),
-        tokens: Option<Box<TokenCount>>,
+        charge: Option<Box<Charge>>,
     ) -> Self {
-        Self::at(Stage::Held(clock::now()), limit, Some(Box::new(turn)), until, tokens)
+        Self::at(Stage::Held(clock::now()), limit, Some(Box::new(turn)), until, charge)
     }
 
     fn at(
@@ -93,11 +92,11 @@ impl PaceWait {
         limit: ThreadArc<Limit>,
         turn: Option<Box<PeersTurn>>,
         (until, deadline_is_first): (Option<Instant>, bool),
-        tokens: Option<Box<TokenCount>>,
+        charge: Option<Box<Charge>>,
     ) -> Self {
         limit.count_waiting(1.0);
         let (timeout, timer, share) = (Timeout::default(), LazyTimer::default(), Share::default());
-        Self { limit, stage, until, deadline_is_first, timeout, timer, tokens, turn, share }
+        Self { limit, stage, until, deadline_is_first, timeout, timer, charge, turn, share }
     }
 
     /// Its tenant and its demand.
@@ -159,8 +158,10 @@ impl PaceWait {
 
     fn pass(&mut self, grant: Grant) -> PacePermit {
         self.is_over();
-        let share = std::mem::take(&mut self.share);
-        PacePermit::new(self.limit.clone(), grant, self.tokens.take(), share)
+        if let Some(charge) = &mut self.charge {
+            charge.share = std::mem::take(&mut self.share);
+        }
+        PacePermit::new(self.limit.clone(), grant, self.charge.take())
     }
 
     /// Asks the other processes, if only common reasons hold the call back, and no call of this process waits to ask.

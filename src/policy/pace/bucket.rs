@@ -282,6 +282,9 @@ impl Spacing {
 // === impl Demand ===
 
 impl Demand {
+    /// One request, whose tokens are not counted.
+    pub(crate) const REQUEST: Self = Self { requests: 1, input: 0, output: 0 };
+
     fn of(&self, unit: Unit) -> u64 {
         match unit {
             Unit::Requests => self.requests,
@@ -295,12 +298,6 @@ impl Demand {
     pub(crate) fn times(self, parts: u32) -> Self {
         let times = |units: u64| units.saturating_mul(parts.max(1).into());
         Self { requests: times(self.requests), input: times(self.input), output: times(self.output) }
-    }
-
-    /// Scales back a demand that was counted [times](Self::times) `parts`.
-    pub(crate) fn part(self, parts: u32) -> Self {
-        let part = |units: u64| units / u64::from(parts.max(1));
-        Self { requests: part(self.requests), input: part(self.input), output: part(self.output) }
     }
 
     /// The mean share of `some` of `all` calls in this total demand.
@@ -526,7 +523,7 @@ mod tests {
     fn demands_are_counted_for_parts_of_a_rate() {
         let demand = Demand { requests: 2, input: 10, output: 7 };
         assert_eq!(demand.times(3), Demand { requests: 6, input: 30, output: 21 });
-        assert_eq!((demand.times(0), demand.times(3).part(3), demand.part(0)), (demand, demand, demand));
+        assert_eq!(demand.times(0), demand);
         let one = Demand { requests: 1, input: 2, output: 9 };
         assert_eq!(demand.and(one), Demand { requests: 3, input: 12, output: 16 });
         assert_eq!(demand.without(one), Demand { requests: 1, input: 8, output: 0 });

@@ -33,11 +33,11 @@ pub(crate) enum SendDecision {
     Wait(Micros),
 }
 
-/// A call that may be sent. It ends with one of [`Pacer::served`], [`Pacer::throttled`] and [`Pacer::give_back`].
+/// A call that may be sent. It ends with one of [`Pacer::served`], [`Pacer::throttled`] and [`Pacer::give_back`]. Its
+/// demand is not part of it: nearly every call has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) tenant: u64,
-    pub(crate) demand: Demand,
     pub(crate) sent: Micros,
     probe: bool,
     /// The number of buckets charged: later learned buckets already include the call.
@@ -75,7 +75,7 @@ impl Pacer {
             Ok(()) => {
                 let probe = self.pauses.send(tenant, now);
                 let charged = u8::try_from(self.buckets.len()).unwrap_or(u8::MAX);
-                SendDecision::Go(Grant { tenant, demand, sent: now, probe, charged })
+                SendDecision::Go(Grant { tenant, sent: now, probe, charged })
             }
             Err(wait) => SendDecision::Wait(wait),
         }
@@ -114,15 +114,21 @@ impl Pacer {
         self.tempo = Tempo { interval: self.tempo.sampled.map_or(Micros::MAX, apart), sampled: Some(now) };
     }
 
-    /// Notes a 429. Returns until when all calls are paused, if that is new.
-    pub(crate) fn throttled(&mut self, grant: &Grant, hint: Option<Micros>, now: Micros) -> Option<Micros> {
-        let Grant { tenant, demand, sent, .. } = *grant;
+    /// Notes a 429 to a call that took `demand`. Returns until when all calls are paused, if that is new.
+    pub(crate) fn throttled(
+        &mut self,
+        grant: &Grant,
+        demand: &Demand,
+        hint: Option<Micros>,
+        now: Micros,
+    ) -> Option<Micros> {
+        let Grant { tenant, sent, .. } = *grant;
         // It was a request; its tokens were not used.
-        self.settle(grant, &Demand { requests: demand.requests, ..Demand::default() }, now);
+        self.settle(grant, demand, &Demand { requests: demand.requests, ..Demand::default() }, now);
         let interval = self.restart_interval(now);
         let until = self.pauses.throttled(&Throttled { tenant, hint, sent, interval }, now)?;
         for bucket in &mut self.buckets {
-            bucket.empty(&demand, until);
+            bucket.empty(demand, until);
         }
         Some(until)
     }
@@ -137,7 +143,7 @@ impl Pacer {
         let interval = self.restart_interval(now);
         let Some(until) = self.pauses.pause(wait, finds_out, interval, now) else { return };
         for bucket in &mut self.buckets {
-            bucket.empty(&Demand { requests: 1, ..Demand::default() }, until);
+            bucket.empty(&Demand::REQUEST, until);
         }
     }
 
@@ -147,10 +153,10 @@ impl Pacer {
         if is_spaced { 0 } else { self.tempo.interval(now).clamp(RESTART.0, RESTART.1) }
     }
 
-    /// The call was not sent, or its result is unknown.
-    pub(crate) fn give_back(&mut self, grant: &Grant, was_sent: bool, now: Micros) {
+    /// The call, which took `demand`, was not sent, or its result is unknown.
+    pub(crate) fn give_back(&mut self, grant: &Grant, demand: &Demand, was_sent: bool, now: Micros) {
         if !was_sent {
-            self.settle(grant, &Demand::default(), now);
+            self.settle(grant, demand, &Demand::default(), now);
         }
         if grant.probe {
             self.pauses.give_back(grant.tenant);
@@ -163,10 +169,10 @@ impl Pacer {
         of_tokens.map(Bucket::most).min().unwrap_or(u64::MAX)
     }
 
-    /// Corrects the charge of a call to its usage.
-    pub(crate) fn settle(&mut self, grant: &Grant, used: &Demand, now: Micros) {
+    /// Corrects the charge of a call, which took `reserved`, to its usage.
+    pub(crate) fn settle(&mut self, grant: &Grant, reserved: &Demand, used: &Demand, now: Micros) {
         for bucket in self.buckets.iter_mut().take(grant.charged.into()) {
-            bucket.settle(&grant.demand, used, grant.sent, now);
+            bucket.settle(reserved, used, grant.sent, now);
         }
     }
 
@@ -218,8 +224,8 @@ impl Pacer {
 
 impl Grant {
     /// The grant of a call that was sent without limits.
-    pub(crate) const fn unlimited(tenant: u64, demand: Demand) -> Self {
-        Self { tenant, demand, sent: 0, probe: false, charged: 0 }
+    pub(crate) const fn unlimited(tenant: u64) -> Self {
+        Self { tenant, sent: 0, probe: false, charged: 0 }
     }
 }
 

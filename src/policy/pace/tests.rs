@@ -38,9 +38,9 @@ fn without_rates_nothing_waits_until_a_429() {
         pacer.sample(sample * SECOND);
     }
     assert!(pacer.is_open(now));
-    assert_eq!(pacer.throttled(&grants[60], Some(20 * SECOND), now), Some(now + 20 * SECOND));
+    assert_eq!(pacer.throttled(&grants[60], &call(0), Some(20 * SECOND), now), Some(now + 20 * SECOND));
     // The other refusals of the same moment say the same.
-    assert_eq!(pacer.throttled(&grants[61], Some(20 * SECOND), now), None);
+    assert_eq!(pacer.throttled(&grants[61], &call(0), Some(20 * SECOND), now), None);
     assert!(!pacer.is_open(now));
     // They start again as they were served.
     let start = now + 20 * SECOND;
@@ -59,11 +59,11 @@ fn what_was_not_sent_is_given_back_and_a_429_used_no_tokens() {
     let grant = go(&mut pacer, ANN, 1000, 0);
     assert!(!pacer.is_idle(0));
     assert!(matches!(pacer.admit(ANN, call(1000), 0), SendDecision::Wait(_)));
-    pacer.give_back(&grant, false, 0);
+    pacer.give_back(&grant, &call(1000), false, 0);
     assert!(pacer.is_idle(0));
 
     let grant = go(&mut pacer, ANN, 1000, 0);
-    pacer.throttled(&grant, Some(5 * SECOND), 0);
+    pacer.throttled(&grant, &call(1000), Some(5 * SECOND), 0);
     assert_eq!(pacer.admit(ANN, call(1000), 5 * SECOND - 1), SendDecision::Wait(1));
     // The very call that was refused goes when the pause is over, and the next one has to wait for its tokens.
     go(&mut pacer, ANN, 1000, 5 * SECOND);
@@ -74,10 +74,10 @@ fn what_was_not_sent_is_given_back_and_a_429_used_no_tokens() {
 fn a_probe_that_is_given_up_leaves_its_turn_to_the_next() {
     let mut pacer = pacer(&[]);
     let first = go(&mut pacer, ANN, 0, 0);
-    pacer.throttled(&first, None, 0);
+    pacer.throttled(&first, &call(0), None, 0);
     let probe = go(&mut pacer, ANN, 0, SECOND);
     assert!(matches!(pacer.admit(ANN, call(0), SECOND), SendDecision::Wait(_)));
-    pacer.give_back(&probe, true, SECOND);
+    pacer.give_back(&probe, &call(0), true, SECOND);
     let next = 2 * SECOND;
     let probe = go(&mut pacer, ANN, 0, next);
     pacer.served(&probe);
@@ -196,7 +196,7 @@ fn what_was_taken_of_no_bucket_is_given_back_to_none() {
     let tokens = Quota { unit: Unit::Tokens, ..quota(60_000, 1_000, 59) };
     pacer.observe(&[tokens], true, 0);
     for grant in &grants {
-        pacer.give_back(grant, false, 0);
+        pacer.give_back(grant, &call(512), false, 0);
     }
     assert_eq!(pacer.buckets()[0].remaining(0), 1_000);
 }
