@@ -144,7 +144,7 @@ impl Permit for QueuePermit {
             uploading.end();
         }
         if !self.shared.counts_losses() {
-            return self.shared.leave(&self.place, Load::Unknown, clock::now);
+            return self.shared.leave(&self.place, Load::Unknown);
         }
         let load = match end {
             PermitEnd::Head | PermitEnd::Complete => self.load,
@@ -159,6 +159,6 @@ impl Permit for QueuePermit {
             }
             PermitEnd::Broken(_) | PermitEnd::Dropped | PermitEnd::Panicked => Load::Unknown,
         };
-        self.shared.leave(&self.place, load, clock::now);
+        self.shared.leave(&self.place, load);
     }
 }

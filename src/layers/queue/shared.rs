@@ -11,9 +11,10 @@ use super::state::{HeldPlace, State, UNREAD, Waiter, Woken};
 use crate::admission::{CallerHasher, gauge_add};
 use crate::event::Event;
 use crate::policy::backoff::between;
-use crate::policy::micros::micros;
-use crate::policy::queue::{Arrival, Load, PlaceGrant, Ticket};
+use crate::policy::micros::{Micros, micros};
+use crate::policy::queue::{Arrival, Load, Ticket};
 use crate::rejection::{Rejection, RejectionKind};
+use crate::rt::clock;
 use crate::rt::entropy::Entropy;
 use crate::rt::sync::{AtomicBool, AtomicU32, Mutex, Ordering, lock};
 
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     /// Whether its gauges have been registered.
     are_shown: AtomicBool,
     entropy: Entropy,
+    epoch: Instant,
     /// The places for calls whose requests are still on their way.
     uploads: Option<Arc<Self>>,
 }
@@ -80,6 +82,7 @@ impl Shared {
             is_full: AtomicBool::new(false),
             are_shown: AtomicBool::new(false),
             entropy: Entropy::default(),
+            epoch: clock::now(),
             uploads,
         }
     }
@@ -99,7 +102,7 @@ impl Shared {
         let tenant = shortened(tenant);
         let taken = if self.is_fixed() { self.slots.take(tenant) } else { None };
         match taken {
-            Some(taken) => Arrived::Place(self.taken(tenant, &taken)),
+            Some(taken) => Arrived::Place(self.taken(&taken)),
             None => self.arrive_late(tenant, now),
         }
     }
@@ -111,9 +114,9 @@ impl Shared {
         if let Some(taken) = state.take_last(tenant, self.is_fixed(), &self.slots) {
             self.changed(&mut state);
             drop(state);
-            return Arrived::Place(self.taken(tenant, &taken));
+            return Arrived::Place(self.taken(&taken));
         }
-        if let Some(place) = state.enter(tenant, &self.slots) {
+        if let Some(place) = state.enter(tenant, &self.slots, || self.micros()) {
             self.changed(&mut state);
             self.show_entered();
             return Arrived::Place(place);
@@ -158,10 +161,16 @@ impl Shared {
     }
 
     #[inline]
-    fn taken(&self, tenant: u64, taken: &Taken) -> HeldPlace {
+    fn taken(&self, taken: &Taken) -> HeldPlace {
         self.show_entered();
-        let since = (taken.uses % MEASURED_IDLE == 0).then(crate::rt::clock::now);
-        HeldPlace { grant: PlaceGrant::uncounted(tenant), slot: taken.slot, since }
+        let slot = taken.slot;
+        self.slots.set_since(slot, if taken.uses % MEASURED_IDLE == 0 { self.micros() } else { 0 });
+        HeldPlace { slot, round: 0 }
+    }
+
+    /// The time for measurements; never zero.
+    fn micros(&self) -> Micros {
+        micros(clock::now().saturating_duration_since(self.epoch)).saturating_add(1)
     }
 
     /// Whether the wait has ended; if not, `waker` is woken at its end.
@@ -204,18 +213,18 @@ impl Shared {
 
     /// A call has ended.
     #[inline]
-    pub(super) fn leave(&self, place: &HeldPlace, load: Load, now: impl FnOnce() -> Instant) {
+    pub(super) fn leave(&self, place: &HeldPlace, load: Load) {
         self.show_left();
-        let hold = place.since.map(|since| now().saturating_duration_since(since));
-        if !self.is_fixed() || !self.slots.give_back(place.slot, place.grant.tenant) {
+        let hold = self.slots.since(place.slot).map(|since| self.micros().saturating_sub(since));
+        if !self.is_fixed() || !self.slots.give_back(place.slot) {
             self.leave_counted(place, load, hold);
         } else if let Some(hold) = hold {
-            lock(&self.state).places.held_for(micros(hold));
+            lock(&self.state).places.held_for(hold);
         }
     }
 
     #[inline(never)]
-    fn leave_counted(&self, place: &HeldPlace, load: Load, hold: Option<Duration>) {
+    fn leave_counted(&self, place: &HeldPlace, load: Load, hold: Option<Micros>) {
         let mut woken = Woken::default();
         let mut state = lock(&self.state);
         let before = state.places.limit();
@@ -278,7 +287,7 @@ impl Shared {
     /// Gives free places to the next waiting calls.
     fn pass_on(&self, state: &mut State, woken: &mut Woken) {
         while let Some((ticket, grant)) = state.places.next() {
-            let place = state.place(grant, &self.slots);
+            let place = state.place(grant, &self.slots, || self.micros());
             self.show_entered();
             if let Some(waiter) = state.places.waiter(ticket) {
                 woken.push(std::mem::replace(waiter, Waiter::Granted(place)).waker());

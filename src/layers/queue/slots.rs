@@ -12,6 +12,7 @@
 
 use std::sync::atomic::AtomicU32 as Hint;
 
+use crate::policy::micros::Micros;
 use crate::rt::per_thread;
 use crate::rt::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -30,6 +31,8 @@ struct Slot {
     turn: AtomicU32,
     /// How many calls took it without the lock.
     uses: AtomicU32,
+    /// When its call took it, if the time until it is given back is measured; otherwise zero.
+    since: AtomicU64,
 }
 
 /// A place that a call took without the lock.
@@ -64,8 +67,12 @@ impl Slots {
     /// `are_free`: calls may take these places without the lock.
     pub(super) fn new(places: u32, are_free: bool) -> Self {
         let holder = |slot: u32| if are_free && slot < places { FREE } else { VACANT };
-        let slot =
-            |slot| Slot { holder: AtomicU64::new(holder(slot)), turn: AtomicU32::new(0), uses: AtomicU32::new(0) };
+        let slot = |slot| Slot {
+            holder: AtomicU64::new(holder(slot)),
+            turn: AtomicU32::new(0),
+            uses: AtomicU32::new(0),
+            since: AtomicU64::new(0),
+        };
         let all: Box<[Slot]> = (0..places.saturating_mul(2)).map(slot).collect();
         let hints = per_thread::Striped::new(THREADS, Hint::default);
         let threads = u32::try_from(hints.iter().count()).unwrap_or(1).max(1);
@@ -152,10 +159,10 @@ impl Slots {
 
     /// Returns a place that was taken without the lock. `false`: it is marked, and must be returned under the lock.
     #[inline]
-    pub(super) fn give_back(&self, slot: u32, tenant: u64) -> bool {
+    pub(super) fn give_back(&self, slot: u32) -> bool {
         let Some(this) = self.get(slot) else { return false };
-        let holder = word(tenant);
-        if this.holder.load(Ordering::Relaxed) != holder {
+        let holder = this.holder.load(Ordering::Relaxed);
+        if holder & COUNTED != 0 {
             return false;
         }
         // No other call writes it until the place is free.
@@ -172,6 +179,25 @@ impl Slots {
         if let Some(slot) = self.get(slot) {
             slot.holder.store(word(tenant) | COUNTED, Ordering::Relaxed);
         }
+    }
+
+    /// The tenant of the call that has this place.
+    pub(super) fn tenant(&self, slot: u32) -> Option<u64> {
+        self.get(slot).map(|slot| slot.holder.load(Ordering::Relaxed) >> TENANT)
+    }
+
+    /// Notes when the call that has this place took it. Zero: it is not measured.
+    #[inline]
+    pub(super) fn set_since(&self, slot: u32, since: Micros) {
+        if let Some(slot) = self.get(slot) {
+            slot.since.store(since, Ordering::Relaxed);
+        }
+    }
+
+    /// When the call that has this place took it, if that is measured.
+    #[inline]
+    pub(super) fn since(&self, slot: u32) -> Option<Micros> {
+        self.get(slot).map(|slot| slot.since.load(Ordering::Relaxed)).filter(|since| *since > 0)
     }
 
     /// The call that had a marked place is over. Under the lock.
@@ -256,7 +282,8 @@ mod tests {
         assert!(slots.take_any(7).is_none());
         assert_eq!(slots.held(), 40);
         for (tenant, slot) in taken {
-            assert!(slots.give_back(slot, tenant));
+            assert_eq!(slots.tenant(slot), Some(tenant));
+            assert!(slots.give_back(slot));
         }
         assert_eq!(slots.held(), 0);
     }
@@ -269,7 +296,7 @@ mod tests {
         assert!(slots.count(3, |tenant| counted.push(tenant)).is_none());
         counted.sort_unstable();
         assert_eq!(counted, [1, 2]);
-        assert!(!slots.give_back(places[0], 1));
+        assert!(!slots.give_back(places[0]));
         slots.vacate(places[0]);
         assert!(slots.take_any(3).is_none());
         slots.free(places[0]);
@@ -313,7 +340,7 @@ mod tests {
                         let Some(taken) = slots.take(tenant) else { continue };
                         most.fetch_max(under_way.fetch_add(1, SeqCst) + 1, SeqCst);
                         under_way.fetch_sub(1, SeqCst);
-                        assert!(slots.give_back(taken.slot, tenant));
+                        assert!(slots.give_back(taken.slot));
                     }
                 });
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::config::Config;
 use super::slots::{Slots, Taken};
-use crate::policy::micros::micros;
+use crate::policy::micros::Micros;
 use crate::policy::queue::{Load, PlaceGrant, Places, Ticket};
 use crate::rt::sync::Ordering;
 
@@ -32,13 +32,12 @@ pub(super) enum Waiter {
     Evicted,
 }
 
-/// A place, held by one call until it is given back.
+/// A place, held by one call until it is given back. The rest is in its slot: calls are moved often.
 #[derive(Debug)]
 pub(super) struct HeldPlace {
-    pub(super) grant: PlaceGrant,
     pub(super) slot: u32,
-    /// When it was taken, for one in a few calls: the mean of those is as good.
-    pub(super) since: Option<Instant>,
+    /// Of an adaptive limit.
+    pub(super) round: u32,
 }
 
 /// Wakers to call when the lock is free. One in the usual case.
@@ -77,22 +76,24 @@ impl State {
         slots.take_any(tenant).or_else(|| slots.count(tenant, |holder| places.count(holder)))
     }
 
-    pub(super) fn enter(&mut self, tenant: u64, slots: &Slots) -> Option<HeldPlace> {
+    pub(super) fn enter(&mut self, tenant: u64, slots: &Slots, now: impl FnOnce() -> Micros) -> Option<HeldPlace> {
         let grant = self.places.enter(tenant)?;
-        Some(self.place(grant, slots))
+        Some(self.place(grant, slots, now))
     }
 
-    /// It is the upstream's turn first.
-    pub(super) fn place(&mut self, grant: PlaceGrant, slots: &Slots) -> HeldPlace {
+    /// It is the upstream's turn first. For one in a few calls the time is measured: the mean of those is as good.
+    pub(super) fn place(&mut self, grant: PlaceGrant, slots: &Slots, now: impl FnOnce() -> Micros) -> HeldPlace {
         let slot = self.vacant.pop().or_else(|| self.free_slots.pop()).unwrap_or(u32::MAX);
         slots.assign(slot, grant.tenant);
         self.granted = self.granted.wrapping_add(1);
-        let since = (self.granted % MEASURED == 1).then(crate::rt::clock::now);
-        HeldPlace { grant, slot, since }
+        slots.set_since(slot, if self.granted % MEASURED == 1 { now() } else { 0 });
+        HeldPlace { slot, round: grant.round }
     }
 
-    pub(super) fn leave(&mut self, place: &HeldPlace, load: Load, hold: Option<Duration>, slots: &Slots) {
-        self.places.leave(place.grant, load, hold.map(micros));
+    pub(super) fn leave(&mut self, place: &HeldPlace, load: Load, hold: Option<Micros>, slots: &Slots) {
+        if let Some(tenant) = slots.tenant(place.slot) {
+            self.places.leave(PlaceGrant { tenant, round: place.round }, load, hold);
+        }
         slots.vacate(place.slot);
         // The next call here has not been looked at.
         if let Some(seen) = usize::try_from(place.slot).ok().and_then(|slot| self.seen.get_mut(slot)) {

@@ -8,7 +8,6 @@ use super::shared::Shared;
 use super::state::HeldPlace;
 use crate::body::request::CallBody;
 use crate::policy::queue::Load;
-use crate::rt::clock;
 use crate::rt::sync::{Mutex, lock};
 
 /// A call whose request is still on its way: it has one of the places for those, until the upstream has the whole request, or
@@ -62,7 +61,7 @@ impl Uploading {
     }
 
     fn leave(&self, place: &HeldPlace) {
-        self.places.leave(place, Load::Unknown, clock::now);
+        self.places.leave(place, Load::Unknown);
     }
 }
 

@@ -42,10 +42,13 @@ pub(crate) enum ConcurrencyLimit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PlaceGrant {
     pub(crate) tenant: u64,
-    round: u32,
+    /// Of an adaptive limit, whose losses count once per round.
+    pub(crate) round: u32,
 }
 
 /// What a call shows about the upstream's capacity.
+// A byte would be copied with its neighbours, piece by piece.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
     Served,
@@ -237,15 +240,6 @@ impl ConcurrencyLimit {
             Self::Fixed(limit) => *limit,
             Self::Adaptive(limit) => limit.limit(),
         }
-    }
-}
-
-// === impl PlaceGrant ===
-
-impl PlaceGrant {
-    /// The grant of a place that is [counted](Places::count) when it is returned, under a fixed limit.
-    pub(crate) const fn uncounted(tenant: u64) -> Self {
-        Self { tenant, round: 0 }
     }
 }
 

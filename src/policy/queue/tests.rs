@@ -26,7 +26,7 @@ fn one_that_came_without_asking_counts_when_it_is_counted() {
     places.count(1);
     assert!(places.is_full() && places.enter(2).is_none());
     let (first, second) = (waits(&mut places, 1), waits(&mut places, 2));
-    places.leave(PlaceGrant::uncounted(1), Load::Unknown, None);
+    places.leave(PlaceGrant { tenant: 1, round: 0 }, Load::Unknown, None);
     let (next, _) = places.next().unwrap();
     assert_eq!(next, second, "tenant 1 has half of the places");
     assert!(first != second);

@@ -31,7 +31,7 @@ fn model(preemptions: usize, check: impl Fn() + Sync + Send + 'static) {
 /// Comes, waits if it must, and holds the place for a moment.
 fn call(shared: &Shared, tenant: u64) {
     let place = wait(shared, tenant);
-    shared.leave(&place, Load::Served, clock::now);
+    shared.leave(&place, Load::Served);
 }
 
 fn wait(shared: &Shared, tenant: u64) -> HeldPlace {
@@ -49,7 +49,7 @@ fn wait(shared: &Shared, tenant: u64) -> HeldPlace {
 /// Comes, and goes away if there is no place, whatever happens meanwhile.
 fn glance(shared: &Shared, tenant: u64) {
     match shared.arrive(tenant, || (clock::now(), PATIENCE)) {
-        Arrived::Place(place) => shared.leave(&place, Load::Unknown, clock::now),
+        Arrived::Place(place) => shared.leave(&place, Load::Unknown),
         Arrived::Waits(ticket) => shared.forget(ticket),
         Arrived::Full { .. } => panic!("there is room in the line"),
     }
@@ -121,7 +121,7 @@ fn loom_one_of_two_places_goes_to_another_where_its_waiter_goes_away() {
             let shared = shared.clone();
             thread::spawn(move || call(&shared, 3))
         };
-        shared.leave(&held, Load::Served, clock::now);
+        shared.leave(&held, Load::Served);
         call(&shared, 1);
         other.join().unwrap();
         waiting.join().unwrap();
@@ -133,5 +133,5 @@ fn counted(shared: &Shared, tenant: u64, under_way: &Count) {
     let place = wait(shared, tenant);
     assert!(under_way.fetch_add(1, Ordering::Relaxed) < 2);
     under_way.fetch_sub(1, Ordering::Relaxed);
-    shared.leave(&place, Load::Served, clock::now);
+    shared.leave(&place, Load::Served);
 }
