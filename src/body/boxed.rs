@@ -23,8 +23,7 @@ type PollFrame<B, E> = fn(Pin<&mut B>, &mut Context<'_>) -> Poll<Option<Result<F
 #[inline]
 pub(crate) fn poll_frame<B>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Polled
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     let poll: PollFrame<B, B::Error> = B::poll_frame;
     match (&poll as &dyn Any).downcast_ref::<PollFrame<B, BoxError>>() {

@@ -25,8 +25,7 @@ trait AnyBody: Send {
 
 impl<B> AnyBody for B
 where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         boxed::poll_frame(self, cx)
@@ -46,8 +45,7 @@ where
 impl ErasedBody {
     pub(crate) fn new<B>(body: B) -> Self
     where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         Self(Mutex::new(Box::pin(body)))
     }

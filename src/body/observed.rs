@@ -126,8 +126,7 @@ impl<B: Body, W: BodyObserver> Observed<B, W> {
 
 impl<B, W> Body for Observed<B, W>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
     W: BodyObserver,
 {
     type Data = Bytes;
@@ -156,8 +155,7 @@ where
 
 impl<B, W> FrameGuard<'_, B, W>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
     W: BodyObserver,
 {
     #[inline(always)]

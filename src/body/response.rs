@@ -66,8 +66,7 @@ struct Fuse<'a, B> {
 
 impl<B> Fuse<'_, B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     #[inline(always)]
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
@@ -89,8 +88,7 @@ impl<B> Drop for Fuse<'_, B> {
 
 impl<B> Body for ResponseBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

@@ -262,11 +262,9 @@ impl ResilienceLayer {
     #[must_use]
     pub fn fallback<Bk, B>(mut self, fallback: FallbackLayer<Bk>) -> Self
     where
-        Bk: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        Bk::Future: Send,
+        Bk: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
         Bk::Error: Into<BoxError> + Send,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let layer = fallback.map_backup(Upstream::with_any_error);
         self.fallbacks.push(Backup { layer, admission: self.admission.separate() });
@@ -474,11 +472,9 @@ impl UpstreamAdmission {
 
 impl<S, B> Layer<S> for ResilienceLayer
 where
-    S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Future: Send,
+    S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
     S::Error: Error + Send + Sync + 'static,
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<BoxError>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
     type Service = Resilience<S>;
 

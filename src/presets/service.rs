@@ -93,10 +93,8 @@ impl<S: Service<Request<CallBody>>> Resilience<S> {
 
 impl<S, B> Service<Request<B>> for Resilience<S>
 where
-    S: Service<Request<CallBody>>,
-    S::Error: Error + Send + Sync + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: Service<Request<CallBody>, Error: Error + Send + Sync + 'static>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     type Response = Response<ResilienceBody>;
     type Error = S::Error;

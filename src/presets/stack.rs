@@ -36,11 +36,9 @@ impl ResilienceLayer {
     /// Puts the layers that see answers around `inner` and its backups.
     pub(super) fn stack<S, B>(&self, inner: S) -> Upstream<S::Error>
     where
-        S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Future: Send,
+        S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
         S::Error: Error + Send + Sync + 'static,
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BoxError>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
         let retry = self.retry.clone().memory(self.memory.clone()).or_classifier(&self.classifier);
         if self.is_one_upstream_with_a_deadline() {
@@ -81,11 +79,9 @@ impl ResilienceLayer {
     /// Puts the layers that act on the upstreams' final answer around them.
     fn around<S, B>(&self, upstreams: S, boxed: impl FnOnce(S) -> Upstream<S::Error>) -> Upstream<S::Error>
     where
-        S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Future: Send,
+        S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
         S::Error: Error + Send + Sync + 'static,
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BoxError>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
         let dedup = self.dedup.clone().memory(self.memory.clone());
         if self.deadline.is_enabled() && !self.has_extras() {
@@ -161,11 +157,9 @@ impl ResilienceLayer {
         retry: Option<&RetryAfterBackoffLayer>,
     ) -> Upstream<S::Error>
     where
-        S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Future: Send,
+        S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
         S::Error: Error + Send + Sync + 'static,
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BoxError>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
         let attempts = self.attempts(inner, admission, retry, None);
         #[cfg(feature = "schema")]
@@ -184,11 +178,9 @@ impl ResilienceLayer {
         deadline: Option<&DeadlineLayer>,
     ) -> Upstream<S::Error>
     where
-        S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Future: Send,
+        S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
         S::Error: Error + Send + Sync + 'static,
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BoxError>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
         if !admission.is_enabled() && !self.watches_answers() {
             return retried(inner, retry, deadline);
@@ -230,11 +222,9 @@ impl UpstreamAdmission {
         deadline: Option<&DeadlineLayer>,
     ) -> Upstream<S::Error>
     where
-        S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Future: Send,
+        S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
         S::Error: Error + Send + Sync + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let Self { queue, pace, breaker } = self;
         let admitted = pace.layer(breaker.layer(inner));
@@ -252,11 +242,9 @@ fn retried<S, B>(
     deadline: Option<&DeadlineLayer>,
 ) -> Upstream<S::Error>
 where
-    S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Future: Send,
+    S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
     S::Error: Error + Send + Sync + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     match (retry.filter(|retry| retry.is_enabled()), deadline) {
         (Some(retry), Some(deadline)) => Upstream::new(deadline.layer(retry.layer(attempt))),

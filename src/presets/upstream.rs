@@ -41,10 +41,8 @@ struct BoxedErrorService<S>(S);
 impl<E> Upstream<E> {
     pub(super) fn new<S, B>(service: S) -> Self
     where
-        S: Service<Request<CallBody>, Response = Response<B>, Error = E> + Clone + Send + Sync + 'static,
-        S::Future: Send,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: Service<Request<CallBody>, Response = Response<B>, Error = E, Future: Send> + Clone + Send + Sync + 'static,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
         E: Send + 'static,
     {
         Self(PerThread::new(Arc::new(OwnError(service))))
@@ -54,11 +52,9 @@ impl<E> Upstream<E> {
 impl Upstream<BoxedError> {
     pub(super) fn with_any_error<S, B>(service: S) -> Self
     where
-        S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Future: Send,
+        S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
         S::Error: Into<BoxError> + Send,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         Self(PerThread::new(Arc::new(BoxedErrorService(service))))
     }
@@ -94,11 +90,9 @@ impl<E> fmt::Debug for Upstream<E> {
 
 impl<S, B> BoxedCall<S::Error> for OwnError<S>
 where
-    S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Future: Send,
+    S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
     S::Error: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     fn call(&self, request: Request<CallBody>) -> Answering<S::Error> {
         let mut service = self.0.clone();
@@ -111,11 +105,9 @@ where
 
 impl<S, B> BoxedCall<BoxedError> for BoxedErrorService<S>
 where
-    S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Future: Send,
+    S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError> + Send,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     fn call(&self, request: Request<CallBody>) -> Answering<BoxedError> {
         let mut service = self.0.clone();

@@ -98,8 +98,7 @@ impl CallBody {
     #[must_use]
     pub fn new<B>(body: B) -> Self
     where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let mut body = Some(body);
         let any: &mut dyn Any = &mut body;
@@ -139,8 +138,7 @@ impl CallBody {
 
     fn boxed<B>(body: B) -> Self
     where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         Self::from_kind(Kind::Boxed(ErasedBody::new(body)))
     }

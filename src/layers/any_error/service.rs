@@ -27,8 +27,7 @@ pin_project! {
 
 impl<S, R> Service<R> for AnyError<S>
 where
-    S: Service<R>,
-    S::Error: Into<BoxError>,
+    S: Service<R, Error: Into<BoxError>>,
 {
     type Response = S::Response;
     type Error = BoxedError;

@@ -47,10 +47,8 @@ struct HealthProbeGuard(Weak<Circuit>);
 /// Sends one probe, up to the first data of its answer, which decides a caller's probe too.
 pub(super) async fn probe<S, ReqB, ResB>(mut service: S, request: Request<ReqB>, classifier: Classifier) -> CallResult
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>>,
-    S::Error: std::error::Error + 'static,
-    ResB: Body<Data = Bytes> + 'static,
-    ResB::Error: Into<BoxError>,
+    S: Service<Request<ReqB>, Response = Response<ResB>, Error: std::error::Error + 'static>,
+    ResB: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
 {
     let response = match poll_fn(|cx| service.poll_ready(cx)).await {
         Ok(()) => service.call(request).await,

@@ -74,8 +74,7 @@ where
     S::Error: std::error::Error + Send + 'static,
     S::Future: Send,
     ReqB: Send + 'static,
-    ResB: Body<Data = Bytes> + Send + 'static,
-    ResB::Error: Into<BoxError>,
+    ResB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     type Service = CircuitBreaker<S>;
 

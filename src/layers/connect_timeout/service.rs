@@ -12,8 +12,7 @@ pub type ConnectTimeout<S> = Layered<S, Config>;
 
 impl<S, R> Service<R> for ConnectTimeout<S>
 where
-    S: Service<R>,
-    S::Error: Into<BoxError>,
+    S: Service<R, Error: Into<BoxError>>,
 {
     type Response = S::Response;
     type Error = BoxError;

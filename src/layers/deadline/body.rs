@@ -38,8 +38,7 @@ impl<B> DeadlineBody<B> {
 
 impl<B> DeadlineBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     /// Without a running timer, a ready frame reads the clock: a fast upstream with a slow reader is never pending.
     #[inline(never)]
@@ -70,8 +69,7 @@ where
 
 impl<B> Body for DeadlineBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

@@ -47,8 +47,7 @@ impl<F> DeadlineFuture<F> {
 impl<F, B, E> Future for DeadlineFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Output = Result<Response<DeadlineBody<B>>, E>;
 

@@ -23,8 +23,7 @@ pub type DeadlineService<S> = Layered<S, Config>;
 impl<S, ReqB, ResB> Service<Request<ReqB>> for DeadlineService<S>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
-    ResB: Body<Data = Bytes> + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Response = Response<DeadlineBody<ResB>>;
     type Error = S::Error;

@@ -81,8 +81,7 @@ const KEY_IGNORED: HeaderName = HeaderName::from_static("idempotency-key-ignored
 impl<C, B, E, L, R> CallAnswer<C, B, E, L, R>
 where
     C: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered<B, E, R>> {
         Poll::Ready(Answered::Response(match self.project() {

@@ -45,8 +45,7 @@ impl<B> DedupBody<B> {
 
 impl<B> Body for DedupBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

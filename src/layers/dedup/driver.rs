@@ -67,8 +67,7 @@ enum Slot<F, B, E, L> {
 impl<F, B, E, L> SharedCall<F, B, E, L>
 where
     F: Future<Output = Result<Response<B>, E>> + Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Send + 'static,
     E: Send + 'static,
     L: Lease,
 {
@@ -161,8 +160,7 @@ impl<F, B, E, L> SharedCall<F, B, E, L> {
 impl<F, B, E, L> Drive for SharedCall<F, B, E, L>
 where
     F: Future<Output = Result<Response<B>, E>> + Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Send + 'static,
     E: Send + 'static,
     L: Lease,
 {
@@ -239,8 +237,7 @@ where
 impl<F, B, E, L> GraceCall for SharedCall<F, B, E, L>
 where
     F: Future<Output = Result<Response<B>, E>> + Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Send + 'static,
     E: Send + 'static,
     L: Lease,
 {

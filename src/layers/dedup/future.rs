@@ -78,12 +78,10 @@ where
 
 impl<S, St, ResB> Future for DedupFuture<S, St, ResB>
 where
-    S: Service<Request<CallBody>, Response = Response<ResB>> + Send + 'static,
-    S::Future: Send + 'static,
+    S: Service<Request<CallBody>, Response = Response<ResB>, Future: Send + 'static> + Send + 'static,
     S::Error: Send + 'static,
     St: Store,
-    ResB: Body<Data = Bytes> + Send + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Send + 'static,
 {
     type Output = Result<Response<DedupBody<ResB>>, S::Error>;
 

@@ -81,12 +81,10 @@ impl<S, St: Store> ReadRequest<S, St> {
 
 impl<S, St, ResB> ReadRequest<S, St>
 where
-    S: Service<Request<CallBody>, Response = Response<ResB>> + Send + 'static,
-    S::Future: Send + 'static,
+    S: Service<Request<CallBody>, Response = Response<ResB>, Future: Send + 'static> + Send + 'static,
     S::Error: Send + 'static,
     St: Store,
-    ResB: Body<Data = Bytes> + Send + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Send + 'static,
 {
     pub(super) fn settle(self, claim: Result<Claim<St::Lease>, BoxError>) -> AnswerOf<S, St, ResB> {
         match claim {

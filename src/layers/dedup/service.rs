@@ -25,14 +25,11 @@ pub type Dedup<S, St = MemoryStore> = Layered<S, (St, Arc<Config>)>;
 
 impl<S, St, ReqB, ResB> Service<Request<ReqB>> for Dedup<S, St>
 where
-    S: Service<Request<CallBody>, Response = Response<ResB>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
+    S: Service<Request<CallBody>, Response = Response<ResB>, Future: Send + 'static> + Clone + Send + 'static,
     S::Error: Send + 'static,
     St: Store,
-    ReqB: Body<Data = Bytes> + Send + 'static,
-    ReqB::Error: Into<BoxError>,
-    ResB: Body<Data = Bytes> + Send + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Send + 'static,
 {
     type Response = Response<DedupBody<ResB>>;
     type Error = S::Error;

@@ -57,8 +57,7 @@ pub(super) enum Step<E> {
 impl<F, B, E, L> UpstreamCall<F, B, L>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
     L: Lease,
 {
     pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, reader: Option<ReaderId>) -> Poll<Step<E>> {

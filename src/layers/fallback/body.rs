@@ -39,10 +39,8 @@ impl<A, B> FallbackBody<A, B> {
 
 impl<A, B> Body for FallbackBody<A, B>
 where
-    A: Body<Data = Bytes> + 'static,
-    A::Error: Into<BoxError> + 'static,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    A: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

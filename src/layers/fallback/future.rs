@@ -67,11 +67,9 @@ where
 
 impl<S, Bk, ResB, BkB> Future for FallbackFuture<S, Bk>
 where
-    S: Service<Request<CallBody>, Response = Response<ResB>>,
-    S::Error: Error + 'static,
+    S: Service<Request<CallBody>, Response = Response<ResB>, Error: Error + 'static>,
     Bk: Service<Request<CallBody>, Response = Response<BkB>> + Clone,
-    ResB: Body<Data = Bytes> + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Output = Result<Response<FallbackBody<ResB, BkB>>, S::Error>;
 

@@ -21,8 +21,7 @@ pub(super) enum Otherwise<R> {
 
 impl<A, E> Otherwise<Result<Response<A>, E>>
 where
-    A: Body<Data = Bytes> + 'static,
-    A::Error: Into<BoxError> + 'static,
+    A: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     /// Returns the backup's answer, if it has one, or this.
     pub(super) fn unless<B>(self, served: Option<Response<B>>) -> Result<Response<FallbackBody<A, B>>, E> {

@@ -42,15 +42,11 @@ impl<S, Bk> Fallback<S, Bk> {
 
 impl<S, Bk, ReqB, ResB, BkB> Service<Request<ReqB>> for Fallback<S, Bk>
 where
-    S: Service<Request<CallBody>, Response = Response<ResB>>,
-    S::Error: Error + 'static,
+    S: Service<Request<CallBody>, Response = Response<ResB>, Error: Error + 'static>,
     Bk: Service<Request<CallBody>, Response = Response<BkB>> + Clone,
-    ReqB: Body<Data = Bytes> + Send + 'static,
-    ReqB::Error: Into<BoxError>,
-    ResB: Body<Data = Bytes> + 'static,
-    ResB::Error: Into<BoxError> + 'static,
-    BkB: Body<Data = Bytes> + 'static,
-    BkB::Error: Into<BoxError> + 'static,
+    ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
+    BkB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Response = Response<FallbackBody<ResB, BkB>>;
     type Error = S::Error;

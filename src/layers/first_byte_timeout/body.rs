@@ -41,8 +41,7 @@ impl<B> FirstByteTimeoutBody<B> {
 
 impl<B> Body for FirstByteTimeoutBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

@@ -53,8 +53,7 @@ impl<F, B> FirstByteTimeoutFuture<F, B> {
 impl<F, B, E> Future for FirstByteTimeoutFuture<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Unpin + 'static,
 {
     type Output = Result<Response<FirstByteTimeoutBody<B>>, E>;
 

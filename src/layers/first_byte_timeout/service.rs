@@ -23,10 +23,8 @@ pub type FirstByteTimeout<S> = Layered<S, Config>;
 impl<S, ReqB, ResB> Service<Request<ReqB>> for FirstByteTimeout<S>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>>,
-    ReqB: Body<Data = Bytes> + Send + 'static,
-    ReqB::Error: Into<BoxError>,
-    ResB: Body<Data = Bytes> + Unpin + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Unpin + 'static,
 {
     type Response = Response<FirstByteTimeoutBody<ResB>>;
     type Error = S::Error;

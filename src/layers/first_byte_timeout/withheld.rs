@@ -43,8 +43,7 @@ const MAX_FRAMES: usize = 1024;
 
 impl<B> WithheldHead<B>
 where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Unpin + 'static,
 {
     pub(super) fn new(response: Response<B>, first: First) -> Self {
         Self { response: Some(response.map(ResponseBody::inner)), held: ReadAhead::default(), first }

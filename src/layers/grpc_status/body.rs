@@ -32,8 +32,7 @@ impl<B> GrpcStatusBody<B> {
 
 impl<B> Body for GrpcStatusBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

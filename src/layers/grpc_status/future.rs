@@ -33,8 +33,7 @@ impl<F> GrpcStatusFuture<F> {
 impl<F, B, E> Future for GrpcStatusFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Output = Result<Response<GrpcStatusBody<B>>, E>;
 

@@ -20,8 +20,7 @@ pub type GrpcStatus<S> = Layered<S, GrpcStatuses>;
 impl<S, ReqB, ResB> Service<Request<ReqB>> for GrpcStatus<S>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
-    ResB: Body<Data = Bytes> + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Response = Response<GrpcStatusBody<ResB>>;
     type Error = S::Error;

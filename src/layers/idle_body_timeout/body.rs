@@ -38,8 +38,7 @@ impl<B> IdleBodyTimeoutBody<B> {
 
 impl<B> IdleBodyTimeoutBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     /// Polls if only events count as activity.
     #[inline(never)]
@@ -56,8 +55,7 @@ where
 
 impl<B> Body for IdleBodyTimeoutBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

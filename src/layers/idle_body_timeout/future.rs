@@ -40,8 +40,7 @@ impl<F> IdleBodyTimeoutFuture<F> {
 impl<F, B, E> Future for IdleBodyTimeoutFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Output = Result<Response<IdleBodyTimeoutBody<B>>, E>;
 

@@ -18,8 +18,7 @@ pub type IdleBodyTimeout<S> = Layered<S, Config>;
 impl<S, ReqB, ResB> Service<Request<ReqB>> for IdleBodyTimeout<S>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
-    ResB: Body<Data = Bytes> + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Response = Response<IdleBodyTimeoutBody<ResB>>;
     type Error = S::Error;

@@ -20,8 +20,7 @@ pub type InspectRequest<S> = Layered<S, Option<PerThread<Config>>>;
 impl<S, B> Service<Request<B>> for InspectRequest<S>
 where
     S: Service<Request<CallBody>> + Clone,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;

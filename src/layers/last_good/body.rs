@@ -25,8 +25,7 @@ pin_project! {
 
 impl<B> LastGoodBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     /// The upstream's, recorded or not.
     pub(super) fn inner(body: B, recorder: Option<AnswerRecorder>) -> Self {
@@ -41,8 +40,7 @@ where
 
 impl<B> Body for LastGoodBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

@@ -88,11 +88,9 @@ impl<S> OpenAiEmbeddings<S> {
 
 impl<S, B> Embedder for OpenAiEmbeddings<S>
 where
-    S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Error: Into<BoxError> + Send,
+    S: Service<Request<CallBody>, Response = Response<B>, Error: Into<BoxError> + Send> + Clone + Send + Sync + 'static,
     S::Future: Send,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     fn id(&self) -> &str {
         &self.id

@@ -68,10 +68,8 @@ where
 
 impl<S, B> Future for LastGoodFuture<S, B>
 where
-    S: Service<Request<CallBody>, Response = Response<B>>,
-    S::Error: Error + 'static,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    S: Service<Request<CallBody>, Response = Response<B>, Error: Error + 'static>,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Output = Result<Response<LastGoodBody<B>>, S::Error>;
 

@@ -22,12 +22,9 @@ pub type LastGood<S> = Layered<S, (Arc<AnswerStore>, Arc<Config>)>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for LastGood<S>
 where
-    S: Service<Request<CallBody>, Response = Response<ResB>> + Clone,
-    S::Error: Error + 'static,
-    ReqB: Body<Data = Bytes> + Send + 'static,
-    ReqB::Error: Into<BoxError>,
-    ResB: Body<Data = Bytes> + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    S: Service<Request<CallBody>, Response = Response<ResB>, Error: Error + 'static> + Clone,
+    ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Response = Response<LastGoodBody<ResB>>;
     type Error = S::Error;

@@ -34,8 +34,7 @@ impl<B: Body> ObserveBody<B> {
 
 impl<B> Body for ObserveBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

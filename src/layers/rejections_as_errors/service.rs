@@ -16,8 +16,7 @@ pub type RejectionsAsErrors<S> = Layered<S, RejectionErrors>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for RejectionsAsErrors<S>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>>,
-    S::Error: Into<BoxError>,
+    S: Service<Request<ReqB>, Response = Response<ResB>, Error: Into<BoxError>>,
 {
     type Response = Response<ResB>;
     type Error = BoxError;

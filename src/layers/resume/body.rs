@@ -46,8 +46,7 @@ where
 impl<S, B> ResumeBody<S, B>
 where
     S: Service<Request<CallBody>, Response = Response<B>> + Clone,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     fn poll_followed(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let mut this = self.project();
@@ -87,8 +86,7 @@ where
 impl<S, B> Body for ResumeBody<S, B>
 where
     S: Service<Request<CallBody>, Response = Response<B>> + Clone,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

@@ -84,8 +84,7 @@ where
 impl<S, B> Future for ResumeFuture<S>
 where
     S: Service<Request<CallBody>, Response = Response<B>> + Clone,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Output = Result<Response<ResumeBody<S, B>>, S::Error>;
 

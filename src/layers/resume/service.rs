@@ -58,10 +58,8 @@ impl<S> Resume<S> {
 impl<S, ReqB, ResB> Service<Request<ReqB>> for Resume<S>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>> + Clone,
-    ReqB: Body<Data = Bytes> + Send + 'static,
-    ReqB::Error: Into<BoxError>,
-    ResB: Body<Data = Bytes> + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Response = Response<ResumeBody<S, ResB>>;
     type Error = S::Error;

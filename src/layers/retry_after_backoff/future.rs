@@ -70,8 +70,7 @@ where
 
 impl<S, ResB> Future for RetryAfterBackoffFuture<S, ResB>
 where
-    S: Service<Request<CallBody>, Response = Response<ResB>>,
-    S::Error: Error + 'static,
+    S: Service<Request<CallBody>, Response = Response<ResB>, Error: Error + 'static>,
     ResB: Body,
 {
     type Output = Result<Response<ResB>, S::Error>;

@@ -25,10 +25,8 @@ pub type RetryAfterBackoff<S> = Layered<S, PerThread<Config>>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for RetryAfterBackoff<S>
 where
-    S: Service<Request<CallBody>, Response = Response<ResB>> + Clone,
-    S::Error: Error + 'static,
-    ReqB: Body<Data = Bytes> + Send + 'static,
-    ReqB::Error: Into<BoxError>,
+    S: Service<Request<CallBody>, Response = Response<ResB>, Error: Error + 'static> + Clone,
+    ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     ResB: Body,
 {
     type Response = Response<ResB>;

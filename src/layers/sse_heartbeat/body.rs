@@ -63,8 +63,7 @@ impl<B> SseHeartbeatBody<B> {
 
 impl<B> SseHeartbeatBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     /// Polls in every mode but [`Mode::Follow`].
     #[cold]
@@ -110,8 +109,7 @@ fn is_empty_data(polled: &Polled) -> bool {
 
 impl<B> Body for SseHeartbeatBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

@@ -65,8 +65,7 @@ impl<F, B, E> Future for SseHeartbeatFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>> + Send + 'static,
     E: Into<BoxError>,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Output = Result<Response<SseHeartbeatBody<B>>, E>;
 

@@ -18,11 +18,8 @@ pub type SseHeartbeat<S> = Layered<S, Config>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for SseHeartbeat<S>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>>,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    ResB: Body<Data = Bytes> + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    S: Service<Request<ReqB>, Response = Response<ResB>, Future: Send + 'static, Error: Into<BoxError>>,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Response = Response<SseHeartbeatBody<ResB>>;
     type Error = S::Error;

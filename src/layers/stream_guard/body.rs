@@ -60,8 +60,7 @@ impl<B> StreamGuardBody<B> {
 
 impl<B> StreamGuardBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     #[cold]
     #[inline(never)]
@@ -116,8 +115,7 @@ where
 
 impl<B> Body for StreamGuardBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

@@ -46,8 +46,7 @@ impl<F, B> StreamGuardFuture<F, B> {
 impl<F, B, E> Future for StreamGuardFuture<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Unpin + 'static,
 {
     type Output = Result<Response<StreamGuardBody<B>>, E>;
 

@@ -19,8 +19,7 @@ pub type StreamGuard<S> = Layered<S, Arc<Config>>;
 impl<S, ReqB, ResB> Service<Request<ReqB>> for StreamGuard<S>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
-    ResB: Body<Data = Bytes> + Unpin + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Unpin + 'static,
 {
     type Response = Response<StreamGuardBody<ResB>>;
     type Error = S::Error;

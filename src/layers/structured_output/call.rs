@@ -58,8 +58,7 @@ pub(super) async fn run<S, B>(
 ) -> Result<Response<StructuredOutputBody<B>>, S::Error>
 where
     S: Service<Request<CallBody>, Response = Response<B>>,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let asked = match read_request(request, &config).await {
         Ok(asked) => asked,
@@ -169,8 +168,7 @@ async fn send<S: Service<Request<CallBody>>>(
 
 async fn read_answer<B>(response: Response<B>, asked: &CheckedRequest, config: &Config) -> AnswerRead<B>
 where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let Some(form) = AnswerForm::of(&response, asked) else {
         return AnswerRead::Unread { response: response.map(StructuredOutputBody::inner), is_whole: true };

@@ -61,8 +61,7 @@ where
 impl<S, B> Future for StructuredOutputFuture<S, B>
 where
     S: Service<Request<CallBody>, Response = Response<B>>,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Output = Result<Response<StructuredOutputBody<B>>, S::Error>;
 

@@ -20,13 +20,9 @@ pub type StructuredOutput<S> = Layered<S, Arc<Config>>;
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for StructuredOutput<S>
 where
-    S: Service<Request<CallBody>, Response = Response<ResB>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Send,
-    ReqB: Body<Data = Bytes> + Send + 'static,
-    ReqB::Error: Into<BoxError>,
-    ResB: Body<Data = Bytes> + Send + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    S: Service<Request<CallBody>, Response = Response<ResB>, Future: Send, Error: Send> + Clone + Send + 'static,
+    ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Send + 'static,
 {
     type Response = Response<StructuredOutputBody<ResB>>;
     type Error = S::Error;

@@ -46,8 +46,7 @@ struct CancelWatch {
 
 impl<B> SupersedeBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     /// That of a request that passes.
     pub(super) fn untouched(body: B) -> Self {
@@ -81,8 +80,7 @@ impl<B> SupersedeBody<B> {
 
 impl<B> Body for SupersedeBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;

@@ -83,8 +83,7 @@ impl EnteredMessage {
     /// Handles the head of its answer.
     pub(super) fn answered<B>(self, response: Response<B>) -> Response<SupersedeBody<B>>
     where
-        B: Body<Data = Bytes> + 'static,
-        B::Error: Into<BoxError> + 'static,
+        B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
     {
         let Self { call, config, .. } = self;
         // The answer comes later, at another URL: until then a newer message replaces it.

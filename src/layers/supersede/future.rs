@@ -82,8 +82,7 @@ where
 impl<S, ResB> Future for SupersedeFuture<S>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>>,
-    ResB: Body<Data = Bytes> + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Output = Result<Response<SupersedeBody<ResB>>, S::Error>;
 

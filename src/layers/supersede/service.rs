@@ -22,10 +22,8 @@ pub type Supersede<S> = Layered<S, (Arc<Config>, Arc<Shared>)>;
 impl<S, ReqB, ResB> Service<Request<ReqB>> for Supersede<S>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>> + Clone,
-    ReqB: Body<Data = Bytes> + Send + 'static,
-    ReqB::Error: Into<BoxError>,
-    ResB: Body<Data = Bytes> + 'static,
-    ResB::Error: Into<BoxError> + 'static,
+    ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
     type Response = Response<SupersedeBody<ResB>>;
     type Error = S::Error;

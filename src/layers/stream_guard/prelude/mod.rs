@@ -158,8 +158,7 @@ impl<B> WithheldPrelude<B> {
 
 impl<B> WithheldPrelude<B>
 where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Unpin + 'static,
 {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Response<StreamGuardBody<B>>> {
         let mut budget = FrameBudget::new();

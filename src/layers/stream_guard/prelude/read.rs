@@ -22,8 +22,7 @@ use crate::rt::timer::LazyTimer;
 
 impl<B> WithheldPrelude<B>
 where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Unpin + 'static,
 {
     pub(super) fn data(&mut self, frame: Frame<Bytes>) -> Option<Decision> {
         match &mut self.content {

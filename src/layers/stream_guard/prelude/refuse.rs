@@ -22,8 +22,7 @@ pub(super) const ANOTHER: Verdict = Verdict::new(NextStep::TryAnother, Health::S
 
 impl<B> WithheldPrelude<B>
 where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError> + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Unpin + 'static,
 {
     /// Notes the error in the body of a 4xx or 5xx in its extensions.
     pub(super) fn read_error(&mut self) {
