@@ -1,30 +1,64 @@
 //! One of two bodies.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::Context;
 
 use bytes::Bytes;
+use http::Response;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::boxed::Polled;
+use super::response::ResponseBody;
 use crate::error::BoxError;
+use crate::rejection::{Rejection, RejectionFormat};
 
 pin_project! {
-    /// The inner body, or its replacement.
-    #[derive(Debug)]
+    /// The inner body, a refusal, or another body in their place.
+    pub struct EitherBody<A, B> {
+        #[pin]
+        either: Either<A, B>,
+    }
+}
+
+pin_project! {
     #[project = EitherProj]
-    pub(crate) enum EitherBody<A, B> {
-        Inner { #[pin] body: A },
+    enum Either<A, B> {
+        Inner { #[pin] body: ResponseBody<A> },
         Other { #[pin] body: B },
     }
 }
 
 // === impl EitherBody ===
 
+impl<A, B> EitherBody<A, B> {
+    pub(crate) fn inner(body: A) -> Self {
+        Self::response(ResponseBody::inner(body))
+    }
+
+    pub(crate) fn other(body: B) -> Self {
+        Self { either: Either::Other { body } }
+    }
+
+    /// An empty body.
+    pub(crate) fn over() -> Self {
+        Self::response(ResponseBody::Over)
+    }
+
+    #[cold]
+    pub(crate) fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
+        ResponseBody::refuse(rejection, format).map(Self::response)
+    }
+
+    fn response(body: ResponseBody<A>) -> Self {
+        Self { either: Either::Inner { body } }
+    }
+}
+
 impl<A, B> Body for EitherBody<A, B>
 where
-    A: Body<Data = Bytes, Error = BoxError>,
+    A: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
     B: Body<Data = Bytes, Error = BoxError>,
 {
     type Data = Bytes;
@@ -32,23 +66,30 @@ where
 
     #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
-        match self.project() {
+        match self.project().either.project() {
             EitherProj::Inner { body } => body.poll_frame(cx),
             EitherProj::Other { body } => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Inner { body } => body.is_end_stream(),
-            Self::Other { body } => body.is_end_stream(),
+        match &self.either {
+            Either::Inner { body } => body.is_end_stream(),
+            Either::Other { body } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Inner { body } => body.size_hint(),
-            Self::Other { body } => body.size_hint(),
+        match &self.either {
+            Either::Inner { body } => body.size_hint(),
+            Either::Other { body } => body.size_hint(),
         }
+    }
+}
+
+/// Without the data, which is the upstream's.
+impl<A, B> fmt::Debug for EitherBody<A, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EitherBody").finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! Reports exactly once how a body ended.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -13,7 +14,7 @@ use crate::error::BoxError;
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum BodyEnd<'a> {
+pub enum BodyEnd<'a> {
     /// It ended normally.
     Complete,
     /// It broke off.
@@ -23,7 +24,7 @@ pub(crate) enum BodyEnd<'a> {
 }
 
 /// Observes a body.
-pub(crate) trait BodyObserver {
+pub trait BodyObserver {
     /// Whether [`bytes`](Self::bytes) is called.
     const READS: bool = false;
 
@@ -81,8 +82,7 @@ pin_project! {
     /// A body has ended with `None`, with `is_end_stream`, or with its trailers. If it is dropped after the last byte of
     /// a known length, it was complete too: a server then need not poll further, though the end of an HTTP/2 stream may
     /// come in a separate frame.
-    #[derive(Debug)]
-    pub(crate) struct Observed<B, W: BodyObserver> {
+    pub struct Observed<B, W: BodyObserver> {
         #[pin]
         body: B,
         slot: ObserverSlot<W>,
@@ -90,7 +90,6 @@ pin_project! {
 }
 
 /// Holds the observer until it knows how the body ended.
-#[derive(Debug)]
 struct ObserverSlot<W: BodyObserver> {
     watch: Option<W>,
     /// Whether all data of the announced length was forwarded.
@@ -148,6 +147,13 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Without what the observer keeps.
+impl<B, W: BodyObserver> fmt::Debug for Observed<B, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observed").finish_non_exhaustive()
     }
 }
 

@@ -13,7 +13,7 @@ use crate::call::Reservation;
 
 pin_project! {
     /// Frames that were read ahead, followed by the rest of their body.
-    pub(crate) struct PrefixedBody<B> {
+    pub struct PrefixedBody<B> {
         // The usual case is one data frame, which needs no allocation.
         first: Option<Bytes>,
         rest: VecDeque<Frame<Bytes>>,

@@ -89,7 +89,7 @@ where
                 if let Some(on_accepted) = on_accepted.take().filter(|_| knows_caller(&response)) {
                     on_accepted();
                 }
-                let mut response = response.map(DedupBody::own);
+                let mut response = response.map(DedupBody::inner);
                 if let Some(why) = key_ignored {
                     response.headers_mut().insert(KEY_IGNORED, why.header());
                 }
@@ -175,13 +175,13 @@ fn with_body<B>(
     offer: Option<&Offer>,
 ) -> Response<DedupBody<B>> {
     let ids = offer.and_then(|offer| offer.add_to(response.headers_mut()));
-    response.map(|()| DedupBody::shared(SharedBody::new(reader, head, ids, VecDeque::new())))
+    response.map(|()| DedupBody::other(SharedBody::new(reader, head, ids, VecDeque::new())))
 }
 
 /// There is no head yet. Ready when the caller should get a URL instead.
 fn poll_later<B>(offer: &mut Option<Box<Offer>>, cx: &mut Context<'_>) -> Poll<Response<DedupBody<B>>> {
     let Some(offer) = offer else { return Poll::Pending };
-    offer.poll_later(cx).map(|response| response.map(|()| DedupBody::empty()))
+    offer.poll_later(cx).map(|response| response.map(|()| DedupBody::over()))
 }
 
 /// Whether the upstream has answered with a success. A gRPC call shows that only at its end.

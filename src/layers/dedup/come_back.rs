@@ -178,7 +178,7 @@ impl ComeBack {
                 return returning.poll(cx);
             }
             return match std::mem::replace(self, Self::Over) {
-                Self::Reply(response) => Poll::Ready(response.map(|()| DedupBody::empty())),
+                Self::Reply(response) => Poll::Ready(response.map(|()| DedupBody::over())),
                 Self::Refuse(rejection, format) => Poll::Ready(DedupBody::refuse(rejection, format)),
                 Self::Read(_) | Self::Seek(_) | Self::Over => Poll::Pending,
             };

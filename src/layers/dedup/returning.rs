@@ -161,7 +161,7 @@ impl Returning {
                 // Everything was read: an `EventSource` stops on this status.
                 Ok(false) => {
                     self.reader = None;
-                    return Poll::Ready(status(StatusCode::NO_CONTENT).map(|()| DedupBody::empty()));
+                    return Poll::Ready(status(StatusCode::NO_CONTENT).map(|()| DedupBody::over()));
                 }
                 Err(kind) => return Poll::Ready(self.refuse(rejection(kind))),
             }
@@ -181,14 +181,14 @@ impl Returning {
         }
         response.extensions_mut().insert(DedupRole::Resumed);
         if self.is_head {
-            return Poll::Ready(response.map(|()| DedupBody::empty()));
+            return Poll::Ready(response.map(|()| DedupBody::over()));
         }
         let rest = std::mem::take(&mut self.skipped.rest);
         if let Some(charge) = self.rest_charge.take().filter(|_| !rest.is_empty()) {
             self.log.add_charge(charge);
         }
         let limit = self.limit.take();
-        Poll::Ready(response.map(|()| DedupBody::shared(SharedBody::new(reader, &head, ids, rest).limited(limit))))
+        Poll::Ready(response.map(|()| DedupBody::other(SharedBody::new(reader, &head, ids, rest).limited(limit))))
     }
 
     /// There is no head yet.
@@ -197,7 +197,7 @@ impl Returning {
             if let Poll::Ready(wait) = later.poll(cx) {
                 let response = offer::accepted(location.clone(), wait);
                 self.reader = None;
-                return Poll::Ready(response.map(|()| DedupBody::empty()));
+                return Poll::Ready(response.map(|()| DedupBody::over()));
             }
         }
         let Some(limit) = &mut self.limit else { return Poll::Pending };

@@ -18,7 +18,7 @@ use crate::proto::sse::EventIds;
 use crate::store::{BodyPart, Head, Reader};
 
 /// A reader of a shared call's body, and its remaining size.
-pub(super) struct SharedBody {
+pub struct SharedBody {
     /// `None`: the body has ended.
     reader: Option<Reader>,
     size: SizeHint,

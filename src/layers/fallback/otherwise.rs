@@ -7,6 +7,7 @@ use http_body::Body;
 use super::body::FallbackBody;
 #[cfg(feature = "schema")]
 use crate::body::output_usage::OutputUsage;
+use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 
@@ -26,7 +27,7 @@ where
     /// Returns the backup's answer, if it has one, or this.
     pub(super) fn unless<B>(self, served: Option<Response<B>>) -> Result<Response<FallbackBody<A, B>>, E> {
         match (served, self) {
-            (Some(response), _) => Ok(response.map(FallbackBody::backup)),
+            (Some(response), _) => Ok(response.map(|body| FallbackBody::other(ResponseBody::inner(body)))),
             (None, Self::Primary(result)) => primary(result),
             (None, Self::Refusal(format)) => {
                 Ok(FallbackBody::refuse(Rejection::new(RejectionKind::UpstreamFailed), format))
@@ -56,5 +57,5 @@ where
 }
 
 pub(super) fn primary<A, B, E>(result: Result<Response<A>, E>) -> Result<Response<FallbackBody<A, B>>, E> {
-    result.map(|response| response.map(FallbackBody::primary))
+    result.map(|response| response.map(FallbackBody::inner))
 }

@@ -80,8 +80,7 @@ where
 
     pub(super) fn hand_on<E>(&mut self) -> Poll<Result<Response<FirstByteTimeoutBody<B>>, E>> {
         let held = std::mem::take(&mut self.held);
-        let resumed =
-            self.response.take().map(|response| response.map(|rest| FirstByteTimeoutBody::resume(held, rest)));
+        let resumed = self.response.take().map(|response| response.map(|rest| held.before(rest)));
         resumed.map_or(Poll::Pending, |response| Poll::Ready(Ok(response)))
     }
 }

@@ -1,5 +1,6 @@
 //! Records a passing answer, and stores it if it is complete.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::rt::clock;
 use crate::store::{Head, LastGoodAnswer, SharedLastGood};
 
 /// Records an answer, and stores it at its end.
-pub(super) struct AnswerRecorder {
+pub struct AnswerRecorder {
     store: Arc<AnswerStore>,
     request: RequestKeys,
     form: BodyKind,
@@ -197,6 +198,12 @@ impl AnswerRecorder {
             similar.embed_kept(question, self.request.keys.exact, Arc::clone(&self.store), reservation);
         }
         true
+    }
+}
+
+impl fmt::Debug for AnswerRecorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnswerRecorder").finish_non_exhaustive()
     }
 }
 

@@ -1,5 +1,6 @@
 //! A call or an attempt in flight, and the report at its end.
 
+use std::fmt;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use crate::call::{Attempt, CallInfo, EnteredCall};
 use crate::rt::clock;
 
 /// From the request to the end of the answer's body, or until it is dropped.
-pub(super) struct ObservedCall {
+pub struct ObservedCall {
     info: Option<CallInfo>,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
@@ -97,7 +98,7 @@ impl ObservedCall {
     }
 
     #[inline]
-    pub(super) fn data(&mut self) {
+    pub(super) fn sent_data(&mut self) {
         if !self.has_data {
             self.has_data = true;
             self.first_data();
@@ -136,6 +137,12 @@ impl ObservedCall {
             let (attempts, model) = (info.attempt(), info.model());
             tracing::debug!(status, end, attempts, model, elapsed_ms, "call ended");
         }
+    }
+}
+
+impl fmt::Debug for ObservedCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObservedCall").finish_non_exhaustive()
     }
 }
 

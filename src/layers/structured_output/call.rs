@@ -187,7 +187,7 @@ where
         }
         Err(why) => (CallBody::failed(why), false),
     };
-    AnswerRead::Unread { response: Response::from_parts(head, StructuredOutputBody::read(body)), is_whole }
+    AnswerRead::Unread { response: Response::from_parts(head, StructuredOutputBody::other(body)), is_whole }
 }
 
 /// Checks an answer; an expensive check runs on a thread for blocking work.
@@ -215,7 +215,7 @@ impl CollectedAnswer {
 
     fn respond<B>(mut self, total: OutputUsage) -> Response<StructuredOutputBody<B>> {
         self.head.extensions.insert(total);
-        Response::from_parts(self.head, StructuredOutputBody::read(CallBody::whole(self.data, self.trailers)))
+        Response::from_parts(self.head, StructuredOutputBody::other(CallBody::whole(self.data, self.trailers)))
     }
 }
 
