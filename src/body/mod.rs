@@ -7,6 +7,7 @@ pub(crate) mod either;
 pub(crate) mod ending;
 pub(crate) mod erased;
 pub(crate) mod frame_budget;
+pub(crate) mod monitored;
 pub(crate) mod observed;
 #[cfg(feature = "schema")]
 pub(crate) mod output_usage;

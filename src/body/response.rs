@@ -38,6 +38,11 @@ impl<B> ResponseBody<B> {
         rejection.into_response(format).map(|text| Self::Refusal { text })
     }
 
+    /// Whether it was read to its end, or given up.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self, Self::Over)
+    }
+
     /// Drops the rest.
     #[cold]
     #[inline(never)]

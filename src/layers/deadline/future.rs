@@ -62,7 +62,9 @@ where
                 None => call.poll(cx),
             };
             if let Poll::Ready(result) = polled {
-                return Poll::Ready(result.map(|response| DeadlineBody::limited(response, this.limit.take())));
+                return Poll::Ready(
+                    result.map(|response| response.map(|body| DeadlineBody::new(body, this.limit.take()))),
+                );
             }
             // Without a limit there is nothing to wait for but the call.
             let Some(limit) = this.limit else { return Poll::Pending };

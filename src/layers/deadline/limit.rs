@@ -8,7 +8,7 @@ use crate::rt::timeout::StreamTimeout;
 
 /// The deadline of one call and its timer: first owned by the future, then by the body.
 #[derive(Debug)]
-pub(super) struct DeadlineLimit {
+pub struct DeadlineLimit {
     deadline: CallDeadline,
     /// The remaining time when the call began.
     pub(super) total: Duration,

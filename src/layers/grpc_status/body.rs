@@ -3,55 +3,29 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
+use http_body::{Body, Frame};
 
 use crate::body::boxed::Polled;
+use crate::body::monitored::{Monitor, MonitoredBody};
 use crate::body::response::ResponseBody;
 use crate::error::{self, BoxError, DeadlineExceeded, IdleBodyElapsed};
 use crate::proto::grpc::{GRPC_MESSAGE, GRPC_STATUS};
 use crate::rejection::RejectionKind;
 
-pin_project! {
-    /// The response body of [`GrpcStatus`](crate::grpc_status::GrpcStatus).
-    #[derive(Debug)]
-    pub struct GrpcStatusBody<B> {
-        #[pin]
-        body: ResponseBody<B>,
-        enabled: bool,
-    }
-}
+/// The response body of [`GrpcStatus`](crate::grpc_status::GrpcStatus).
+pub type GrpcStatusBody<B> = MonitoredBody<B, ErrorTrailers>;
 
-// === impl GrpcStatusBody ===
+/// Ends a body that reaches a time limit with trailers.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorTrailers;
 
-impl<B> GrpcStatusBody<B> {
-    pub(super) fn new(body: B, enabled: bool) -> Self {
-        Self { body: ResponseBody::inner(body), enabled }
-    }
-}
-
-impl<B> Body for GrpcStatusBody<B>
-where
-    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
+impl<B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static> Monitor<B> for ErrorTrailers {
     #[inline]
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
-        let this = self.project();
-        match this.body.poll_frame(cx) {
-            Poll::Ready(Some(Err(err))) if *this.enabled => Poll::Ready(Some(last_frame(err))),
+    fn poll_frame(&mut self, body: Pin<&mut ResponseBody<B>>, cx: &mut Context<'_>) -> Polled {
+        match body.poll_frame(cx) {
+            Poll::Ready(Some(Err(err))) => Poll::Ready(Some(last_frame(err))),
             polled => polled,
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -7,7 +7,7 @@ use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::body::GrpcStatusBody;
+use super::body::{ErrorTrailers, GrpcStatusBody};
 use crate::error::BoxError;
 use crate::proto::grpc;
 
@@ -41,6 +41,6 @@ where
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
         let enabled = *this.enabled && grpc::has_trailers(response.headers());
-        Poll::Ready(Ok(response.map(|body| GrpcStatusBody::new(body, enabled))))
+        Poll::Ready(Ok(response.map(|body| GrpcStatusBody::new(body, enabled.then_some(ErrorTrailers)))))
     }
 }

@@ -52,7 +52,7 @@ where
             _ => IdleActivity::Bytes,
         };
         let silence = Silence::new(*this.limit, activity, std::mem::take(this.emitter));
-        Poll::Ready(Ok(response.map(|body| IdleBodyTimeoutBody::new(body, silence))))
+        Poll::Ready(Ok(response.map(|body| IdleBodyTimeoutBody::new(body, Some(silence)))))
     }
 }
 

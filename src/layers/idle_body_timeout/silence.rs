@@ -14,7 +14,7 @@ use crate::rt::timeout::StreamTimeout;
 
 /// The silence of a body, and its limit.
 #[derive(Debug)]
-pub(super) struct Silence {
+pub struct Silence {
     /// `None`: no limit, since the layer is off.
     limit: Option<Duration>,
     idle: Idle,

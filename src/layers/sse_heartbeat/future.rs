@@ -87,7 +87,7 @@ where
         };
         Poll::Ready(Ok(match this.config.take() {
             Some(config) => treat(response, config),
-            None => response.map(SseHeartbeatBody::untouched),
+            None => response.map(|body| SseHeartbeatBody::new(body, None)),
         }))
     }
 }
@@ -102,7 +102,7 @@ where
     let content_type = if config.json_lines { NDJSON } else { "text/event-stream" };
     let is_marked = config.layer.mark_exhausted == Some(true);
     let state = HeartbeatState::of_pending(PendingAnswer::new(call, config.json_lines), config);
-    let mut response = Response::new(SseHeartbeatBody::pending(state));
+    let mut response = Response::new(SseHeartbeatBody::without_inner(state));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     head::adapt(response.headers_mut());
     if is_marked {
@@ -114,7 +114,7 @@ where
 
 fn treat<B: Body>(mut response: Response<B>, config: CallConfig) -> Response<SseHeartbeatBody<B>> {
     if config.layer.interval.is_none() {
-        return response.map(SseHeartbeatBody::untouched);
+        return response.map(|body| SseHeartbeatBody::new(body, None));
     }
     let kind = AnswerKind::of(&response, config.kind);
     let forbidden = match kind {
@@ -140,9 +140,9 @@ fn treat<B: Body>(mut response: Response<B>, config: CallConfig) -> Response<Sse
         AnswerKind::EventStream | AnswerKind::JsonLines if config.layer.error_events => {
             HeartbeatState::of_unchanged(&config, kind == AnswerKind::JsonLines, &response)
         }
-        _ => return response.map(SseHeartbeatBody::untouched),
+        _ => return response.map(|body| SseHeartbeatBody::new(body, None)),
     };
-    response.map(|body| SseHeartbeatBody::with(body, state))
+    response.map(|body| SseHeartbeatBody::new(body, Some(state)))
 }
 
 impl<F> fmt::Debug for SseHeartbeatFuture<F> {

@@ -28,7 +28,7 @@ use crate::rt::timeout::StreamTimeout;
 
 /// Keeps one event stream alive.
 #[derive(Debug)]
-pub(super) struct HeartbeatState<B> {
+pub struct HeartbeatState<B> {
     pub(super) scanner: Scanner,
     /// From a layer inside that tracks ids.
     ids: Option<Ending>,

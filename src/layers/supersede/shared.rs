@@ -38,6 +38,7 @@ pub struct SupersedeStats {
 }
 
 /// A call of a conversation, from when its message was read to the end of its body.
+#[derive(Debug)]
 pub(super) struct ConversationCall {
     shared: Arc<Shared>,
     id: CallId,
