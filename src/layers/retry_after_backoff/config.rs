@@ -1,11 +1,11 @@
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue, Method, Request};
 
-use crate::call::Memory;
+use crate::call::{Attempt, Memory, NoRetry};
 use crate::event::Emitter;
 use crate::policy::backoff::Backoff;
-use crate::policy::retry::RetryPolicy;
+use crate::policy::retry::{IDEMPOTENCY_KEY, RetryPolicy, is_idempotent};
 use crate::rt::entropy::Entropy;
 use crate::rt::layer_classifier::LayerClassifier;
 use crate::rt::random_key::RandomKeys;
@@ -37,6 +37,35 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 const REPLAY_LIMIT: usize = 2 * 1024 * 1024;
 
 // === impl Config ===
+
+impl Config {
+    /// Whether a call with this request may be retried.
+    pub(super) fn applies_to<B>(&self, request: &Request<B>) -> bool {
+        self.enabled
+            && self.policy.attempts > 1
+            && request.extensions().get::<NoRetry>().is_none()
+            // A tunnel follows its head, not a body that could be sent again.
+            && request.method() != Method::CONNECT
+    }
+
+    /// Marks the request as the first attempt.
+    pub(super) fn mark_first<B>(&self, request: &mut Request<B>) {
+        if let Some(keys) = &self.keys {
+            if !is_idempotent(request.method(), request.headers()) {
+                if let Some(key) = keys.next() {
+                    request.headers_mut().insert(IDEMPOTENCY_KEY, key);
+                }
+            }
+        }
+        if let Some(name) = &self.attempt_header {
+            request.headers_mut().insert(name, HeaderValue::from(1));
+        }
+        // An outer layer's: here it is the first.
+        if let Some(attempt) = request.extensions_mut().get_mut::<Attempt>() {
+            *attempt = Attempt(1);
+        }
+    }
+}
 
 impl Default for Config {
     fn default() -> Self {

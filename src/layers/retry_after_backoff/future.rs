@@ -3,17 +3,15 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::session::Session;
+use super::session::{RetryWait, Session};
 use crate::body::drain::Drain;
 use crate::body::request::CallBody;
-use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
 
 pin_project! {
@@ -36,22 +34,11 @@ pin_project! {
     enum Stage<F, ResB> {
         Attempt { #[pin] call: F },
         // The failed answer is read meanwhile, so that the next attempt can use its connection.
-        Wait { wait: Wait, #[pin] failed: Drain<ResB> },
+        Wait { wait: RetryWait, #[pin] failed: Drain<ResB> },
         // For the service.
         Ready,
     }
 }
-
-/// Until when to wait, and until when to read the failed answer.
-#[derive(Clone, Copy)]
-struct Wait {
-    /// `None`: beyond the clock's range.
-    until: Option<Instant>,
-    drain_until: Instant,
-}
-
-/// An error that takes longer is not worth its connection: it may hold an HTTP/2 stream or a place in a queue meanwhile.
-const MAX_DRAIN: Duration = Duration::from_secs(1);
 
 // === impl RetryAfterBackoffFuture ===
 
@@ -85,7 +72,7 @@ where
                         return Poll::Ready(result);
                     };
                     let failed = Drain::new(result.ok().map(Response::into_body));
-                    this.stage.set(Stage::Wait { wait: Wait::from_now(wait), failed });
+                    this.stage.set(Stage::Wait { wait, failed });
                 }
                 StageProj::Wait { wait, mut failed } => {
                     if failed.as_mut().poll(cx).is_pending() {
@@ -105,19 +92,6 @@ where
                 }
             }
         }
-    }
-}
-
-// === impl Wait ===
-
-impl Wait {
-    fn from_now(wait: Duration) -> Self {
-        let now = clock::now();
-        Self { until: now.checked_add(wait), drain_until: now.checked_add(MAX_DRAIN).unwrap_or(now) }
-    }
-
-    fn stops_reading(self) -> Instant {
-        self.until.map_or(self.drain_until, |until| until.min(self.drain_until))
     }
 }
 

@@ -2,19 +2,16 @@ use std::error::Error;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
 use super::config::{Config, NAME};
 use super::future::RetryAfterBackoffFuture;
 use super::session::Session;
-use crate::body::request::CallBody;
-use crate::body::request::Resend;
-use crate::call::{Attempt, NoRetry};
+use crate::body::request::{CallBody, Resend};
 use crate::error::BoxError;
 use crate::event::Event;
-use crate::policy::retry::{IDEMPOTENCY_KEY, is_idempotent};
 use crate::rt::clock;
 use crate::rt::layered::Layered;
 use crate::rt::per_thread::PerThread;
@@ -53,34 +50,5 @@ where
         let service = self.inner.clone();
         let call = self.inner.call(request);
         RetryAfterBackoffFuture::attempting(call, Session::new(service, self.config.hold(), resend))
-    }
-}
-
-// === impl Config ===
-
-impl Config {
-    fn applies_to<B>(&self, request: &Request<B>) -> bool {
-        self.enabled
-            && self.policy.attempts > 1
-            && request.extensions().get::<NoRetry>().is_none()
-            // A tunnel follows its head, not a body that could be sent again.
-            && request.method() != Method::CONNECT
-    }
-
-    fn mark_first<B>(&self, request: &mut Request<B>) {
-        if let Some(keys) = &self.keys {
-            if !is_idempotent(request.method(), request.headers()) {
-                if let Some(key) = keys.next() {
-                    request.headers_mut().insert(IDEMPOTENCY_KEY, key);
-                }
-            }
-        }
-        if let Some(name) = &self.attempt_header {
-            request.headers_mut().insert(name, HeaderValue::from(1));
-        }
-        // An outer layer's: here it is the first.
-        if let Some(attempt) = request.extensions_mut().get_mut::<Attempt>() {
-            *attempt = Attempt(1);
-        }
     }
 }

@@ -37,6 +37,17 @@ enum Decided {
     },
 }
 
+/// Until when to wait, and until when to read the failed answer.
+#[derive(Clone, Copy)]
+pub(super) struct RetryWait {
+    /// `None`: beyond the clock's range.
+    pub(super) until: Option<Instant>,
+    drain_until: Instant,
+}
+
+/// An error that takes longer is not worth its connection: it may hold an HTTP/2 stream or a place in a queue meanwhile.
+const MAX_DRAIN: Duration = Duration::from_secs(1);
+
 fn forbids_retry(headers: &HeaderMap) -> bool {
     retry_after::should_retry(headers) == Some(false) || grpc::pushback(headers) == Some(Pushback::Never)
 }
@@ -52,7 +63,7 @@ impl<S> Session<S> {
     }
 
     /// Returns the wait before the next attempt; `None` if this was the last. Then the caller gets its result.
-    pub(super) fn judge<R, E: Error + 'static>(&mut self, result: &mut Result<Response<R>, E>) -> Option<Duration> {
+    pub(super) fn judge<R, E: Error + 'static>(&mut self, result: &mut Result<Response<R>, E>) -> Option<RetryWait> {
         let head = self.resend.head();
         let request = RequestView::new(&head.method, &head.uri, &head.extensions);
         let verdict = self.config.classifier.classify(&Outcome::of(result).with_request(request));
@@ -61,7 +72,7 @@ impl<S> Session<S> {
             _ => self.decide(verdict, &Outcome::of(result)),
         };
         let is_final = match decided {
-            Decided::Retry(wait) => return Some(wait),
+            Decided::Retry(wait) => return Some(RetryWait::from_now(wait)),
             Decided::Return { is_final } => is_final,
         };
         self.report(is_final);
@@ -154,5 +165,18 @@ impl<S> Session<S> {
             request.headers_mut().insert(name, HeaderValue::from(self.attempt));
         }
         self.service.call(request)
+    }
+}
+
+// === impl RetryWait ===
+
+impl RetryWait {
+    fn from_now(wait: Duration) -> Self {
+        let now = clock::now();
+        Self { until: now.checked_add(wait), drain_until: now.checked_add(MAX_DRAIN).unwrap_or(now) }
+    }
+
+    pub(super) fn stops_reading(self) -> Instant {
+        self.until.map_or(self.drain_until, |until| until.min(self.drain_until))
     }
 }
