@@ -3,10 +3,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Method, Request};
 
 /// The settings.
-use crate::call::Memory;
+use crate::body::request::{CallBody, Resend};
+use crate::call::{Memory, NoFallback, PinTo};
 use crate::event::{Emitter, Event};
 use crate::rt::layer_classifier::LayerClassifier;
 
@@ -26,6 +27,15 @@ pub struct Config<Bk> {
 
 #[derive(Clone)]
 pub(super) struct Rewrite(pub(super) Arc<dyn Fn(Request<Bytes>) -> Request<Bytes> + Send + Sync>);
+
+/// The upstreams that may serve a call.
+pub(super) enum Route {
+    Primary,
+    /// Only the backup, or an upstream within it.
+    Backup(PinTo),
+    /// The primary, and the backup if that fails.
+    Both,
+}
 
 /// The name of this layer in events.
 pub(super) const NAME: &str = "fallback";
@@ -62,11 +72,28 @@ impl<Bk> Config<Bk> {
         self.backup.as_ref().map(|backup| backup.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// Says that a request is too large to be sent again.
-    #[cold]
-    pub(super) fn too_large(&self) {
-        let reason = "the request body is larger than the replay limit";
-        self.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+    /// Returns which upstreams may serve this request.
+    pub(super) fn route<B>(&self, request: &Request<B>) -> Route {
+        // A tunnel follows the head of a CONNECT, not a body that could be sent again.
+        if !self.is_on() || request.method() == Method::CONNECT {
+            return Route::Primary;
+        }
+        let extensions = request.extensions();
+        match extensions.get::<PinTo>() {
+            Some(pin) => pin.through(&self.name).map_or(Route::Primary, Route::Backup),
+            None if extensions.get::<NoFallback>().is_some() => Route::Primary,
+            None => Route::Both,
+        }
+    }
+
+    /// Keeps a request for the backup; `None`, with an event, if it is too large.
+    pub(super) fn keep(&self, request: &mut Request<CallBody>) -> Option<Resend> {
+        let resend = Resend::keep(request, self.replay_limit, &self.memory);
+        if resend.is_none() {
+            let reason = "the request body is larger than the replay limit";
+            self.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+        }
+        resend
     }
 
     pub(super) fn with_backup<B2>(&self, backup: Option<Arc<Mutex<B2>>>) -> Config<B2> {
