@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use super::body::DeadlineBody;
 use super::limit::DeadlineLimit;
 use crate::error::BoxError;
-use crate::event::{Emitter, Event};
+use crate::event::Event;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 
 pin_project! {
@@ -29,18 +29,9 @@ pin_project! {
 // === impl DeadlineFuture ===
 
 impl<F> DeadlineFuture<F> {
-    pub(super) fn unlimited(call: F) -> Self {
-        Self { call: Some(call), limit: None, format: RejectionFormat::Http }
-    }
-
-    pub(super) fn limited(call: F, limit: DeadlineLimit, format: RejectionFormat) -> Self {
-        Self { call: Some(call), limit: Some(limit), format }
-    }
-
-    #[cold]
-    pub(super) fn spent(format: RejectionFormat, emitter: &Emitter) -> Self {
-        emitter.emit(&Event::Refused { kind: RejectionKind::DeadlineExceeded });
-        Self { call: None, limit: None, format }
+    /// `call`: `None` if it is refused at once, with this format. `limit`: `None` if it has no deadline.
+    pub(super) fn new(call: Option<F>, limit: Option<DeadlineLimit>, format: RejectionFormat) -> Self {
+        Self { call, limit, format }
     }
 }
 
@@ -54,12 +45,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if let Some(call) = this.call.as_mut().as_pin_mut() {
-            let polled = match this.limit {
-                Some(limit) => {
-                    let _entered = limit.enter();
-                    call.poll(cx)
-                }
-                None => call.poll(cx),
+            let polled = {
+                let _entered = this.limit.as_ref().map(DeadlineLimit::enter);
+                call.poll(cx)
             };
             if let Poll::Ready(result) = polled {
                 return Poll::Ready(

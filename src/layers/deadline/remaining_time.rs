@@ -7,6 +7,7 @@ use http::{Extensions, HeaderMap, Request};
 use super::config::{Config, NAME};
 use crate::event::Event;
 use crate::policy::timeout_profile::TimeoutProfile;
+use crate::rejection::RejectionKind;
 use crate::rt::deadline::{CallDeadline, Deadline, PropagatedHeaders};
 
 /// The remaining time of a call.
@@ -33,12 +34,12 @@ impl RemainingTime {
         let total = until.remaining_at(now);
         let left = total.saturating_sub(config.reserve);
         if left.is_zero() || left < config.minimum {
-            return Self::Spent;
+            return Self::spent(config);
         }
         let mut least = config.minimum;
         for header in config.propagated() {
             if !header.write(left, request.headers_mut()) {
-                return Self::Spent;
+                return Self::spent(config);
             }
             least = least.max(header.least());
         }
@@ -50,6 +51,12 @@ impl RemainingTime {
         }
         deadline.write(until, extensions);
         Self::Until { deadline, total }
+    }
+
+    #[cold]
+    fn spent(config: &Config) -> Self {
+        config.observers.emitter().emit(&Event::Refused { kind: RejectionKind::DeadlineExceeded });
+        Self::Spent
     }
 }
 

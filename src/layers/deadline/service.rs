@@ -35,19 +35,19 @@ where
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         if !self.config.enabled {
-            return DeadlineFuture::unlimited(self.inner.call(request));
+            return DeadlineFuture::new(Some(self.inner.call(request)), None, RejectionFormat::Http);
         }
         let format = RejectionFormat::of_request(&request);
         match RemainingTime::of(&mut request, &self.config, clock::now()) {
-            RemainingTime::Unlimited => DeadlineFuture::unlimited(self.inner.call(request)),
-            RemainingTime::Spent => DeadlineFuture::spent(format, &self.config.observers.emitter()),
+            RemainingTime::Unlimited => DeadlineFuture::new(Some(self.inner.call(request)), None, format),
+            RemainingTime::Spent => DeadlineFuture::new(None, None, format),
             RemainingTime::Until { deadline, total } => {
                 let limit = DeadlineLimit::new(deadline, total, self.config.observers.emitter());
                 let call = {
                     let _entered = limit.enter();
                     self.inner.call(request)
                 };
-                DeadlineFuture::limited(call, limit, format)
+                DeadlineFuture::new(Some(call), Some(limit), format)
             }
         }
     }
