@@ -21,7 +21,8 @@ pub(crate) trait Driver: Send + Sized + 'static {
     /// Subscribes to news of other processes. Runs beside everything else.
     fn subscribe(&self) -> Subscribing;
 
-    fn on_update(&mut self, update: Self::Update) -> impl Future<Output = ()> + Send;
+    /// Only notes what to do: updates that come together are reported to Redis together.
+    fn on_update(&mut self, update: Self::Update);
 
     /// News of another process, which arrived at `heard`; the task may have been busy since.
     fn on_news(&mut self, news: Bytes, heard: Instant);
@@ -129,7 +130,13 @@ async fn run<D: Driver>(mut driver: D, mut updates: mpsc::Receiver<D::Update>) {
         let due = driver.due().into_iter().chain(news.subscribe_at()).min();
         updates_first = !updates_first;
         match next(&mut driver, &mut updates, &mut news, due, updates_first).await {
-            Next::Update(update) => driver.on_update(update).await,
+            Next::Update(update) => {
+                driver.on_update(update);
+                for _ in 0..MOST_UPDATES {
+                    let Ok(update) = updates.try_recv() else { break };
+                    driver.on_update(update);
+                }
+            }
             Next::Over => return,
             Next::Subscribed(subscribed) => {
                 news = subscribed.map_or_else(|_| News::Wait(Instant::now() + SUBSCRIBE_EVERY), News::Open);

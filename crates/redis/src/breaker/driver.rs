@@ -52,11 +52,11 @@ impl<B: CircuitBackend> Driver for Circuits<B> {
         Box::pin(async move { backend.news(group).await })
     }
 
-    async fn on_update(&mut self, update: Update) {
+    fn on_update(&mut self, update: Update) {
         match update {
-            Update::New(circuit) => self.on_new(circuit).await,
-            Update::Changed(circuit, change) => self.on_changed(circuit, &change).await,
-            Update::Given => self.on_given().await,
+            Update::New(circuit) => self.on_new(circuit),
+            Update::Changed(circuit, change) => self.on_changed(circuit, &change),
+            Update::Given => self.on_given(),
         }
     }
 
@@ -74,17 +74,20 @@ impl<B: CircuitBackend> Driver for Circuits<B> {
     }
 
     fn due(&self) -> Option<Instant> {
-        let given = (!self.given.is_empty()).then(Instant::now);
-        self.circuits.values().map(Watched::due).chain(given).min()
+        let is_any = !self.given.is_empty() || self.circuits.values().any(|watched| watched.is_to_tell);
+        self.circuits.values().map(Watched::due).chain(is_any.then(Instant::now)).min()
     }
 
     async fn on_due(&mut self) {
-        self.on_given().await;
+        self.on_given();
         let now = Instant::now();
         let due = |due: &dyn Fn(&Watched) -> Instant| -> Vec<CircuitId> {
             self.circuits.iter().filter(|(_, watched)| due(watched) <= now).map(|(id, _)| *id).collect()
         };
         let (all, to_look_at) = (due(&Watched::due), due(&|watched| watched.look_at));
+        let to_tell = self.circuits.iter().filter(|(_, watched)| watched.is_to_tell);
+        let to_tell: Vec<_> = to_tell.map(|(id, _)| *id).collect();
+        self.tell_owed(&to_tell).await;
         self.look(&to_look_at).await;
         self.probe(&all, now).await;
     }
@@ -103,6 +106,7 @@ impl<B: CircuitBackend> Circuits<B> {
             circuit,
             probe: Probe::None,
             look_at,
+            is_to_tell: false,
             owes_vote: false,
             owes_verdict: None,
             opened: None,
@@ -114,52 +118,43 @@ impl<B: CircuitBackend> Circuits<B> {
         id
     }
 
-    async fn on_new(&mut self, circuit: PeerCircuit) {
+    fn on_new(&mut self, circuit: PeerCircuit) {
         let id = self.watch(circuit);
-        self.look(&[id]).await;
+        if let Some(watched) = self.circuits.get_mut(&id) {
+            watched.look_at = Instant::now();
+        }
     }
 
-    async fn on_changed(&mut self, circuit: PeerCircuit, change: &CircuitChange) {
+    fn on_changed(&mut self, circuit: PeerCircuit, change: &CircuitChange) {
         let id = self.watch(circuit);
         let Some(watched) = self.circuits.get_mut(&id) else { return };
         watched.look_at = watched.look_at.min(Instant::now() + LOOK_OPEN);
+        let lease = watched.lease();
         match Meaning::of(change) {
             Meaning::Opened(open_for) => {
                 watched.note_opened();
-                // A verdict that Redis did not take is outdated: later calls found the upstream failing.
+                // A verdict that Redis does not know is outdated: later calls found the upstream failing.
                 if let Some((_, owed)) = &mut watched.owes_verdict {
                     *owed = ProbeVerdict::GivenBack;
                 }
                 let unanswered = watched.circuit.unanswered();
-                let lease = watched.lease();
                 watched.hold(open_for);
-                let failed = ProbeVerdict::Failed { open_for, unanswered };
-                let told = match lease {
-                    Some(lease) => self.report_verdict(id, lease, failed).await,
-                    None => false,
-                };
-                if !told {
-                    self.vote(id, open_for).await;
-                }
+                watched.end_probe(lease, ProbeVerdict::Failed { open_for, unanswered });
+                (watched.owes_vote, watched.is_to_tell) = (true, true);
             }
             Meaning::Followed(open_for) => {
                 watched.note_opened();
-                let lease = watched.lease();
                 watched.hold(open_for);
-                self.give_back(id, lease).await;
+                watched.end_probe(lease, ProbeVerdict::GivenBack);
             }
             Meaning::Probes => {}
             Meaning::Closed => {
-                let lease = watched.lease();
                 watched.probe = Probe::None;
-                if let Some(lease) = lease {
-                    self.report_verdict(id, lease, ProbeVerdict::Well).await;
-                }
+                watched.end_probe(lease, ProbeVerdict::Well);
             }
             Meaning::Ours => {
-                let lease = watched.lease();
                 watched.probe = Probe::None;
-                self.give_back(id, lease).await;
+                watched.end_probe(lease, ProbeVerdict::GivenBack);
             }
         }
     }
@@ -174,17 +169,15 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    async fn on_given(&mut self) {
-        let mut ids = Vec::new();
+    fn on_given(&mut self) {
         for Given { circuit, order, at: given } in self.given.take() {
             let id = self.watch(circuit);
             if let Some(watched) = self.circuits.get_mut(&id) {
                 let known = watched.order.map_or(0, |order| order.number);
                 watched.owes_order = Some(GivenOrder { order, given, id: Token::random(), known });
-                ids.push(id);
+                watched.is_to_tell = true;
             }
         }
-        self.tell_owed(&ids).await;
     }
 
     /// Also if this process gave the order: an earlier one may have reached Redis after it.
@@ -194,12 +187,18 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    /// Obeys the order that Redis holds, or repeats the one that this process obeys.
-    async fn on_held_order(&mut self, id: CircuitId, held: Option<HeldOrder>) {
-        let Some(own) = self.circuits.get_mut(&id).and_then(|watched| watched.obey_held(held)) else { return };
-        let told = self.backend.order_again(id, self.process, own).await;
-        if let (Ok(held), Some(watched)) = (told, self.circuits.get_mut(&id)) {
-            watched.obey(held.order, held.age);
+    /// Repeats the orders that this process obeys, and Redis has lost.
+    async fn tell_again(&mut self, orders: Vec<(CircuitId, HeldOrder)>) {
+        let mut telling = JoinSet::new();
+        for (id, own) in orders {
+            let (backend, process) = (self.backend.clone(), self.process);
+            telling.spawn(async move { (id, backend.order_again(id, process, own).await) });
+        }
+        while let Some(told) = telling.join_next().await {
+            let Ok((id, Ok(held))) = told else { continue };
+            if let Some(watched) = self.circuits.get_mut(&id) {
+                watched.obey(held.order, held.age);
+            }
         }
     }
 
@@ -223,27 +222,6 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    /// Lets another process probe.
-    async fn give_back(&mut self, id: CircuitId, lease: Option<Token>) {
-        if let Some(lease) = lease {
-            self.report_verdict(id, lease, ProbeVerdict::GivenBack).await;
-        }
-    }
-
-    /// Reports the result of a probe, and repeats it later if Redis does not take it. Returns whether Redis knows, and
-    /// whether the result counts.
-    async fn report_verdict(&mut self, id: CircuitId, lease: Token, verdict: ProbeVerdict) -> bool {
-        let taken = self.backend.verdict(id, lease, self.process, verdict, ACTIVE).await;
-        self.circuits.get_mut(&id).is_some_and(|watched| watched.verdict_reported(lease, verdict, &taken))
-    }
-
-    async fn vote(&mut self, id: CircuitId, open_for: Duration) {
-        let is_lost = self.backend.vote(id, self.process, open_for, ACTIVE).await.is_err();
-        if let Some(watched) = self.circuits.get_mut(&id) {
-            watched.owes_vote = is_lost;
-        }
-    }
-
     /// Reads these circuits, after reporting what Redis does not know yet.
     async fn look(&mut self, circuits: &[CircuitId]) {
         self.tell_owed(circuits).await;
@@ -257,13 +235,15 @@ impl<B: CircuitBackend> Circuits<B> {
                     (id, votes, held)
                 });
             }
+            let mut lost = Vec::new();
             while let Some(answer) = asked.join_next().await {
                 let Ok((id, votes, held)) = answer else { continue };
                 self.on_votes(id, votes.ok());
-                if let Ok(held) = held {
-                    self.on_held_order(id, held).await;
+                if let (Ok(held), Some(watched)) = (held, self.circuits.get_mut(&id)) {
+                    lost.extend(watched.obey_held(held).map(|own| (id, own)));
                 }
             }
+            self.tell_again(lost).await;
         }
     }
 

@@ -46,7 +46,9 @@ impl Owed {
             }
             None => None,
         };
-        let vote = match vote {
+        // A failure that counts is a vote.
+        let has_voted = matches!(verdict, Some((_, ProbeVerdict::Failed { .. }, Ok(true))));
+        let vote = match vote.filter(|_| !has_voted) {
             Some(open_for) => Some(backend.vote(id, process, open_for, ACTIVE).await),
             None => None,
         };

@@ -13,9 +13,11 @@ pub(super) struct Watched {
     pub(super) probe: Probe,
     /// When to read the circuit again.
     pub(super) look_at: Instant,
-    /// Redis did not take this process's vote.
+    /// There is something to report at once.
+    pub(super) is_to_tell: bool,
+    /// Redis does not know this process's vote yet.
     pub(super) owes_vote: bool,
-    /// Redis did not take the result of the probe with this lease. Until it does, no other process may probe.
+    /// Redis does not know the result of the probe with this lease yet. Until it does, no other process may probe.
     pub(super) owes_verdict: Option<(Token, ProbeVerdict)>,
     /// When it last opened, and how often it had opened by then, as the layer told this task.
     pub(super) opened: Option<(Instant, u64)>,
@@ -213,6 +215,7 @@ impl Watched {
 
     /// What to report, if anything.
     pub(super) fn owed(&mut self) -> Option<Owed> {
+        self.is_to_tell = false;
         let open_for = || self.circuit.handle()?.snapshot().open_for;
         let vote = if self.owes_vote { open_for().filter(|left| !left.is_zero()) } else { None };
         // A vote that Redis did not take while it held is useless now.
@@ -232,9 +235,7 @@ impl Watched {
         if let Some((lease, verdict, taken)) = verdict {
             self.verdict_reported(lease, verdict, &taken);
         }
-        if let Some(taken) = vote {
-            self.owes_vote = taken.is_err();
-        }
+        self.owes_vote = vote.is_some_and(|taken| taken.is_err());
         match order {
             Some(Ok(HeldOrder { order, age })) => {
                 self.owes_order = None;
@@ -245,23 +246,18 @@ impl Watched {
         }
     }
 
-    /// Records the reply to a probe's result. Returns whether Redis knows, and whether the result counts.
-    pub(super) fn verdict_reported(
-        &mut self,
-        lease: Token,
-        verdict: ProbeVerdict,
-        taken: &Result<bool, BackendError>,
-    ) -> bool {
+    /// The probe with this lease, if any, has ended. Reports its result at once.
+    pub(super) fn end_probe(&mut self, lease: Option<Token>, verdict: ProbeVerdict) {
+        if let Some(lease) = lease {
+            (self.owes_verdict, self.is_to_tell) = (Some((lease, verdict)), true);
+        }
+    }
+
+    /// Records the reply to a probe's result. If Redis knows it, the lease has ended, now or earlier.
+    pub(super) fn verdict_reported(&mut self, lease: Token, verdict: ProbeVerdict, taken: &Result<bool, BackendError>) {
         match taken {
-            // The lease has ended, now or earlier.
-            Ok(counts) => {
-                self.owes_verdict = None;
-                *counts
-            }
-            Err(_) => {
-                self.owe_verdict(lease, verdict);
-                false
-            }
+            Ok(_) => self.owes_verdict = None,
+            Err(_) => self.owe_verdict(lease, verdict),
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tower_buttress::store::Fingerprint;
 use tower_buttress::{PacePeers, PeerLimit, PeerPause};
 
-use crate::backend::{BackendError, PauseBackend, PauseNews, Process};
+use crate::backend::{PauseBackend, PauseNews, Process};
 use crate::client::Redis;
 use crate::driver::{Driver, Subscribing, Updates};
 
@@ -59,12 +59,19 @@ struct Limits<B> {
     backend: B,
     process: Process,
     limits: HashMap<Fingerprint, Vec<PeerLimit>>,
-    /// Limits whose pauses are being read, and limits that wait to be read.
-    asking: JoinSet<(Fingerprint, Result<PeerPause, BackendError>)>,
+    /// Pauses that are being read (`None`: reported), limits that wait to be read, and pauses that wait to be reported.
+    asking: JoinSet<Option<(Fingerprint, PeerPause)>>,
     waiting: HashSet<Fingerprint>,
+    untold: HashMap<Fingerprint, Untold>,
 }
 
-/// Limits the concurrent reads.
+/// A pause that Redis does not know yet.
+struct Untold {
+    ends: Instant,
+    finds_out: bool,
+}
+
+/// Limits the concurrent operations.
 const MOST_ASKED: usize = 64;
 
 // === impl FleetPauses ===
@@ -109,10 +116,10 @@ impl<B: PauseBackend> Driver for Limits<B> {
         Box::pin(async move { backend.pause_news().await })
     }
 
-    async fn on_update(&mut self, update: Update) {
+    fn on_update(&mut self, update: Update) {
         match update {
             Update::New(limit) => self.on_new(limit),
-            Update::Paused(limit, pause) => self.on_paused(&limit, pause).await,
+            Update::Paused(limit, pause) => self.on_paused(&limit, pause),
         }
     }
 
@@ -129,8 +136,8 @@ impl<B: PauseBackend> Driver for Limits<B> {
 
     fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.asking.poll_join_next(cx) {
-            Poll::Ready(Some(Ok((id, paused)))) => {
-                if let Ok(pause) = paused {
+            Poll::Ready(Some(Ok(read))) => {
+                if let Some((id, pause)) = read {
                     self.pause(&id, pause);
                 }
                 self.ask();
@@ -144,7 +151,8 @@ impl<B: PauseBackend> Driver for Limits<B> {
 
 impl<B: PauseBackend> Limits<B> {
     fn new(backend: B, process: Process) -> Self {
-        Self { backend, process, limits: HashMap::new(), asking: JoinSet::new(), waiting: HashSet::new() }
+        let (limits, waiting, untold) = (HashMap::new(), HashSet::new(), HashMap::new());
+        Self { backend, process, limits, asking: JoinSet::new(), waiting, untold }
     }
 
     fn on_new(&mut self, limit: PeerLimit) {
@@ -158,20 +166,36 @@ impl<B: PauseBackend> Limits<B> {
         self.ask();
     }
 
-    async fn on_paused(&mut self, limit: &PeerLimit, pause: PeerPause) {
+    fn on_paused(&mut self, limit: &PeerLimit, pause: PeerPause) {
         let limit = *limit.id();
         // Other layers of this process may use the same credential.
         self.pause(&limit, pause);
-        let _ = self.backend.pause(PauseNews { limit, pause, process: self.process }).await;
+        let ends = Instant::now() + pause.wait;
+        if self.untold.get(&limit).is_none_or(|known| known.ends < ends) {
+            self.untold.insert(limit, Untold { ends, finds_out: pause.finds_out });
+        }
+        self.ask();
     }
 
-    /// Reads the pauses of waiting limits, as many as allowed.
+    /// Reports pauses, and reads those of waiting limits, as many as allowed.
     fn ask(&mut self) {
+        let room = MOST_ASKED.saturating_sub(self.asking.len());
+        for limit in self.untold.keys().take(room).copied().collect::<Vec<_>>() {
+            let Some(Untold { ends, finds_out }) = self.untold.remove(&limit) else { continue };
+            let pause = PeerPause::new(ends.saturating_duration_since(Instant::now()), finds_out);
+            let (backend, news) = (self.backend.clone(), PauseNews { limit, pause, process: self.process });
+            // Goes on if the layer is dropped.
+            let telling = tokio::spawn(async move { backend.pause(news).await });
+            self.asking.spawn(async move {
+                let _ = telling.await;
+                None
+            });
+        }
         let room = MOST_ASKED.saturating_sub(self.asking.len());
         for id in self.waiting.iter().take(room).copied().collect::<Vec<_>>() {
             self.waiting.remove(&id);
             let backend = self.backend.clone();
-            self.asking.spawn(async move { (id, backend.paused(id).await) });
+            self.asking.spawn(async move { Some((id, backend.paused(id).await.ok()?)) });
         }
     }
 

@@ -53,7 +53,7 @@ impl<B: ConversationBackend> Driver for Messages<B> {
         Box::pin(async move { backend.conversation_news().await })
     }
 
-    async fn on_update(&mut self, Changed(conversation): Changed) {
+    fn on_update(&mut self, Changed(conversation): Changed) {
         self.ask(conversation);
     }
 

@@ -598,6 +598,29 @@ async fn orders_to_many_circuits_do_not_wait_for_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn votes_for_many_circuits_do_not_wait_for_each_other() {
+    let (model, takes) = (Model::new(), Duration::from_millis(90));
+    let breaker = FleetBreaker::new(Slow::new(model.clone(), takes, takes), "models");
+    let config = CircuitBreakerConfig::new().consecutive_failures(1);
+    let layer = CircuitBreakerLayer::with_config(config).key(|parts| Some(parts.uri.to_string().into())).share(breaker);
+    let dead = layer.layer(service_fn(async |_: Request<Body>| {
+        Ok::<_, Infallible>(Response::builder().status(502).body(Body::new()).unwrap())
+    }));
+    let keys: Vec<String> = (0..100).map(|key| format!("http://upstream/{key}")).collect();
+    for key in &keys {
+        let _ = dead.clone().oneshot(Request::get(key).body(Body::new()).unwrap()).await.unwrap();
+    }
+    // Two operations for 64 of them at the same time, and two for the others: what they are, and that they are open.
+    tokio::time::sleep(takes * 9).await;
+    let mut votes = 0;
+    for key in &keys {
+        let circuit = CircuitGroup::new("models").circuit(Some(key));
+        votes += model.look(circuit, ProcessId::random(), Duration::from_secs(1)).await.unwrap().votes;
+    }
+    assert_eq!(votes, 100);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_order_behind_thousands_of_others_is_not_lost() {
     let (model, upstream) = (Model::new(), Upstream::default());
     let fleet = fleet(2, &model, &upstream);

@@ -221,6 +221,32 @@ async fn pauses_that_were_missed_are_known_soon_however_many_limits_there_are() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn pauses_of_many_credentials_are_reported_together() {
+    let (model, upstream) = (Model::new(), Upstream::default());
+    let here = process(Slow::new(model.clone(), Duration::from_millis(90), Duration::ZERO), &upstream);
+    let there = process(model, &upstream);
+    for credential in 0..50 {
+        assert_eq!(call(&there, &credential.to_string()).await, StatusCode::OK);
+    }
+    settle().await;
+    *upstream.refuses_until.lock().await = Some(Instant::now() + Duration::from_secs(10));
+    for credential in 0..50 {
+        assert_eq!(call(&here, &credential.to_string()).await, StatusCode::TOO_MANY_REQUESTS);
+    }
+    // They are read, and then reported.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let calls = (0..50).map(|credential| {
+        let there = there.clone();
+        tokio::spawn(async move {
+            tokio::time::timeout(Duration::from_secs(1), call(&there, &credential.to_string())).await.is_err()
+        })
+    });
+    for waits in calls.collect::<Vec<_>>() {
+        assert!(waits.await.unwrap());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_pause_of_a_credential_is_no_matter_of_another_one() {
     let (model, upstream) = (Model::new(), Upstream::default());
     let (here, there) = (process(model.clone(), &upstream), process(model, &upstream));
