@@ -76,8 +76,9 @@ use crate::rt::per_thread::PerThread;
 /// breaker and the time limits, so that waiting in line does not look like a slow upstream.
 ///
 /// A call takes its place when its head has arrived. Calls whose [`CallBody`](crate::CallBody) is still being sent hold at most a
-/// quarter of the places (at least one) until the upstream has all of it. Further ones wait for each other, so slow callers
-/// keep no other call from its place. It is better to read requests before: with [`DedupLayer`](crate::DedupLayer),
+/// quarter of the places (at least one) until the upstream has all of it. Further ones wait for each other. While calls wait,
+/// the place of a call whose request has been on its way for 1 s does not count, so slow callers keep no other call from
+/// its place. It is better to read requests before: with [`DedupLayer`](crate::DedupLayer),
 /// [`SupersedeLayer`](crate::SupersedeLayer), or an [`InspectRequestLayer`](crate::InspectRequestLayer) with
 /// [`read_all`](crate::InspectRequestLayer::read_all) outside. The [presets](crate::presets) do that when their queue is on.
 /// Bodies of other types are not watched.

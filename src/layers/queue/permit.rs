@@ -80,6 +80,7 @@ impl QueuePermit {
         let waiting = waiting.map(|mut waiting| {
             // The wait for the upstream starts only now.
             waiting.since = clock::now();
+            waiting.uploading().inspect(|uploading| uploading.holds(&shared, place.slot));
             waiting
         });
         Self { shared, place, load: Load::Unknown, turn: 0, waiting }

@@ -259,6 +259,11 @@ impl Shared {
         woken.wake();
     }
 
+    /// The request of the call that has this place is still being sent, or no longer.
+    pub(super) fn set_uploading(&self, slot: u32, is_uploading: bool) {
+        self.slots.set_uploading(slot, is_uploading);
+    }
+
     pub(super) fn turn(&self, place: &HeldPlace) -> Option<&AtomicU32> {
         self.slots.turn(place.slot)
     }

@@ -27,9 +27,9 @@ pub(super) struct Slots {
 
 struct Slot {
     holder: AtomicU64,
-    /// How often the wait of its call changed between upstream and reader: odd means reader.
+    /// How often the wait of its call changed between upstream and reader: odd means reader. Or [`UPLOADING`].
     turn: AtomicU32,
-    /// How many calls took it without the lock.
+    /// How many calls took it.
     uses: AtomicU32,
     /// When its call took it, if the time until it is given back is measured; otherwise zero.
     since: AtomicU64,
@@ -53,6 +53,8 @@ const FREE: u64 = 0;
 const NEAR: u32 = 16;
 /// The first bit of the tenant.
 const TENANT: u32 = 2;
+/// Its call's request is still being sent; the other bits identify the call.
+const UPLOADING: u32 = 1 << 31;
 /// The number of threads with a hint of their own.
 const THREADS: usize = 64;
 
@@ -178,6 +180,7 @@ impl Slots {
     pub(super) fn assign(&self, slot: u32, tenant: u64) {
         if let Some(slot) = self.get(slot) {
             slot.holder.store(word(tenant) | COUNTED, Ordering::Relaxed);
+            slot.uses.store(slot.uses.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
 
@@ -217,6 +220,19 @@ impl Slots {
 
     pub(super) fn turn(&self, slot: u32) -> Option<&AtomicU32> {
         self.get(slot).map(|slot| &slot.turn)
+    }
+
+    /// The request of the call that has this place is still being sent, or no longer.
+    pub(super) fn set_uploading(&self, slot: u32, is_uploading: bool) {
+        if let Some(slot) = self.get(slot) {
+            let turn = if is_uploading { slot.uses.load(Ordering::Relaxed) | UPLOADING } else { 0 };
+            slot.turn.store(turn, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether this is the turn of a call whose request is still being sent.
+    pub(super) const fn is_uploading(turn: u32) -> bool {
+        turn & UPLOADING != 0
     }
 
     pub(super) fn turns(&self) -> impl Iterator<Item = &AtomicU32> {

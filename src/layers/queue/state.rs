@@ -143,13 +143,13 @@ impl State {
         self.sweep.filter(|_| *self.sweeper.get_or_insert(ticket) == ticket)
     }
 
-    /// Finds readers that have left data unread since the last check, and passes over their places beyond their half.
-    /// Returns whether it was time.
+    /// Finds readers that have left data unread since the last check, and passes over their places beyond their half, and
+    /// those of calls whose requests have been on their way as long. Returns whether it was time.
     pub(super) fn sweep(&mut self, slots: &Slots, now: Instant) -> bool {
         let is_due = self.sweep.is_some_and(|due| due <= now);
         if is_due {
-            let unread = self.look(slots);
-            self.places.pass_over(unread);
+            let (unread, uploading) = self.look(slots);
+            self.places.pass_over(unread, uploading);
             self.sweep = now.checked_add(UNREAD);
         }
         is_due
@@ -157,20 +157,23 @@ impl State {
 
     pub(super) fn end_sweeps(&mut self) {
         if self.sweep.take().is_some() {
-            self.places.pass_over(0);
+            self.places.pass_over(0, 0);
         }
     }
 
-    /// The number of calls that have waited for their reader since the last check.
-    fn look(&mut self, slots: &Slots) -> u32 {
-        let mut unread = 0;
+    /// The numbers of calls that have waited for their reader since the last check, and of those that were being sent.
+    fn look(&mut self, slots: &Slots) -> (u32, u32) {
+        let (mut unread, mut uploading) = (0, 0);
         for (turn, seen) in slots.turns().zip(&mut self.seen) {
             let turn = turn.load(Ordering::Relaxed);
-            let is_unread = turn % 2 == 1 && turn == *seen;
-            unread += u32::from(is_unread);
+            if turn == *seen {
+                let is_uploading = Slots::is_uploading(turn);
+                uploading += u32::from(is_uploading);
+                unread += u32::from(!is_uploading && turn % 2 == 1);
+            }
             *seen = turn;
         }
-        unread
+        (unread, uploading)
     }
 }
 

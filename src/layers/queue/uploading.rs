@@ -8,6 +8,7 @@ use super::shared::Shared;
 use super::state::HeldPlace;
 use crate::body::request::CallBody;
 use crate::policy::queue::Load;
+use crate::rt::per_thread::ThreadArc;
 use crate::rt::sync::{Mutex, lock};
 
 /// A call whose request is still on its way: it has one of the places for those, until the upstream has the whole request, or
@@ -23,7 +24,11 @@ pub(super) struct Uploading {
 enum State {
     /// It waits for a place.
     Waiting,
-    Begun(HeldPlace),
+    Begun {
+        place: HeldPlace,
+        /// The queue in which it has a place, and that place.
+        queue: Option<(ThreadArc<Shared>, u32)>,
+    },
     Over,
 }
 
@@ -46,16 +51,30 @@ impl Uploading {
     pub(super) fn begin(&self, place: HeldPlace) {
         let mut state = lock(&self.state);
         if let State::Waiting = &*state {
-            *state = State::Begun(place);
+            *state = State::Begun { place, queue: None };
         } else {
             drop(state);
             self.leave(&place);
         }
     }
 
+    /// Its call has a place in the queue. Until the request is here, it waits for its caller.
+    pub(super) fn holds(&self, shared: &ThreadArc<Shared>, slot: u32) {
+        if let State::Begun { queue, .. } = &mut *lock(&self.state) {
+            shared.set_uploading(slot, true);
+            *queue = Some((shared.clone(), slot));
+        }
+    }
+
     pub(super) fn end(&self) {
-        let before = std::mem::replace(&mut *lock(&self.state), State::Over);
-        if let State::Begun(place) = before {
+        let mut state = lock(&self.state);
+        // Before another thread can return the place.
+        if let State::Begun { queue: Some((shared, slot)), .. } = &*state {
+            shared.set_uploading(*slot, false);
+        }
+        let before = std::mem::replace(&mut *state, State::Over);
+        drop(state);
+        if let State::Begun { place, .. } = before {
             self.leave(&place);
         }
     }

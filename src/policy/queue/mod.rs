@@ -26,7 +26,7 @@ pub(crate) struct Places<W> {
     /// The number of places that each tenant holds.
     held: HashMap<u64, u32, Hashed>,
     in_use: u32,
-    /// Places that do not count, since their holders do not read their answers.
+    /// Places that do not count, since their holders do not read their answers or send their requests.
     passed_over: u32,
     /// The mean time that a place is held; zero before the first one was returned.
     hold: Micros,
@@ -189,9 +189,10 @@ impl<W> Places<W> {
 
     /// `unread` holders have not read their answers for a while. Half of the places remain theirs; further ones do not
     /// count, up to twice the limit in flight, and above 1.5 times the limit only for tenants that hold less than half of
-    /// the places.
-    pub(crate) fn pass_over(&mut self, unread: u32) {
-        self.passed_over = unread.saturating_sub(self.limit() / 2).min(self.limit());
+    /// the places. `uploading` holders have been sending their requests for as long: their places do not count either.
+    pub(crate) fn pass_over(&mut self, unread: u32, uploading: u32) {
+        let unread = unread.saturating_sub(self.limit() / 2);
+        self.passed_over = unread.saturating_add(uploading).min(self.limit());
     }
 
     pub(crate) fn limit(&self) -> u32 {

@@ -105,12 +105,29 @@ fn readers_that_do_not_read_keep_half_of_the_places() {
         waits(&mut places, tenant);
     }
     assert!(places.next().is_none());
-    places.pass_over(10);
+    places.pass_over(10, 0);
     assert_eq!(std::iter::from_fn(|| places.next()).count(), 5);
     // Whatever is told, no more than twice the limit is under way.
-    places.pass_over(1_000);
+    places.pass_over(1_000, 1_000);
     assert_eq!(std::iter::from_fn(|| places.next()).count(), 5);
     assert_eq!(places.in_use(), 20);
+}
+
+#[test]
+fn a_slow_upload_keeps_no_place() {
+    let mut places = fixed(2);
+    for tenant in [1, 2] {
+        places.enter(tenant).unwrap();
+    }
+    for tenant in 3..7 {
+        waits(&mut places, tenant);
+    }
+    // One reader that does not read keeps its half; one upload does not.
+    places.pass_over(1, 0);
+    assert!(places.next().is_none());
+    places.pass_over(1, 1);
+    assert!(places.next().is_some());
+    assert!(places.next().is_none());
 }
 
 #[test]
@@ -231,7 +248,7 @@ enum Step {
     Arrive(u64),
     Leave(usize, Load),
     Cancel(usize),
-    PassOver(u32),
+    PassOver(u32, u32),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -240,7 +257,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (0..4_u64).prop_map(Step::Arrive),
         3 => (any::<usize>(), loads).prop_map(|(which, load)| Step::Leave(which, load)),
         1 => any::<usize>().prop_map(Step::Cancel),
-        1 => (0..20_u32).prop_map(Step::PassOver),
+        1 => (0..20_u32, 0..4_u32).prop_map(|(unread, uploading)| Step::PassOver(unread, uploading)),
     ];
     proptest::collection::vec(step, 1..300)
 }
@@ -274,7 +291,7 @@ proptest! {
                     let ticket = waiting.swap_remove(which % waiting.len());
                     prop_assert!(places.forget(ticket).is_some());
                 }
-                Step::PassOver(unread) => places.pass_over(unread),
+                Step::PassOver(unread, uploading) => places.pass_over(unread, uploading),
                 Step::Leave(..) | Step::Cancel(_) => {}
             }
             while let Some((ticket, grant)) = places.next() {

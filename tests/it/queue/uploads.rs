@@ -159,3 +159,51 @@ async fn the_part_for_uploads_follows_a_limit_that_is_found_out() {
     }
     is_empty(&layer);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_upload_holds_no_place_however_few_there_are() {
+    for places in [1, 2, 4] {
+        let (layer, busy) = (QueueLayer::new(places), Busy::default());
+        let service = layer.layer(reads(&busy));
+        let (sender, request) = slow("slow");
+        let slow_call = tokio::spawn(service.clone().oneshot(request));
+        tokio::time::sleep(secs(3)).await;
+        let start = Instant::now();
+        let calls: Vec<_> = (0..3 * places)
+            .map(|number| tokio::spawn(service.clone().oneshot(small(&format!("tenant {}", number % 3)))))
+            .collect();
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap().status(), 200);
+        }
+        // As many at a time as there are places, after the second in which the upload still counts.
+        assert!(start.elapsed() <= secs(4), "{places} places: {:?}", start.elapsed());
+        // When it is here, it counts again.
+        assert_eq!(busy.now(), 1);
+        drop(sender);
+        assert_eq!(slow_call.await.unwrap().unwrap().status(), 200);
+        is_empty(&layer);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_has_come_counts_from_then_on() {
+    let (layer, busy) = (QueueLayer::new(1), Busy::default());
+    let service = layer.layer(reads(&busy));
+    let (sender, request) = slow("slow");
+    let slow_call = tokio::spawn(service.clone().oneshot(request));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let waits = |tenant| tokio::spawn(service.clone().oneshot(small(tenant)));
+    let calls = ["a", "b", "c", "d"].map(waits);
+    drop(sender);
+    let mut most = 0;
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        most = most.max(busy.now());
+    }
+    assert_eq!(most, 1, "it was here before it was slow");
+    slow_call.await.unwrap().unwrap();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().status(), 200);
+    }
+    is_empty(&layer);
+}
