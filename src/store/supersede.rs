@@ -44,6 +44,7 @@ pub trait SupersedePeers: Send + Sync {
 #[derive(Clone)]
 pub struct PeerMessage {
     conversations: Weak<dyn Superseding>,
+    tenant: Fingerprint,
     conversation: Fingerprint,
     payload: Fingerprint,
 }
@@ -58,8 +59,19 @@ pub(crate) trait Superseding: Send + Sync {
 // === impl PeerMessage ===
 
 impl PeerMessage {
-    pub(crate) fn new(conversations: Weak<dyn Superseding>, conversation: Fingerprint, payload: Fingerprint) -> Self {
-        Self { conversations, conversation, payload }
+    pub(crate) fn new(
+        conversations: Weak<dyn Superseding>,
+        tenant: Fingerprint,
+        conversation: Fingerprint,
+        payload: Fingerprint,
+    ) -> Self {
+        Self { conversations, tenant, conversation, payload }
+    }
+
+    /// Identifies the tenant in every process: a digest of its name, or of its credentials.
+    #[must_use]
+    pub fn tenant(&self) -> &Fingerprint {
+        &self.tenant
     }
 
     /// Identifies the conversation in every process: a digest of its name and its tenant.

@@ -75,10 +75,11 @@
 //! | `buttress:1:w` | Channel of the pauses | |
 //! | `buttress:1:f` | Channel of the names of tenants to forget | |
 //! | `buttress:1:{V}:i`, `:s` | A conversation: number, digest and arrival of its newest message; the digests of 16 superseded messages | 1 h; 10 minutes |
+//! | `buttress:1:{T}:k` | The conversations of a tenant, by expiry | 1 h |
 //! | `buttress:1:s` | Channel of the conversations | |
 //! | `buttress:1:b:N` | Channel of the circuits with one name | |
 //!
-//! K is the digest of a request's identity, T a lease (in `u`, `q`, `z` and `y` the digest of a tenant), H the digest of a token, P a
+//! K is the digest of a request's identity, T a lease (in `u`, `q`, `z`, `y` and `k` the digest of a tenant), H the digest of a token, P a
 //! process, C the digest of a circuit's name and key, L that of host, credential and model, V that of a conversation and its
 //! tenant. No key contains a tenant's name, a URL or a credential.
 //!
@@ -92,7 +93,7 @@
 //! version expire.
 //!
 //! Releases with the same version of the format share everything. What is new in a release counts for its own processes: those
-//! of an earlier one do not count a tenant's answers in flight, and an answer that they kept counts until its window ends, even if
+//! of an earlier one do not count a tenant's answers in flight or conversations, and an answer that they kept counts until its window ends, even if
 //! it is forgotten.
 //!
 //! # Sizing

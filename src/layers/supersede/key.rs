@@ -30,6 +30,7 @@ pub(super) struct PendingMessage {
     pub(super) conversation: Fingerprint,
     /// A hash of it.
     pub(super) tenant: u64,
+    scope: Fingerprinter,
     pub(super) mode: SupersedeMode,
     payload: Fingerprinter,
 }
@@ -55,9 +56,9 @@ impl Recognition {
         match named_by(parts, config) {
             None => Self::Passes(None),
             Some(None) => Self::Passes(Some("a message without a tenant")),
-            Some(Some(conversation)) => {
+            Some(Some((scope, conversation))) => {
                 let tenant = account(parts, callers);
-                Self::Message(PendingMessage { conversation, tenant, mode, payload: payload(parts) })
+                Self::Message(PendingMessage { conversation, tenant, scope, mode, payload: payload(parts) })
             }
         }
     }
@@ -65,7 +66,7 @@ impl Recognition {
 
 /// The conversation of a request with this head, whatever the request is.
 pub(super) fn conversation_of(parts: &Parts, config: &Config) -> Option<Fingerprint> {
-    named_by(parts, config)?
+    named_by(parts, config)?.map(|(_, conversation)| conversation)
 }
 
 /// A conversation of an authenticated tenant.
@@ -98,12 +99,12 @@ fn within(mut scope: Fingerprinter, conversation: &[u8]) -> Fingerprint {
     scope.finish(0)
 }
 
-/// The conversation. `None`: the request names none; `Some(None)`: it has no tenant.
-fn named_by(parts: &Parts, config: &Config) -> Option<Option<Fingerprint>> {
+/// The tenant and its conversation. `None`: the request names none; `Some(None)`: it has no tenant.
+fn named_by(parts: &Parts, config: &Config) -> Option<Option<(Fingerprinter, Fingerprint)>> {
     let mut named = None;
     config.conversation.as_ref()?(parts, &mut |name| {
         if !name.is_empty() {
-            named = Some(tenant(parts).map(|scope| within(scope, name)));
+            named = Some(tenant(parts).map(|scope| (scope.clone(), within(scope, name))));
         }
     });
     named
@@ -132,6 +133,11 @@ impl PendingMessage {
     /// Hashes the next piece of the body.
     pub(super) fn read(&mut self, data: &[u8]) {
         self.payload.payload(data);
+    }
+
+    /// Identifies the tenant in every process.
+    pub(super) fn tenant_print(&self) -> Fingerprint {
+        self.scope.clone().finish(0)
     }
 
     pub(super) fn payload(&self) -> Fingerprint {

@@ -113,7 +113,12 @@ impl Shared {
                 let peers = config.peers.as_ref().filter(|_| message.mode == SupersedeMode::Interrupt);
                 let told = peers.map(|peers| {
                     let this: Arc<dyn Superseding> = self.clone();
-                    let told = PeerMessage::new(Arc::downgrade(&this), message.conversation, arriving.payload);
+                    let told = PeerMessage::new(
+                        Arc::downgrade(&this),
+                        message.tenant_print(),
+                        message.conversation,
+                        arriving.payload,
+                    );
                     peers.0.on_message(told.clone());
                     (peers.clone(), told)
                 });

@@ -23,12 +23,14 @@ pub trait ConversationBackend: Clone + Send + Sync + 'static {
     /// Reports a message and when it came. The newest message gets the next number of its conversation, and the other
     /// processes hear of it. It supersedes the previous one, unless that was [answered](Self::answered). A message
     /// that came more than 0.1 s ago, and before the newest, is superseded. The number is above `known`, the highest
-    /// one that the process knows, even if the engine has forgotten it and its clock has gone back.
+    /// one that the process knows, even if the engine has forgotten it and its clock has gone back. Of a new conversation
+    /// nothing is stored if `share` has no room.
     fn newest(
         &self,
         message: Message,
         came: Instant,
         known: u64,
+        share: ConversationShare,
     ) -> impl Future<Output = Result<Newest, BackendError>> + Send;
 
     /// Reports that a message has a final answer, so that a newer one does not supersede it. Another call of the
@@ -49,6 +51,15 @@ pub struct Message {
     pub payload: Fingerprint,
 }
 
+/// A tenant's share of conversations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConversationShare {
+    /// The tenant.
+    pub tenant: Fingerprint,
+    /// Their number.
+    pub most: u64,
+}
+
 /// The place of a message in its conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -62,6 +73,8 @@ pub enum Newest {
     },
     /// A newer message has superseded it.
     Superseded,
+    /// The tenant has too many conversations: this one is not shared.
+    NoRoom,
 }
 
 /// News: a conversation has a newer message.
@@ -116,14 +129,20 @@ impl ConversationNews {
 }
 
 impl ConversationBackend for Redis {
-    async fn newest(&self, message: Message, came: Instant, known: u64) -> Result<Newest, BackendError> {
+    async fn newest(
+        &self,
+        message: Message,
+        came: Instant,
+        known: u64,
+        share: ConversationShare,
+    ) -> Result<Newest, BackendError> {
         // By the clock of Redis, if known, so that a Redis that was frozen sees that the command is late.
         let at = self.clock_at(came);
-        match self.send_newest(message, came, at, known).await? {
+        match self.send_newest(message, came, at, known, share).await? {
             // The message came before the newest, by a clock that may have jumped since. Ask again by age: Redis
             // answers now, so the age is correct.
             None if at.is_some() => {
-                Ok(self.send_newest(message, came, None, known).await?.unwrap_or(Newest::Superseded))
+                Ok(self.send_newest(message, came, None, known, share).await?.unwrap_or(Newest::Superseded))
             }
             newest => Ok(newest.unwrap_or(Newest::Superseded)),
         }
@@ -149,13 +168,18 @@ impl Redis {
         came: Instant,
         at: Option<u64>,
         known: u64,
+        share: ConversationShare,
     ) -> Result<Option<Newest>, BackendError> {
         let Message { conversation, payload } = message;
         let names = self.names();
-        let keys =
-            [names.conversation(&conversation, 'i'), names.conversation(&conversation, 's'), names.conversations()];
+        let keys = [
+            names.conversation(&conversation, 'i'),
+            names.conversation(&conversation, 's'),
+            names.conversations(),
+            names.conversations_of(&share.tenant),
+        ];
         let command = NEWEST
-            .keys(&[&keys[0], &keys[1], &keys[2]])
+            .keys(&keys.each_ref().map(Vec::as_slice))
             .arg(payload.as_bytes().as_slice())
             .arg(millis(REMEMBERED))
             .arg(millis(KEPT))
@@ -163,7 +187,8 @@ impl Redis {
             .arg(at.unwrap_or(0))
             .arg(whole_millis(came.elapsed()))
             .arg(whole_millis(AT_ONCE))
-            .arg(known);
+            .arg(known)
+            .arg(share.most);
         let sent = Instant::now();
         let Value::Array(reply) = self.call(&command).await? else { return Err(unexpected()) };
         let [Value::Int(number), Value::Int(what), Value::Int(now), payloads @ ..] = reply.as_slice() else {
@@ -177,6 +202,7 @@ impl Redis {
         Ok(match what {
             2 => Some(Newest::Superseded),
             3 => None,
+            4 => Some(Newest::NoRoom),
             _ => Some(Newest::number(unsigned(*number), payloads.iter().filter_map(payload).collect())),
         })
     }
@@ -184,16 +210,28 @@ impl Redis {
 
 #[cfg(any(test, feature = "model"))]
 mod model {
-    use super::super::model::{Channel, Conversation, Model};
+    use super::super::model::{Channel, Conversation, Model, State};
     use super::*;
 
     impl ConversationBackend for Model {
-        async fn newest(&self, message: Message, came: Instant, numbered: u64) -> Result<Newest, BackendError> {
+        async fn newest(
+            &self,
+            message: Message,
+            came: Instant,
+            numbered: u64,
+            share: ConversationShare,
+        ) -> Result<Newest, BackendError> {
             let Message { conversation, payload } = message;
             let mut state = self.reach()?;
             let (now, millis, age) = (state.now(), state.millis(), came.elapsed());
             let came = if age <= AT_ONCE { now } else { now.checked_sub(age).unwrap_or(now) };
-            let known = state.conversations.entry(conversation).or_insert_with(|| Conversation::new(now));
+            let State { conversations, spoken, .. } = &mut *state;
+            let spoken = spoken.entry(share.tenant).or_default();
+            let is_known = conversations.get(&conversation).is_some_and(|known| known.until > now);
+            if !spoken.has_room(&conversation, share.most, now, KEPT) && !is_known {
+                return Ok(Newest::NoRoom);
+            }
+            let known = conversations.entry(conversation).or_insert_with(|| Conversation::new(now));
             if known.until <= now {
                 *known = Conversation { superseded: std::mem::take(&mut known.superseded), ..Conversation::new(now) };
             }
@@ -202,6 +240,7 @@ mod model {
             let is_older = known.came.is_some_and(|newest| newest > came && newest <= now);
             if known.newest == Some(payload) && (is_older || !known.is_answered) {
                 (known.is_answered, known.until) = (false, now + KEPT);
+                spoken.keep(conversation, now + KEPT);
                 return Ok(Newest::number(known.number, known.payloads()));
             }
             if known.superseded.iter().any(|(superseded, _)| *superseded == payload) {
@@ -217,6 +256,7 @@ mod model {
             known.number = millis.max(known.number.max(numbered) + 1);
             (known.newest, known.is_answered) = (Some(payload), false);
             (known.came, known.until) = (Some(came), now + KEPT);
+            spoken.keep(conversation, now + KEPT);
             let newest = Newest::number(known.number, known.payloads());
             let news = ConversationNews { conversation, number: known.number, payload };
             state.publish(Channel::Conversations, &news.encode());

@@ -65,7 +65,7 @@ pub use self::circuits::{
     CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, NumberedOrder, OrderNews, ProbeLease,
     ProbeVerdict, Votes,
 };
-pub use self::conversations::{ConversationBackend, ConversationNews, Message, Newest};
+pub use self::conversations::{ConversationBackend, ConversationNews, ConversationShare, Message, Newest};
 pub use self::forget::{ForgetBackend, Forgotten};
 pub use self::last_good::{KeptAnswer, LastGoodBackend};
 #[cfg(any(test, feature = "model"))]

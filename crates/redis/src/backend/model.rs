@@ -70,6 +70,8 @@ pub(super) struct State {
     pub(super) requests: HashMap<Token, (Lasting, Instant)>,
     pub(super) processes: HashMap<Process, Instant>,
     pub(super) conversations: HashMap<Fingerprint, Conversation>,
+    /// The conversations of each tenant.
+    pub(super) spoken: HashMap<Fingerprint, Spoken>,
     channels: HashMap<Channel, Vec<(Hearer, Arc<Connection>)>>,
     is_unreachable: bool,
     operations: u64,
@@ -159,6 +161,13 @@ pub(super) struct Conversation {
     pub(super) until: Instant,
 }
 
+/// A tenant's conversations, by expiry.
+#[derive(Clone, Default)]
+pub(super) struct Spoken {
+    conversations: HashMap<Fingerprint, Instant>,
+    until: Option<Instant>,
+}
+
 /// What its clock shows at `epoch`: ten days, so that orders and messages may be older than the model.
 const EPOCH_MILLIS: u64 = 10 * 24 * 60 * 60 * 1000;
 
@@ -177,6 +186,24 @@ impl Conversation {
 
     pub(super) fn payloads(&self) -> Vec<Fingerprint> {
         self.superseded.iter().map(|(payload, _)| *payload).collect()
+    }
+}
+
+// === impl Spoken ===
+
+impl Spoken {
+    /// Whether there is room for this conversation, which may be one of them. `kept`: the longest time that one is kept.
+    pub(super) fn has_room(&mut self, conversation: &Fingerprint, most: u64, now: Instant, kept: Duration) -> bool {
+        if self.until.is_some_and(|until| until.saturating_duration_since(now) > kept) {
+            self.conversations.clear();
+        }
+        self.conversations.retain(|_, until| *until > now);
+        self.conversations.contains_key(conversation) || (self.conversations.len() as u64) < most
+    }
+
+    pub(super) fn keep(&mut self, conversation: Fingerprint, until: Instant) {
+        self.conversations.insert(conversation, until);
+        self.until = Some(until);
     }
 }
 
@@ -299,6 +326,7 @@ impl Model {
         state.requests.clear();
         state.processes.clear();
         state.conversations.clear();
+        state.spoken.clear();
         state.tell_gap();
     }
 

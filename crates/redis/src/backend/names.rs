@@ -155,6 +155,11 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{conversation}}}:{what}", self.prefix).into()
     }
 
+    /// A tenant's conversations, by expiry.
+    pub(super) fn conversations_of(&self, tenant: &Fingerprint) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{tenant}}}:k", self.prefix).into()
+    }
+
     /// The channel of all conversations.
     pub(super) fn conversations(&self) -> Vec<u8> {
         format!("{}:{VERSION}:s", self.prefix).into()

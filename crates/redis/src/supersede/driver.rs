@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tower_buttress::store::Fingerprint;
 
 use super::live::{LiveMessages, Question};
-use crate::backend::{BackendError, ConversationBackend, ConversationNews, Message, Newest};
+use crate::backend::{BackendError, ConversationBackend, ConversationNews, ConversationShare, Message, Newest};
 use crate::driver::{Driver, Subscribing};
 
 /// A conversation has changed.
@@ -20,6 +20,8 @@ pub(super) struct Changed(pub(super) Fingerprint);
 pub(super) struct Messages<B> {
     backend: B,
     live: Arc<LiveMessages>,
+    /// How many conversations of one tenant are shared.
+    most: u64,
     /// Unanswered requests to Redis: one at a time per conversation, so that its messages stay in order.
     asking: JoinSet<(Message, Reply)>,
     /// Their conversations.
@@ -97,9 +99,9 @@ impl<B: ConversationBackend> Driver for Messages<B> {
 }
 
 impl<B: ConversationBackend> Messages<B> {
-    pub(super) fn new(backend: B, live: Arc<LiveMessages>) -> Self {
+    pub(super) fn new(backend: B, live: Arc<LiveMessages>, most: u64) -> Self {
         let (busy, waiting) = (HashSet::new(), HashSet::new());
-        Self { backend, live, asking: JoinSet::new(), busy, waiting, ask_again_at: None }
+        Self { backend, live, most, asking: JoinSet::new(), busy, waiting, ask_again_at: None }
     }
 
     fn ask_again(&mut self) {
@@ -122,10 +124,13 @@ impl<B: ConversationBackend> Messages<B> {
         }
         let Some((message, question)) = self.live.next(&conversation) else { return };
         self.busy.insert(conversation);
-        let backend = self.backend.clone();
+        let (backend, most) = (self.backend.clone(), self.most);
         self.asking.spawn(async move {
             match question {
-                Question::Newest(came, known) => (message, Reply::Newest(backend.newest(message, came, known).await)),
+                Question::Newest(tenant, came, known) => {
+                    let share = ConversationShare { tenant, most };
+                    (message, Reply::Newest(backend.newest(message, came, known, share).await))
+                }
                 Question::Answered => (message, Reply::Answered(backend.answered(message).await.is_ok())),
             }
         });
@@ -147,6 +152,8 @@ impl<B: ConversationBackend> Messages<B> {
                     live.supersede();
                 }
             }
+            // This process knows the order of its own messages.
+            Reply::Newest(Ok(Newest::NoRoom)) => {}
             Reply::Newest(Err(_)) => self.ask_again(),
             Reply::Answered(is_known) => {
                 if self.live.answer_reported(message, is_known) {

@@ -45,8 +45,9 @@ struct Live {
 /// A request to Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
-    /// The place of a message that came at this time, and the highest number of its conversation that this process knows.
-    Newest(Instant, u64),
+    /// The place of this tenant's message that came at this time, and the highest number of its conversation that this
+    /// process knows.
+    Newest(Fingerprint, Instant, u64),
     Answered,
 }
 
@@ -125,7 +126,7 @@ impl LiveMessages {
         }
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_unasked) {
             live.is_unasked = false;
-            return Some((id(live), Question::Newest(live.came, known.newest)));
+            return Some((id(live), Question::Newest(*live.message.tenant(), live.came, known.newest)));
         }
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_answered) {
             live.is_answered = false;

@@ -46,6 +46,8 @@ use crate::driver::{Untold, Updates};
 /// - *Redis missed that a message was answered*: the report is repeated for ten minutes until Redis has it, with fewer
 ///   than 4,096 conversations in flight here. If a newer message comes earlier, the answered one is refused when it
 ///   comes again.
+/// - *A tenant has too many conversations* ([`tenant_conversations`](Self::tenant_conversations)): its new ones are ordered
+///   by each process alone.
 /// - *This process missed messages of Redis*: it asks again about each message in flight.
 /// - *Redis is unreachable or slow*: each process knows the order of its own messages. A message that came meanwhile
 ///   gets its number once Redis answers, by the time when it came. Conversations do not wait for each other; 64
@@ -59,8 +61,12 @@ pub struct FleetSupersede<B = Redis> {
     backend: B,
     name: String,
     live: Arc<LiveMessages>,
+    most: u64,
     updates: Updates<Changed>,
 }
+
+/// The default number of one tenant's shared conversations.
+const MOST: u64 = 16_384;
 
 // === impl FleetSupersede ===
 
@@ -68,7 +74,7 @@ impl<B: ConversationBackend> FleetSupersede<B> {
     /// The conversations on this engine.
     #[must_use]
     pub fn new(backend: B) -> Self {
-        Self { backend, name: String::new(), live: Arc::default(), updates: Updates::new() }
+        Self { backend, name: String::new(), live: Arc::default(), most: MOST, updates: Updates::new() }
     }
 
     /// Separates these conversations from those of layers with another name: layers with the same name on one Redis
@@ -76,6 +82,15 @@ impl<B: ConversationBackend> FleetSupersede<B> {
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// Limits the conversations of one tenant in Redis, each of which takes up to 1.5 KiB for an hour after its last
+    /// message. Default: 16,384. Beyond the limit a new conversation is not shared until older ones expire: each process
+    /// knows the order of its own messages.
+    #[must_use]
+    pub fn tenant_conversations(mut self, conversations: u64) -> Self {
+        self.most = conversations;
         self
     }
 
@@ -89,7 +104,7 @@ impl<B: ConversationBackend> FleetSupersede<B> {
     }
 
     fn changed(&self, id: Message) {
-        let driver = || Messages::new(self.backend.clone(), self.live.clone());
+        let driver = || Messages::new(self.backend.clone(), self.live.clone(), self.most);
         match self.updates.tell(Changed(id.conversation), driver) {
             Ok(()) => {}
             Err(Untold::Busy) => self.live.look_at_all(),

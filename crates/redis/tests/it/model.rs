@@ -15,9 +15,9 @@ use tower_buttress::store::{Fingerprint, LastGoodKeys, OfferedAnswer, TenantHash
 use tower_buttress::{CircuitOrder, PeerPause, Tenant};
 use tower_buttress_redis::backend::{
     Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed,
-    ConversationBackend, Flight, FlightEnd, ForgetBackend, GivenOrder, Heard, HeldOrder, KeptAnswer, LastGoodBackend,
-    LogShare, Message, Newest, NumberedOrder, Offered, OrderNews, PauseBackend, PauseNews, ProbeLease, ProbeVerdict,
-    Process, RateBackend, RateTurn, Subscription, TakenRate, Token, Votes, Want,
+    ConversationBackend, ConversationShare, Flight, FlightEnd, ForgetBackend, GivenOrder, Heard, HeldOrder, KeptAnswer,
+    LastGoodBackend, LogShare, Message, Newest, NumberedOrder, Offered, OrderNews, PauseBackend, PauseNews, ProbeLease,
+    ProbeVerdict, Process, RateBackend, RateTurn, Subscription, TakenRate, Token, Votes, Want,
 };
 use tower_buttress_redis::{Model, Redis};
 
@@ -139,6 +139,7 @@ enum Step {
         is_late: bool,
         late: Duration,
         knows: bool,
+        most: u64,
     },
     Answered {
         conversation: u8,
@@ -278,13 +279,16 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<u128>(), 0..2_usize, prop::sample::select(&[-100_i64, -50, 50][..]))
             .prop_map(|(request, rate, seconds)| Step::Refund { request, rate, seconds }),
         1 => (0..3_usize, time()).prop_map(|(process, ttl)| Step::Beat { process, ttl }),
-        4 => (0..2_u8, 0..4_u8, any::<[bool; 2]>()).prop_map(|(conversation, payload, [is_late, knows])| Step::Say {
-            conversation,
-            payload,
-            is_late,
-            late: Duration::ZERO,
-            knows,
-        }),
+        4 => (0..2_u8, 0..4_u8, any::<[bool; 2]>(), prop::sample::select(&[1, 2, 2, 2][..])).prop_map(
+            |(conversation, payload, [is_late, knows], most)| Step::Say {
+                conversation,
+                payload,
+                is_late,
+                late: Duration::ZERO,
+                knows,
+                most,
+            }
+        ),
         2 => (0..2_u8, 0..4_u8).prop_map(|(conversation, payload)| Step::Answered { conversation, payload }),
         3 => (0..3_usize, prop::sample::select(&ORDERS[..]), any::<[bool; 2]>(), 0..20_u8)
             .prop_map(|(process, order, [is_late, knows], id)| Step::Order {
@@ -499,12 +503,13 @@ where
                 self.answer(backend.refund(Fingerprint::from_bytes([200; 32]), token(request), changes))
             }
             Step::Beat { process, ttl } => self.answer(backend.beat(self.owners[process], ttl)),
-            Step::Say { conversation, payload, late, knows, .. } => {
+            Step::Say { conversation, payload, late, knows, most, .. } => {
                 let numbers = &self.numbers[usize::from(conversation)];
                 let known = numbers.iter().max().copied().filter(|_| knows).unwrap_or(0);
                 let newest = self.runtime.block_on(async {
                     let came = Instant::now().checked_sub(late).unwrap();
-                    backend.newest(message(conversation, payload), came, known).await
+                    let share = ConversationShare { tenant: print(100), most };
+                    backend.newest(message(conversation, payload), came, known, share).await
                 });
                 match newest.unwrap() {
                     Newest::Number { number, superseded } => {

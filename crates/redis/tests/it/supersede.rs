@@ -14,7 +14,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::store::Fingerprint;
 use tower_buttress::{CallBody, SupersedeLayer};
-use tower_buttress_redis::backend::{ConversationBackend, Message, Newest};
+use tower_buttress_redis::backend::{ConversationBackend, ConversationShare, Message, Newest};
 use tower_buttress_redis::{FleetSupersede, Model, Redis, RedisOptions};
 
 use crate::support::Server;
@@ -22,6 +22,8 @@ use crate::support::proxy::Proxy;
 use crate::support::slow::Slow;
 
 const MS: Duration = Duration::from_millis(1);
+
+const SHARE: ConversationShare = ConversationShare { tenant: Fingerprint::from_bytes([9; 32]), most: 100 };
 
 /// How long the upstream takes.
 const ANSWER: Duration = Duration::from_millis(600);
@@ -163,7 +165,8 @@ async fn an_answered_message_is_not_older_than_itself<B: ConversationBackend>(ba
     let hello = Message { conversation: print(1), payload: print(2) };
     let other = Message { payload: print(3), ..hello };
     let came = Instant::now();
-    let is_superseded = async |message, came| backend.newest(message, came, 0).await.unwrap() == Newest::Superseded;
+    let is_superseded =
+        async |message, came| backend.newest(message, came, 0, SHARE).await.unwrap() == Newest::Superseded;
     tokio::time::sleep(20 * MS).await;
     assert!(!is_superseded(hello, came).await);
     assert!(backend.answered(hello).await.unwrap());
@@ -327,7 +330,7 @@ async fn numbers_go_on<B: ConversationBackend>(backend: B) {
     let print = |byte| Fingerprint::from_bytes([byte; 32]);
     let number = async |payload, known| {
         let message = Message { conversation: print(5), payload: print(payload) };
-        match backend.newest(message, Instant::now(), known).await.unwrap() {
+        match backend.newest(message, Instant::now(), known, SHARE).await.unwrap() {
             Newest::Number { number, .. } => number,
             older => panic!("it is the newest: {older:?}"),
         }
@@ -343,4 +346,34 @@ async fn numbers_go_on_in_the_model_as_in_redis() {
     tokio::time::resume();
     let server = Server::start();
     numbers_go_on(server.redis()).await;
+}
+
+/// A tenant with room for two conversations.
+async fn one_conversation_too_many<B: ConversationBackend>(backend: B) {
+    let fleet = || Process::taking(1_000 * MS, FleetSupersede::new(backend.clone()).tenant_conversations(2));
+    let (one, two) = (fleet(), fleet());
+    // Both processes know of the conversation before its next message.
+    let say = async |conversation: &str| {
+        let first = one.say_in(conversation, "ann", "first");
+        tokio::time::sleep(150 * MS).await;
+        let second = two.say_in(conversation, "ann", "second");
+        tokio::time::sleep(150 * MS).await;
+        let third = two.say_in(conversation, "ann", "third");
+        [first.await.unwrap(), second.await.unwrap(), third.await.unwrap()].map(|status| status.as_u16())
+    };
+    assert_eq!(say("one").await, [410, 410, 200]);
+    assert_eq!(say("two").await, [410, 410, 200]);
+    assert_eq!(say("three").await, [200, 410, 200], "each process orders its own");
+    assert_eq!(say("one").await, [410, 410, 200], "it is known");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_conversations_of_one_tenant_are_limited() {
+    one_conversation_too_many(Model::new()).await;
+}
+
+#[tokio::test]
+async fn conversations_are_limited_on_a_real_redis() {
+    let server = Server::start();
+    one_conversation_too_many(server.redis()).await;
 }

@@ -13,9 +13,9 @@ use tower_buttress::store::{Fingerprint, TenantHash};
 use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
     Appended, Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, ClaimArgs, Claimed,
-    ConversationBackend, Flight, FlightEnd, ForgetBackend, Forgotten, GivenOrder, HeldOrder, KeptAnswer,
-    LastGoodBackend, LogShare, Message, Newest, Offered, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process,
-    RateBackend, RateTurn, Settled, Subscription, TakenRate, Token, Votes, Want,
+    ConversationBackend, ConversationShare, Flight, FlightEnd, ForgetBackend, Forgotten, GivenOrder, HeldOrder,
+    KeptAnswer, LastGoodBackend, LogShare, Message, Newest, Offered, PauseBackend, PauseNews, ProbeLease, ProbeVerdict,
+    Process, RateBackend, RateTurn, Settled, Subscription, TakenRate, Token, Votes, Want,
 };
 
 use super::history::History;
@@ -363,8 +363,14 @@ impl RateBackend for Way {
 }
 
 impl ConversationBackend for Way {
-    async fn newest(&self, message: Message, came: Instant, known: u64) -> Result<Newest, BackendError> {
-        self.run("newest", |model| async move { model.newest(message, came, known).await }).await
+    async fn newest(
+        &self,
+        message: Message,
+        came: Instant,
+        known: u64,
+        share: ConversationShare,
+    ) -> Result<Newest, BackendError> {
+        self.run("newest", |model| async move { model.newest(message, came, known, share).await }).await
     }
 
     async fn answered(&self, message: Message) -> Result<bool, BackendError> {

@@ -9,9 +9,9 @@ use tower_buttress::PeerPause;
 use tower_buttress::store::Fingerprint;
 use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
-    BackendError, CircuitBackend, CircuitGroup, CircuitId, ConversationBackend, GivenOrder, HeldOrder, Message, Newest,
-    PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend, RateTurn, Subscription, TakenRate, Token,
-    Votes,
+    BackendError, CircuitBackend, CircuitGroup, CircuitId, ConversationBackend, ConversationShare, GivenOrder,
+    HeldOrder, Message, Newest, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend, RateTurn,
+    Subscription, TakenRate, Token, Votes,
 };
 
 #[derive(Clone)]
@@ -95,9 +95,15 @@ impl CircuitBackend for Slow {
 }
 
 impl ConversationBackend for Slow {
-    async fn newest(&self, message: Message, came: Instant, known: u64) -> Result<Newest, BackendError> {
+    async fn newest(
+        &self,
+        message: Message,
+        came: Instant,
+        known: u64,
+        share: ConversationShare,
+    ) -> Result<Newest, BackendError> {
         sleep(self.takes).await;
-        self.model.newest(message, came, known).await
+        self.model.newest(message, came, known, share).await
     }
 
     async fn answered(&self, message: Message) -> Result<bool, BackendError> {
