@@ -115,9 +115,13 @@ pub enum ProbeLease {
     Granted {
         /// How many probes in a row got no answer.
         unanswered: u32,
+        /// Whether another process has asked for it since it was granted or last renewed.
+        is_wanted: bool,
     },
-    /// Another process probes, or it is too early. Ask again after this time.
+    /// Another process has the lease, for this time unless it renews it.
     Wait(Duration),
+    /// The circuit is open for this time.
+    Early(Duration),
 }
 
 /// The result of a probe.
@@ -133,7 +137,7 @@ pub enum ProbeVerdict {
         /// How many probes in a row got no answer.
         unanswered: u32,
     },
-    /// The process had no call to probe with.
+    /// No call has probed.
     GivenBack,
 }
 

@@ -13,11 +13,19 @@ pub(super) struct HeldCircuit {
     pub(super) votes: HashMap<Process, Instant>,
     pub(super) active: HashMap<Process, Instant>,
     pub(super) open: Option<Open>,
-    pub(super) probe: Option<(Token, Lasting)>,
+    pub(super) probe: Option<HeldLease>,
     /// An operator's order, with its expiry.
     pub(super) order: Option<(NumberedOrder, Instant)>,
     /// The last orders that were given.
     pub(super) told: Vec<Token>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeldLease {
+    pub(super) token: Token,
+    pub(super) until: Lasting,
+    /// Whether another process has asked for it since.
+    pub(super) is_wanted: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +42,7 @@ pub(super) struct Open {
 impl HeldCircuit {
     pub(super) fn forget(&mut self, now: Instant) {
         self.open = self.open.filter(|open| open.forgotten > now);
-        self.probe = self.probe.filter(|(_, until)| until.at > now);
+        self.probe = self.probe.filter(|lease| lease.until.at > now);
         if self.order.is_some_and(|(_, until)| until <= now) {
             (self.order, self.told) = (None, Vec::new());
         }

@@ -9,7 +9,7 @@ use super::circuits::{
     AT_ONCE, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, KEPT, MOST_TOLD,
     NumberedOrder, ORDER_KEPT, OrderNews, ProbeLease, ProbeVerdict, Votes,
 };
-use super::held_circuit::Open;
+use super::held_circuit::{HeldLease, Open};
 use super::model::{Channel, Lasting, Model, State};
 use super::redis::whole_millis;
 use super::{BackendError, Process, Subscription, Token};
@@ -57,13 +57,17 @@ impl CircuitBackend for Model {
         fleet.forget(now);
         let open_for = fleet.open_for(now);
         match &mut fleet.probe {
-            held if !open_for.is_zero() && held.is_none_or(|(other, _)| other != token) => {
-                Ok(ProbeLease::Wait(open_for))
+            held if !open_for.is_zero() && held.is_none_or(|held| held.token != token) => {
+                Ok(ProbeLease::Early(open_for))
             }
-            Some((other, until)) if *other != token => Ok(ProbeLease::Wait(until.left(now))),
+            Some(held) if held.token != token => {
+                held.is_wanted = true;
+                Ok(ProbeLease::Wait(held.until.left(now)))
+            }
             held => {
-                *held = Some((token, Lasting::until(now + lease, now)));
-                Ok(ProbeLease::Granted { unanswered: fleet.open.map_or(0, |open| open.unanswered) })
+                let is_wanted = held.is_some_and(|held| held.is_wanted);
+                *held = Some(HeldLease { token, until: Lasting::until(now + lease, now), is_wanted: false });
+                Ok(ProbeLease::Granted { unanswered: fleet.open.map_or(0, |open| open.unanswered), is_wanted })
             }
         }
     }
@@ -80,7 +84,7 @@ impl CircuitBackend for Model {
         let now = state.now();
         let fleet = state.circuits.entry(circuit).or_default();
         fleet.forget(now);
-        if fleet.probe.is_none_or(|(other, _)| other != token) {
+        if fleet.probe.is_none_or(|held| held.token != token) {
             return Ok(false);
         }
         fleet.probe = None;

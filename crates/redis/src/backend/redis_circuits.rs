@@ -59,10 +59,12 @@ impl CircuitBackend for Redis {
             .arg(millis(lease));
         match self.call(&command).await? {
             Value::Array(reply) => match reply.as_slice() {
-                [Value::Int(1), Value::Int(unanswered)] => {
-                    Ok(ProbeLease::Granted { unanswered: u32::try_from(*unanswered).unwrap_or(0) })
-                }
+                [Value::Int(1), Value::Int(unanswered), Value::Int(wanted)] => Ok(ProbeLease::Granted {
+                    unanswered: u32::try_from(*unanswered).unwrap_or(0),
+                    is_wanted: *wanted == 1,
+                }),
                 [Value::Int(0), Value::Int(wait)] => Ok(ProbeLease::Wait(Duration::from_millis(unsigned(*wait)))),
+                [Value::Int(-1), Value::Int(wait)] => Ok(ProbeLease::Early(Duration::from_millis(unsigned(*wait)))),
                 _ => Err(unexpected()),
             },
             _ => Err(unexpected()),

@@ -105,6 +105,7 @@ impl<B: CircuitBackend> Circuits<B> {
         self.circuits.entry(id).or_insert_with(|| Watched {
             circuit,
             probe: Probe::None,
+            returns: 0,
             look_at,
             is_to_tell: false,
             owes_vote: false,
@@ -147,7 +148,8 @@ impl<B: CircuitBackend> Circuits<B> {
                 watched.hold(open_for);
                 watched.end_probe(lease, ProbeVerdict::GivenBack);
             }
-            Meaning::Probes => {}
+            // Its lease is short until it is renewed for a probe.
+            Meaning::Probes => watched.look_at = Instant::now(),
             Meaning::Closed => {
                 watched.probe = Probe::None;
                 watched.end_probe(lease, ProbeVerdict::Well);

@@ -41,9 +41,10 @@ use crate::driver::Updates;
 ///   circuit opens if half of the processes, and at least two, have voted; with fewer votes one failure of its own
 ///   opens it. So a process with a broken network opens only its own circuits.
 /// - *The open time is over*: the process requests the lease of the probe. The one that gets it makes its next call
-///   the probe; the others stay open until they hear the result. All processes share the count of probes without an
-///   answer, so open times double for the fleet. A process without a call returns the lease after 2 s; a dead one
-///   loses it after a minute. No second process joins a long probe.
+///   the probe, whenever that comes; the others stay open until they hear the result. All processes share the count of
+///   probes without an answer, so open times double for the fleet. A process that refuses a call requests the lease; one
+///   that has it and had no call for 2 s (after its first return 8 s, then 32 s) returns it then. One that dies loses it
+///   after 10 s, during its probe after a minute. No second process joins a long probe.
 /// - *The probe succeeds*: all circuits close. For 10 s, one failure reopens them.
 /// - *A process starts*: it reads each circuit at its first use, and learns of an open one.
 /// - *Redis is unreachable*: each process continues and probes alone.
@@ -60,7 +61,7 @@ use crate::driver::Updates;
 /// # Cost
 ///
 /// One script when a circuit is first used, opens, or is probed; two scripts per circuit every 20 s, or every 5 s
-/// while it is not closed.
+/// while it is not closed; one every 2 s in the process that waits for a call to probe with.
 pub struct FleetBreaker<B = Redis> {
     backend: B,
     group: CircuitGroup,

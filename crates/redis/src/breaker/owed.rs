@@ -28,7 +28,7 @@ pub(super) struct Told {
 pub(super) const ACTIVE: Duration = Duration::from_secs(60);
 
 /// Another process takes the probe of one that is silent this long. The lease is renewed while a probe is in flight.
-pub(super) const PROBE_LEASE: Duration = Duration::from_secs(60);
+const PROBE_LEASE: Duration = Duration::from_secs(60);
 
 // === impl Owed ===
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::owed::{ACTIVE, PROBE_LEASE};
+use super::owed::ACTIVE;
 use super::watched::{Probe, Watched, jittered};
 use crate::backend::{BackendError, CircuitBackend, CircuitId, ProbeLease, ProbeVerdict, Process, Token};
 
@@ -12,18 +12,32 @@ use crate::backend::{BackendError, CircuitBackend, CircuitId, ProbeLease, ProbeV
 pub(super) enum ProbeStep {
     /// Requests the lease.
     Ask(Token),
-    /// Returns the lease: no call came to probe with.
+    /// Renews the lease: no call has come yet.
+    Renew(Token),
+    /// Returns the lease: others have calls to probe with.
     GiveBack(Token),
 }
 
 /// Redis's reply.
 pub(super) enum StepReply {
     Asked(Token, Result<ProbeLease, BackendError>),
+    Renewed(Token, Result<ProbeLease, BackendError>),
     GivenBack(Token, Result<bool, BackendError>),
 }
 
-/// A process without a call for this long returns the lease.
+/// The lease of a process that waits for a call to probe with. Another one takes it if that process is silent this long.
+const WAITING_LEASE: Duration = Duration::from_secs(10);
+
+/// How often that process renews it.
+const RENEW_EVERY: Duration = Duration::from_secs(2);
+
+/// A process without a call for this long returns the lease if another one has calls.
 const NO_CALL: Duration = Duration::from_secs(2);
+
+/// After each return it keeps the lease this many times as long, at most twice. One of several processes with few calls
+/// must have it when a call comes.
+const LONGER: u32 = 4;
+const MOST_LONGER: u32 = 2;
 
 /// How often this process requests the lease while another one probes, or while it has no call.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -36,7 +50,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 impl ProbeStep {
     pub(super) async fn take<B: CircuitBackend>(self, backend: B, id: CircuitId, process: Process) -> StepReply {
         match self {
-            Self::Ask(lease) => StepReply::Asked(lease, backend.probe(id, lease, PROBE_LEASE).await),
+            Self::Ask(lease) => StepReply::Asked(lease, backend.probe(id, lease, WAITING_LEASE).await),
+            Self::Renew(lease) => StepReply::Renewed(lease, backend.probe(id, lease, WAITING_LEASE).await),
             Self::GiveBack(lease) => {
                 let given_back = backend.verdict(id, lease, process, ProbeVerdict::GivenBack, ACTIVE).await;
                 StepReply::GivenBack(lease, given_back)
@@ -51,11 +66,11 @@ impl Watched {
     /// What to do for the probe now; `None`: nothing.
     pub(super) fn next_step(&mut self, now: Instant) -> Option<ProbeStep> {
         let is_probing = self.is_probing();
-        if let Probe::Ours { give_back_at, .. } = &mut self.probe {
-            match give_back_at {
-                Some(_) if is_probing => *give_back_at = None,
+        if let Probe::Ours { since, renew_at, .. } = &mut self.probe {
+            match renew_at {
+                Some(_) if is_probing => *renew_at = None,
                 // The caller of the probe has left, which changes no state.
-                None if !is_probing => *give_back_at = Some(now + NO_CALL),
+                None if !is_probing => (*since, *renew_at) = (now, Some(now)),
                 _ => {}
             }
         }
@@ -67,8 +82,12 @@ impl Watched {
                 }
                 Some(ProbeStep::Ask(self.lease_to_ask_for()))
             }
-            Probe::Ours { lease, is_sure, give_back_at: Some(at) } if at <= now => {
+            Probe::Ours { lease, is_sure, is_returned, renew_at: Some(at), .. } if at <= now => {
+                if is_sure && !is_returned {
+                    return Some(ProbeStep::Renew(lease));
+                }
                 if is_sure {
+                    self.returns += 1;
                     self.hold_until_called(jittered(NO_CALL));
                 } else {
                     self.probe = Probe::None;
@@ -83,7 +102,7 @@ impl Watched {
     pub(super) fn renewed(&mut self, lease: Token, renewed: &Result<ProbeLease, BackendError>) {
         match renewed {
             // Redis had lost the lease, and another process probes or is about to. This one sends no further probe.
-            Ok(ProbeLease::Wait(wait)) if self.lease() == Some(lease) => {
+            Ok(ProbeLease::Wait(wait) | ProbeLease::Early(wait)) if self.lease() == Some(lease) => {
                 self.hold(jittered((*wait).clamp(SHORTEST_WAIT, ASK_EVERY)));
             }
             _ => {}
@@ -92,15 +111,34 @@ impl Watched {
 
     pub(super) fn on_step(&mut self, reply: StepReply) {
         // The hold ends now: the next call is the probe. Counts from the reply, which may be late.
-        let ours = |lease, is_sure| Probe::Ours { lease, is_sure, give_back_at: Some(Instant::now() + NO_CALL) };
+        let now = Instant::now();
+        let renew_at = Some(now + RENEW_EVERY);
+        let ours = |lease, is_sure| Probe::Ours { lease, since: now, is_sure, is_returned: false, renew_at };
         match reply {
-            StepReply::Asked(lease, Ok(ProbeLease::Granted { unanswered })) => {
+            StepReply::Asked(lease, Ok(ProbeLease::Granted { unanswered, .. })) => {
                 self.circuit.note_unanswered(unanswered);
                 self.probe = ours(lease, true);
             }
-            // Another process probes, or is about to stop.
-            StepReply::Asked(_, Ok(ProbeLease::Wait(wait))) => {
+            StepReply::Asked(_, Ok(ProbeLease::Early(wait))) => {
                 self.ask_in(jittered(wait.clamp(SHORTEST_WAIT, ASK_EVERY)));
+            }
+            // Another process probes, or waits for a call. It learns that this one asked, so only a process with calls
+            // asks again.
+            StepReply::Asked(_, Ok(ProbeLease::Wait(wait))) => {
+                let called = self.refused();
+                if let Probe::Held { refused, .. } = &mut self.probe {
+                    refused.get_or_insert(called);
+                }
+                self.ask_in(jittered(wait.clamp(SHORTEST_WAIT, ASK_EVERY)));
+            }
+            StepReply::Renewed(lease, renewed) => {
+                self.renewed(lease, &renewed);
+                let patience = NO_CALL * LONGER.pow(self.returns.min(MOST_LONGER));
+                if let Probe::Ours { since, is_returned, renew_at, .. } = &mut self.probe {
+                    let wanted = matches!(renewed, Ok(ProbeLease::Granted { is_wanted: true, .. }));
+                    *is_returned = wanted && now.saturating_duration_since(*since) >= patience;
+                    *renew_at = Some(if *is_returned { now } else { now + RENEW_EVERY });
+                }
             }
             // Each process continues alone. This one may still have the lease.
             StepReply::Asked(lease, Err(_)) => self.probe = ours(lease, false),

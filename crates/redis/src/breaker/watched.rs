@@ -11,6 +11,8 @@ use crate::backend::{BackendError, GivenOrder, HeldOrder, NumberedOrder, OrderNe
 pub(super) struct Watched {
     pub(super) circuit: PeerCircuit,
     pub(super) probe: Probe,
+    /// How often since the circuit opened this process returned the lease, because others needed it more.
+    pub(super) returns: u32,
     /// When to read the circuit again.
     pub(super) look_at: Instant,
     /// There is something to report at once.
@@ -40,16 +42,20 @@ pub(super) enum Probe {
     Held {
         _hold: ProbeHold,
         ask_at: Instant,
-        /// The refused calls when this process last had no call to probe with. It asks again after it has refused
-        /// more.
+        /// The refused calls when another process had the lease, or needed it more. This one asks again after it
+        /// has refused more.
         refused: Option<u64>,
     },
-    /// This process, with this lease. Without a call by `give_back_at`, it returns the lease.
+    /// This process, with this lease.
     Ours {
         lease: Token,
+        since: Instant,
         /// Whether Redis granted it. If not, the reply was lost, and the circuit continues as without sharing.
         is_sure: bool,
-        give_back_at: Option<Instant>,
+        /// Whether to return it, unless a call probes.
+        is_returned: bool,
+        /// When to renew it, or return it; `None`: a call probes.
+        renew_at: Option<Instant>,
     },
 }
 
@@ -88,10 +94,11 @@ pub(super) const LOOK_OPEN: Duration = Duration::from_secs(5);
 impl Watched {
     /// Holds probes, and requests their lease after `open_for`.
     pub(super) fn hold(&mut self, open_for: Duration) {
+        self.returns = 0;
         self.hold_until(open_for, None);
     }
 
-    /// This process had no call to probe with: it requests the lease again when it has one.
+    /// This process had no call to probe with, and others had: it requests the lease again when it has one.
     pub(super) fn hold_until_called(&mut self, at_least: Duration) {
         let refused = self.refused();
         self.hold_until(at_least, Some(refused));
@@ -150,7 +157,7 @@ impl Watched {
         let probe = match &self.probe {
             Probe::None => None,
             Probe::Held { ask_at, .. } => Some(*ask_at),
-            Probe::Ours { give_back_at, .. } => *give_back_at,
+            Probe::Ours { renew_at, .. } => *renew_at,
         };
         probe.map_or(self.look_at, |probe| probe.min(self.look_at))
     }

@@ -189,6 +189,90 @@ async fn a_process_without_calls_lets_another_test_the_upstream() {
     assert_eq!(fleet[0].state(), CircuitState::Closed);
 }
 
+/// How many calls, this far apart, find the upstream healthy again after the open time.
+async fn calls_until_closed(caller: &Process, upstream: &Upstream, apart: Duration) -> usize {
+    upstream.is_down.store(false, SeqCst);
+    // The longest, with jitter and the time to ask for the lease.
+    tokio::time::sleep(OPEN + Duration::from_secs(1)).await;
+    for calls in 1..=20 {
+        if caller.call().await == StatusCode::OK {
+            assert_eq!(caller.state(), CircuitState::Closed);
+            return calls;
+        }
+        tokio::time::sleep(apart).await;
+    }
+    panic!("calls {apart:?} apart never close it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_call_after_the_open_time_tests_the_upstream_however_rare_calls_are() {
+    for apart in [1, 4, 10, 70, 600].map(Duration::from_secs) {
+        let (model, upstream) = (Model::new(), down());
+        let one = process(model, &upstream);
+        settle().await;
+        one.calls(5).await;
+        tokio::time::sleep(apart).await;
+        assert_eq!(calls_until_closed(&one, &upstream, apart).await, 1, "{apart:?} apart");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rare_calls_to_one_of_many_processes_close_the_circuits_of_all() {
+    for apart in [4, 10, 70].map(Duration::from_secs) {
+        let (model, upstream) = (Model::new(), down());
+        let fleet = fleet(4, &model, &upstream);
+        settle().await;
+        for process in &fleet {
+            process.calls(5).await;
+        }
+        let calls = calls_until_closed(&fleet[3], &upstream, apart).await;
+        assert!(calls <= 3, "{apart:?} apart: {calls} calls");
+        settle().await;
+        assert!(fleet.iter().all(|process| process.state() == CircuitState::Closed));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn processes_that_all_have_rare_calls_do_not_take_the_test_from_each_other_for_ever() {
+    const APART: Duration = Duration::from_secs(10);
+    for seed in 0..20 {
+        fastrand::seed(seed);
+        let (model, upstream) = (Model::new(), down());
+        let fleet = fleet(4, &model, &upstream);
+        settle().await;
+        for process in &fleet {
+            process.calls(5).await;
+        }
+        upstream.is_down.store(false, SeqCst);
+        let begun = Instant::now();
+        while fleet.iter().any(|process| process.state() != CircuitState::Closed) {
+            for process in &fleet {
+                process.call().await;
+                tokio::time::sleep(APART / 4).await;
+            }
+            assert!(begun.elapsed() < APART * 6, "it is not tested");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_stops_with_the_lease_keeps_it_for_seconds() {
+    let (model, upstream) = (Model::new(), down());
+    let way = model.connection();
+    let one = process(way.clone(), &upstream);
+    settle().await;
+    one.calls(5).await;
+    // It has the lease for as long as it has no call, and is then cut off.
+    tokio::time::sleep(OPEN * 20).await;
+    let circuit = CircuitGroup::new("models").circuit(None);
+    let asks = async || model.probe(circuit, Token::random(), Duration::from_secs(1)).await.unwrap();
+    way.set_connected(false);
+    assert!(matches!(asks().await, ProbeLease::Wait(_)));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let lease = asks().await;
+    assert!(matches!(lease, ProbeLease::Granted { .. }), "{lease:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_process_that_starts_learns_of_open_circuits_before_its_first_call() {
     let (model, upstream) = (Model::new(), down());
@@ -662,7 +746,7 @@ async fn a_probe_under_a_lease_whose_reply_was_lost_closes_all_circuits() {
     settle().await;
     fleet[0].calls(5).await;
     fleet[1].calls(1).await;
-    // Each has had the lease by then, and no call to test the upstream with: they do not ask for it until they are called.
+    // One of them has the lease by then. The other asks for it when it is called.
     tokio::time::sleep(OPEN * 4).await;
     deaf.loses_leases.store(true, SeqCst);
     upstream.is_down.store(false, SeqCst);
@@ -725,11 +809,11 @@ async fn a_clock_that_is_set_back_keeps_no_circuit_open() {
     // Nor does a process hold the lease of a probe for longer that it has left with it.
     let (group, [one, two]) = (CircuitGroup::new("models"), [Token::random(), Token::random()]);
     let lease = |token| model.probe(group.circuit(Some("other")), token, Duration::from_secs(60));
-    assert_eq!(lease(one).await.unwrap(), ProbeLease::Granted { unanswered: 0 });
+    assert_eq!(lease(one).await.unwrap(), ProbeLease::Granted { unanswered: 0, is_wanted: false });
     model.jump_back(HOUR);
     assert_eq!(lease(two).await.unwrap(), ProbeLease::Wait(Duration::from_secs(60)));
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(lease(two).await.unwrap(), ProbeLease::Granted { unanswered: 0 });
+    assert_eq!(lease(two).await.unwrap(), ProbeLease::Granted { unanswered: 0, is_wanted: false });
 }
 
 #[tokio::test(start_paused = true)]
@@ -757,6 +841,15 @@ async fn however_long_a_probe_takes_no_other_process_joins_it() {
     assert_eq!(process.state(), CircuitState::Closed);
 }
 
+/// What another process does that has calls: it asks every second, and has the lease soon.
+async fn take_the_lease(model: &Model, token: Token, lease: Duration) {
+    let (circuit, begun) = (CircuitGroup::new("models").circuit(None), Instant::now());
+    while !matches!(model.probe(circuit, token, lease).await.unwrap(), ProbeLease::Granted { .. }) {
+        assert!(begun.elapsed() < Duration::from_secs(12), "it is not returned");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_probe_whose_caller_leaves_lets_another_process_test_the_upstream() {
     let (model, upstream) = (Model::new(), down());
@@ -767,10 +860,7 @@ async fn a_probe_whose_caller_leaves_lets_another_process_test_the_upstream() {
     tokio::time::sleep(OPEN + Duration::from_millis(1_200)).await;
     assert!(tokio::time::timeout(Duration::from_secs(1), process.call()).await.is_err());
     // It is found out with the next look, and no call comes for two seconds.
-    tokio::time::sleep(Duration::from_secs(9)).await;
-    let circuit = CircuitGroup::new("models").circuit(None);
-    let lease = model.probe(circuit, Token::random(), Duration::from_secs(1)).await.unwrap();
-    assert!(matches!(lease, ProbeLease::Granted { .. }), "{lease:?}");
+    take_the_lease(&model, Token::random(), Duration::from_secs(1)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -789,7 +879,8 @@ async fn a_probe_keeps_its_lease_when_another_process_opens_the_circuit() {
         model.vote(circuit, ProcessId::random(), open_for, open_for).await.unwrap();
         for second in 0..120 {
             let lease = model.probe(circuit, Token::random(), Duration::from_secs(1)).await.unwrap();
-            assert!(matches!(lease, ProbeLease::Wait(_)), "{second} s after that: {lease:?}");
+            let is_granted = matches!(lease, ProbeLease::Granted { .. });
+            assert!(!is_granted, "{second} s after that: {lease:?}");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
@@ -805,7 +896,7 @@ async fn a_lease_is_renewed_while_the_circuit_is_open<B: CircuitBackend>(backend
     const LEASE: Duration = Duration::from_secs(30);
     let (circuit, [ours, other]) = (CircuitGroup::new("models").circuit(None), [Token::random(), Token::random()]);
     let ask = async |token, lease| backend.probe(circuit, token, lease).await.unwrap();
-    let granted = ProbeLease::Granted { unanswered: 0 };
+    let granted = ProbeLease::Granted { unanswered: 0, is_wanted: false };
     assert_eq!(ask(ours, LEASE).await, granted);
     let open_for = Duration::from_secs(1);
     backend.vote(circuit, ProcessId::random(), open_for, open_for).await.unwrap();
@@ -814,7 +905,7 @@ async fn a_lease_is_renewed_while_the_circuit_is_open<B: CircuitBackend>(backend
     loop {
         match ask(other, LEASE).await {
             ProbeLease::Wait(wait) if wait > open_for => break assert!(wait > LEASE, "{wait:?}"),
-            ProbeLease::Wait(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            ProbeLease::Wait(_) | ProbeLease::Early(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             granted => panic!("another process has it: {granted:?}"),
         }
         assert!(begun.elapsed() < Duration::from_secs(20), "it stays open");
@@ -864,11 +955,9 @@ async fn a_process_whose_probe_was_left_waits_while_another_tests_the_upstream()
     upstream.hangs.store(150, SeqCst);
     tokio::time::sleep(OPEN + Duration::from_millis(1_200)).await;
     assert!(tokio::time::timeout(Duration::from_secs(1), process.call()).await.is_err());
-    tokio::time::sleep(Duration::from_secs(9)).await;
     let (circuit, before) = (CircuitGroup::new("models").circuit(None), upstream.calls.load(SeqCst));
     let (token, lease) = (Token::random(), Duration::from_secs(30));
-    let granted = model.probe(circuit, token, lease).await.unwrap();
-    assert!(matches!(granted, ProbeLease::Granted { .. }), "{granted:?}");
+    take_the_lease(&model, token, lease).await;
     for _ in 0..25 {
         assert_eq!(process.call().await, StatusCode::SERVICE_UNAVAILABLE);
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -455,6 +455,7 @@ where
             Step::Probe { process, lease } => {
                 match self.runtime.block_on(backend.probe(circuit(), self.flights[process].token, lease)).unwrap() {
                     ProbeLease::Wait(wait) => format!("wait {}", seconds(wait)),
+                    ProbeLease::Early(wait) => format!("early {}", seconds(wait)),
                     granted => format!("{granted:?}"),
                 }
             }

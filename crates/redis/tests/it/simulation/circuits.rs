@@ -24,6 +24,7 @@ const PROCESSES: usize = 4;
 const TIME: Duration = Duration::from_secs(40);
 /// And in which they are well again.
 const CALM: Duration = Duration::from_secs(25);
+const CALM_OF_RARE: Duration = Duration::from_secs(90);
 /// A fault may have made a process go on by itself, until its circuit is closed or open again.
 const FELT_FOR: Duration = Duration::from_secs(15);
 
@@ -112,13 +113,17 @@ pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
     let upstream = Upstream { history: history.clone(), inner: Arc::default(), ways: Arc::new(ways.clone()) };
     // In some histories the upstream is always well, and the network of one process is not.
     let is_well = rng.u32(..3) == 0;
+    // In some only one process has calls, or all have few.
+    let (is_rare, is_alone) = (rng.u32(..3) == 0, rng.u32(..4) == 0);
+    let (pause, calm) = if is_rare { ((2_000.0, 12_000.0), CALM_OF_RARE) } else { ((100.0, 900.0), CALM) };
     let fleet: Vec<_> = (0..PROCESSES).map(|process| upstream.process(process, rng.fork())).collect();
     Nemesis { model, ways: ways.clone(), history: history.clone() }.begin(rng.fork(), faults.events, TIME);
     tokio::spawn(weather(upstream.clone(), rng.fork(), is_well));
     let callers: Vec<_> = (0..PROCESSES)
         .map(|process| {
             let (service, way, history) = (fleet[process].0.clone(), ways[process].clone(), history.clone());
-            tokio::spawn(calls(process, service, way, history, rng.fork()))
+            let until = if is_alone && process > 0 { TIME / 2 } else { TIME + calm };
+            tokio::spawn(calls(process, service, way, history, (pause, until), rng.fork()))
         })
         .collect();
     for caller in callers {
@@ -160,15 +165,22 @@ async fn weather(upstream: Upstream, mut rng: Rng, is_well: bool) {
     }
 }
 
-async fn calls(process: usize, service: Service, way: Way, history: History, mut rng: Rng) {
+async fn calls(
+    process: usize,
+    service: Service,
+    way: Way,
+    history: History,
+    ((from, to), until): ((f64, f64), Duration),
+    mut rng: Rng,
+) {
     let begun = Instant::now();
-    while begun.elapsed() < TIME + CALM && !way.has_crashed() {
+    while begun.elapsed() < until && !way.has_crashed() {
         let came = Instant::now();
         let request = Request::builder().extension(came).body(Body::new()).unwrap();
         if service.clone().oneshot(request).await.unwrap() == StatusCode::SERVICE_UNAVAILABLE {
             check_the_wait(&history, process, Some(&came));
         }
-        sleep(time(&mut rng, 100.0, 900.0)).await;
+        sleep(time(&mut rng, from, to)).await;
     }
     sleep(MS).await;
 }
