@@ -14,7 +14,7 @@ use tower_buttress::proto::dialect::End;
 use tower_buttress::{Ending, Model, OutputUsage, Tenant};
 
 use super::answer_body::AnswerBody;
-use super::attempts::ATTEMPTS;
+use super::attempts::{ATTEMPTS, Cause};
 use super::calls::{Call, Calls, UnderWay};
 use super::figures::{CallFigures, Outcome};
 use super::ids::{self, RequestId};
@@ -115,6 +115,7 @@ impl Access {
             ending: extensions.get().cloned(),
             cost: extensions.get().copied(),
         };
+        self.error = extensions.get::<Cause>().map(|cause| cause.0.clone());
         response.map(|body| Followed { body, access: Some(self) })
     }
 

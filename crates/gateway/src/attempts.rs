@@ -27,6 +27,10 @@ pub(crate) struct CallAttempts {
     report: RetryReport,
 }
 
+/// In a response's extensions: why no upstream answered, for the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Cause(pub(crate) String);
+
 // === impl CallAttempts ===
 
 impl CallAttempts {
@@ -43,10 +47,12 @@ impl CallAttempts {
     /// The answer when no upstream answered.
     pub(crate) fn failed(&self, error: &BoxError) -> Response<AnswerBody> {
         static WARNINGS: Seldom = Seldom::new();
+        let cause = telemetry::chain(error.as_ref());
         if let Some(left_out) = WARNINGS.one_more(Instant::now()) {
-            tracing::warn!(left_out, "the upstream did not answer: {}", telemetry::chain(error.as_ref()));
+            tracing::warn!(left_out, "the upstream did not answer: {cause}");
         }
         let mut response = self.count(problem::bad_gateway(error));
+        response.extensions_mut().insert(Cause(cause));
         if self.report.is_final() {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }

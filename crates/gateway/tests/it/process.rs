@@ -152,6 +152,7 @@ fn a_configuration_is_checked_without_a_start() {
     std::fs::write(path, "attempts = 2\n").unwrap();
     let output = command(&format!("--config {path} --check-config")).output().unwrap();
     assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("a simulated provider answers"));
 
     std::fs::write(path, "tls_cert = '/nowhere'\ntls_key = '/nowhere'\n").unwrap();
     let (code, lines) = complaint(command("--check-config").env("GATEWAY_CONFIG", path));
@@ -376,6 +377,7 @@ fn an_access_line_names_the_tenant_and_what_went_wrong() {
             HELLO,
         );
         send(addr, "/v1/chat/completions", &format!("{who}x-fault: status=503\r\nx-request-id: down\r\n"), HELLO);
+        send(addr, "/v1/chat/completions", &format!("{who}x-fault: reset\r\nx-request-id: lost\r\n"), &plain);
         send(addr, "/v1/chat/completions", "x-request-id: stranger\r\n", HELLO);
         let mut left = TcpStream::connect(addr).unwrap();
         let fault = format!("{who}x-fault: gap=0s; stall-after=3\r\nx-request-id: left\r\n");
@@ -398,6 +400,7 @@ fn an_access_line_names_the_tenant_and_what_went_wrong() {
         ("whole", "acme".into(), 200, "complete", "upstream"),
         ("cut", "acme".into(), 200, "failed", "upstream"),
         ("down", "acme".into(), 503, "complete", "upstream"),
+        ("lost", "acme".into(), 502, "complete", "gateway"),
         ("stranger", null.clone(), 401, "complete", "gateway"),
         ("left", "acme".into(), 200, "client left", "upstream"),
     ] {
@@ -406,6 +409,7 @@ fn an_access_line_names_the_tenant_and_what_went_wrong() {
         assert_eq!((&call["tenant"], &call["status"], &call["outcome"], &call["served_by"]), expected, "{call}");
     }
     assert!(call("cut")["error"].is_string() && call("whole")["error"].is_null(), "{log}");
+    assert!(call("lost")["error"].is_string(), "why no upstream answered: {log}");
     assert_eq!(call("cut")["ending"], null, "it has none");
     assert!(call("stranger")["attempts"].is_null(), "no upstream was asked");
 }
