@@ -6,7 +6,7 @@ use http::header::{
     CONNECTION, COOKIE, Entry, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 
 use super::ids::X_REQUEST_ID;
 
@@ -32,6 +32,10 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The gateway's name in `Via`, and how many of them a request may have.
+const OWN_NAME: &str = "tower-buttress";
+const MAX_GATEWAYS: usize = 10;
 
 /// The peer of a client's connection.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +90,11 @@ fn is_ours(name: &HeaderName) -> bool {
     *name == X_REQUEST_ID || names_origin(name)
 }
 
+/// Fields that proxies add to a request.
+pub(crate) fn is_of_proxies(name: &HeaderName) -> bool {
+    *name == VIA || names_origin(name)
+}
+
 fn names_origin(name: &HeaderName) -> bool {
     *name == FORWARDED || *name == X_REAL_IP || name.as_str().starts_with("x-forwarded-")
 }
@@ -136,6 +145,11 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, option: &str) -> boo
     members(headers, name).any(|member| member.eq_ignore_ascii_case(option))
 }
 
+/// Whether `Host` is as RFC 9112, 3.2 asks of HTTP/1.1: there, and once.
+pub(crate) fn has_host<B>(request: &Request<B>) -> bool {
+    request.version() != Version::HTTP_11 || request.headers().get_all(HOST).iter().count() == 1
+}
+
 /// Whether the sender of this request reads trailers.
 pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
     members(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"))
@@ -162,8 +176,13 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether the request has passed so many gateways that it runs in a circle.
+pub(crate) fn is_loop(headers: &HeaderMap) -> bool {
+    members(headers, &VIA).filter(|hop| hop.split(' ').nth(1) == Some(OWN_NAME)).count() >= MAX_GATEWAYS
+}
+
 fn via(headers: &mut HeaderMap, version: Version) {
-    // With the gateway's name.
+    // With `OWN_NAME`.
     let via = HeaderValue::from_static(match version {
         Version::HTTP_10 => "1.0 tower-buttress",
         Version::HTTP_2 => "2.0 tower-buttress",

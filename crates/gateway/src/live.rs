@@ -13,9 +13,12 @@ use tower::Service;
 use tower_buttress::error::BoxError;
 
 use super::access::{Access, Followed};
+use super::answer_body::AnswerBody;
 use super::callers::Callers;
+use super::headers;
 use super::ids::RequestId;
 use super::local::{Local, Shown};
+use super::problem;
 use super::proxy::{Proxy, RequestBody};
 use super::stream::TurnTaking;
 use super::unread::Sender;
@@ -59,6 +62,9 @@ where
 {
     pub(crate) async fn answer(&self, mut request: Request<Incoming>, came: Came) -> Response<Answer> {
         let sender = Sender::new(request.version(), request.headers());
+        if !headers::has_host(&request) {
+            return sender.refuse(request.into_body(), problem::no_host()).await.map(uncounted);
+        }
         let shown = match came.door {
             // A proxy on this machine forwards requests from anywhere.
             Door::Main if self.callers.is_relayed(came.address, request.headers()) => Shown::Health,
@@ -75,7 +81,7 @@ where
                 (None, None) => self.local.answer(&request, shown),
             };
             let response = sender.refuse(request.into_body(), response).await;
-            return response.map(|body| TurnTaking::new(Followed::uncounted(body)));
+            return response.map(uncounted);
         }
         let origin = request.headers().get(ORIGIN).cloned();
         let id = RequestId::assign(request.headers_mut());
@@ -92,4 +98,8 @@ where
         id.mark(response.headers_mut());
         access.follow(response).map(TurnTaking::new)
     }
+}
+
+fn uncounted(body: AnswerBody) -> Answer {
+    TurnTaking::new(Followed::uncounted(body))
 }

@@ -97,6 +97,17 @@ pub(crate) fn late_request() -> Response<AnswerBody> {
     )
 }
 
+/// 400: `Host` is missing, or there several times.
+pub(crate) fn no_host() -> Response<AnswerBody> {
+    problem(StatusCode::BAD_REQUEST, "host-missing", "The request does not have one Host; send exactly one.")
+}
+
+/// 508: the request has passed this gateway, or others, too often.
+pub(crate) fn in_circle() -> Response<AnswerBody> {
+    let detail = "The request has passed too many gateways; tell their operator that one is its own upstream.";
+    problem(StatusCode::LOOP_DETECTED, "loop-detected", detail)
+}
+
 /// 400: a path that leaves the upstream's prefix, or is too long.
 pub(crate) fn invalid_path() -> Response<AnswerBody> {
     let detail = "The path of this request is too long or leaves the served prefix; send another one.";
@@ -273,6 +284,8 @@ mod tests {
             wrong_protocol(),
             broken_request(),
             late_request(),
+            no_host(),
+            in_circle(),
             invalid_path(),
             ambiguous_path(),
             unclear_model(),

@@ -70,6 +70,9 @@ impl<S> Proxy<S> {
     {
         let begun = Instant::now();
         let sender = Sender::new(request.version(), request.headers());
+        if headers::is_loop(request.headers()) {
+            return sender.refuse(request.into_body(), problem::in_circle()).await;
+        }
         let (mut parts, body) = request.into_parts();
         let trailers = parts.extensions.remove::<UnannouncedTrailers>();
         let matched = match self.match_head(&mut parts) {

@@ -12,13 +12,12 @@ pub(crate) use self::removed::{KeyRemoval, RemovedKeyLayer};
 
 use std::net::IpAddr;
 
-use http::header::{FORWARDED, VIA};
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{HeaderMap, Request, Response};
 use tower_buttress::Authenticated;
 
 use super::answer_body::AnswerBody;
 use super::answers;
-use super::headers::Peer;
+use super::headers::{Peer, is_of_proxies};
 use super::problem;
 
 /// Checks each request before a byte of its body is read.
@@ -31,9 +30,6 @@ pub(crate) struct Callers {
     pub(crate) pages: Pages,
     pub(crate) proxies: Vec<Network>,
 }
-
-/// Headers that proxies add.
-const RELAYED: [HeaderName; 3] = [FORWARDED, HeaderName::from_static("x-forwarded-for"), VIA];
 
 // === impl Callers ===
 
@@ -71,7 +67,7 @@ impl Callers {
 
     /// Whether the request came through another proxy.
     pub(crate) fn is_relayed(&self, address: IpAddr, headers: &HeaderMap) -> bool {
-        RELAYED.iter().any(|name| headers.contains_key(name)) || self.peer(address, false).is_trusted_proxy
+        headers.keys().any(is_of_proxies) || self.peer(address, false).is_trusted_proxy
     }
 
     /// Takes over the keys' removal tokens from `old`.

@@ -96,7 +96,7 @@ impl Pages {
 
     /// DNS rebinding cannot change an IP address or `localhost`.
     fn is_ours(&self, host: &str) -> bool {
-        let host = without_port(host.rsplit_once('@').map_or(host, |(_, host)| host));
+        let host = without_port(host);
         let name = host.strip_suffix('.').unwrap_or(host);
         let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
         address.parse::<IpAddr>().is_ok()

@@ -46,6 +46,30 @@ async fn a_request_loses_what_was_meant_for_the_gateway() {
 }
 
 #[tokio::test]
+async fn a_request_has_one_host() {
+    let gateway = gateway(&[]).await;
+    for path in ["/-/metrics", "/v1/models"] {
+        for (hosts, status) in
+            [("", 400), ("host: localhost\r\nhost: localhost\r\n", 400), ("host: localhost\r\n", 200)]
+        {
+            let answer = raw(gateway.addr, &format!("GET {path} HTTP/1.1\r\n{hosts}connection: close\r\n\r\n")).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{hosts:?}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_runs_in_a_circle_is_stopped() {
+    let gateway = gateway(&[]).await;
+    for (gateways, status) in [(0, 200), (9, 200), (10, 508)] {
+        let via = ["1.1 nginx"].into_iter().chain(vec!["1.1 tower-buttress"; gateways]).collect::<Vec<_>>().join(", ");
+        let head = format!("GET /v1/models HTTP/1.1\r\nhost: localhost\r\nvia: {via}\r\nconnection: close\r\n\r\n");
+        let answer = raw(gateway.addr, &head).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{via}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn what_another_gateway_did_is_not_reported_as_ours() {
     let response = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-gateway-dedup: joined\r\nx-gateway-attempts: 7\r\n\
                     x-gateway-served-by: fallback\r\nx-gateway-output: invalid\r\n\r\n";

@@ -27,6 +27,7 @@ async fn pages_of_other_sites_may_not_call() {
             (&[("origin", "https://evil.example")][..], "origin_not_allowed"),
             (&[("sec-fetch-site", "cross-site")], "origin_not_allowed"),
             (&[("host", "rebound.example")], "host_not_allowed"),
+            (&[("host", "rebound.example@localhost")], "host_not_allowed"),
         ] {
             let (status, problem) = get(&gateway, path, foreign).await;
             assert!(status == 403 && problem.contains(code), "{path} {foreign:?}: {problem}");
@@ -38,7 +39,13 @@ async fn pages_of_other_sites_may_not_call() {
         assert_eq!(get(&gateway, path, &[("host", "lb.internal")]).await.0, 200);
     }
     // Requests through another proxy may come from anyone.
-    for relayed in [("x-forwarded-for", "203.0.113.9"), ("via", "1.1 nginx"), ("forwarded", "for=203.0.113.9")] {
+    for relayed in [
+        ("x-forwarded-for", "203.0.113.9"),
+        ("via", "1.1 nginx"),
+        ("forwarded", "for=203.0.113.9"),
+        ("x-real-ip", "203.0.113.9"),
+        ("x-forwarded-proto", "https"),
+    ] {
         assert_eq!(get(&gateway, "/-/metrics", &[relayed]).await.0, 404, "{relayed:?}");
         assert_eq!(send(&gateway, Method::POST, "/-/forget", &[relayed]).await.status(), 404, "{relayed:?}");
         assert_eq!(get(&gateway, "/-/healthz", &[relayed]).await.0, 200);
