@@ -31,6 +31,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         return match check(&args) {
             Ok(()) => {
                 say("the configuration is fit\n");
+                if args.is_simulated() {
+                    say("without --upstream and routes, a simulated provider answers\n");
+                }
                 0
             }
             Err(line) => {
@@ -63,6 +66,9 @@ async fn answer(args: Args) -> Result<(), String> {
     let mut hangups = Hangups::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
     let gateway = Gateway::new(args).await?;
     say(&welcome(&gateway));
+    if gateway.provider.is_some() && gateway.config.args.callers.keys().is_some() {
+        tracing::warn!("callers have keys, but there is no --upstream: a simulated provider answers them");
+    }
     let reload = gateway.reload();
     tokio::spawn(async move {
         loop {

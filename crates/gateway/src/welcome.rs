@@ -50,7 +50,7 @@ pub(crate) fn welcome(gateway: &Gateway) -> String {
              -H 'x-fault: reset; times=1'   the connection is reset, once: the second attempt answers\n  \
              -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt follows after 2 s\n  \
              -H 'x-deadline-ms: 500'        your own deadline: an error event ends the answer there\n\n\
-             More faults: crates/gateway/src/provider/mod.rs. Page with live calls: {scheme}://{addr}/-/. Also /-/healthz, /-/readyz, /-/metrics, /-/breakers and /-/events.\n"
+             More faults, and live calls: {scheme}://{addr}/-/. Also /-/healthz, /-/readyz, /-/metrics, /-/breakers and /-/events.\n"
     )
 }
 

@@ -101,6 +101,8 @@ pub(crate) struct LayerArgs {
     pub(crate) max_retry_after: TimeLimit,
 
     /// Retry a POST without an idempotency key even if it may have run.
+    ///
+    /// Its upstream requests carry a generated `Idempotency-Key`.
     #[arg(
         long, env = "GATEWAY_RETRY_NON_IDEMPOTENT", value_name = "BOOL", default_value = "true", action = Set,
         help_heading = ATTEMPTS
@@ -182,7 +184,7 @@ pub(crate) struct LayerArgs {
 
     /// Share one upstream call among equal requests.
     ///
-    /// A duplicate request gets the answer of the first.
+    /// A duplicate request gets the answer of the first. Requests without a credential are never shared.
     #[arg(long, env = "GATEWAY_DEDUP", value_name = "on|off", default_value = "on", help_heading = DEDUP)]
     pub(crate) dedup: Switch,
 
