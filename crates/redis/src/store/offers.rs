@@ -1,9 +1,11 @@
 //! The places of resumable answers, for callers that come back in another process.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tower_buttress::error::{BoxError, LeaderGone};
 use tower_buttress::store::{
@@ -91,7 +93,7 @@ impl Offers {
         let window = offer.window;
         self.offers.push(offer);
         let is_told = match self.offers.last() {
-            Some(offer) => self.tell(offer, backend, call).await,
+            Some(offer) => self.tell(offer, backend.clone(), call).await,
             None => true,
         };
         let again = Instant::now() + if is_told { window / 3 } else { RETRY };
@@ -127,12 +129,18 @@ impl Offers {
     async fn withdraw_again<B: Backend>(&mut self, backend: &B) {
         let now = Instant::now();
         self.withdrawn.retain(|(_, forgotten)| *forgotten > now);
-        while let Some((token, _)) = self.withdrawn.last() {
-            if backend.withdraw(*token).await.is_err() {
-                self.tell_at = Instant::now() + RETRY;
-                return;
+        let mut withdrawing = JoinSet::new();
+        for (token, _) in self.withdrawn.iter().copied() {
+            let backend = backend.clone();
+            withdrawing.spawn(async move { (token, backend.withdraw(token).await) });
+        }
+        while let Some(withdrawn) = withdrawing.join_next().await {
+            if let Ok((token, Ok(()))) = withdrawn {
+                self.withdrawn.retain(|(other, _)| *other != token);
             }
-            self.withdrawn.pop();
+        }
+        if !self.withdrawn.is_empty() {
+            self.tell_at = Instant::now() + RETRY;
         }
     }
 
@@ -150,29 +158,32 @@ impl Offers {
 
     async fn tell_all<B: Backend>(&mut self, backend: &B, call: Call) {
         let (mut is_told, mut every) = (true, RETRY);
+        // Together: one by one on a slow Redis would hold up the answer for a second.
+        let mut telling = JoinSet::new();
         for offer in &self.offers {
             every = every.max(offer.window / 3);
-            is_told &= self.tell(offer, backend, call).await;
+            telling.spawn(self.tell(offer, backend.clone(), call));
+        }
+        while let Some(told) = telling.join_next().await {
+            is_told &= told.unwrap_or(false);
         }
         self.tell_at = Instant::now() + if is_told { every } else { RETRY };
     }
 
     /// Returns whether Redis has it.
-    async fn tell<B: Backend>(&self, offer: &AnswerOffer, backend: &B, call: Call) -> bool {
+    fn tell<B: Backend>(&self, offer: &AnswerOffer, backend: B, call: Call) -> impl Future<Output = bool> + use<B> {
         let now = Instant::now();
         // During the call it outlives the next repetition.
         let ttl = match self.ended {
             Some(ended) => (ended + offer.window).saturating_duration_since(now),
             None => offer.window.max(RETRY * 3),
         };
-        if ttl.is_zero() {
-            return true;
-        }
         let Call { flight, payload, process, claimed } = call;
         let age = now.saturating_duration_since(claimed);
         let has_ended = self.ended.is_some();
         let offered = Offered { flight, payload, owner: process, answer: offer.answer, age, has_ended };
-        backend.offer(offer.token, offered, self.owner, ttl).await.is_ok()
+        let (token, owner) = (offer.token, self.owner);
+        async move { ttl.is_zero() || backend.offer(token, offered, owner, ttl).await.is_ok() }
     }
 }
 

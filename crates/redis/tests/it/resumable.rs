@@ -561,7 +561,11 @@ impl Store for Caught {
 
 /// A call of a process, as the layer holds it, and the store of another.
 async fn flight(model: &Model) -> (RedisLease, Recorder, RedisStore<Model>) {
-    let (here, there) = (RedisStore::new(model.clone()), RedisStore::new(model.clone()));
+    let (lease, recorder) = flight_at(RedisStore::new(model.clone())).await;
+    (lease, recorder, RedisStore::new(model.clone()))
+}
+
+async fn flight_at<B: Backend>(here: RedisStore<B>) -> (RedisLease, Recorder) {
     let (sender, mut requests) = mpsc::unbounded_channel();
     let upstream =
         service_fn(async |_: Request<CallBody>| Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())));
@@ -569,7 +573,7 @@ async fn flight(model: &Model) -> (RedisLease, Recorder, RedisStore<Model>) {
     let request = Request::post("/").header("authorization", "Bearer caller").body(Full::<Bytes>::default());
     service.oneshot(request.unwrap()).await.unwrap();
     match here.claim(requests.recv().await.unwrap()).await.unwrap() {
-        Claim::Lead { lease, recorder } => (lease, recorder, there),
+        Claim::Lead { lease, recorder } => (lease, recorder),
         other => panic!("{other:?}"),
     }
 }
@@ -614,4 +618,29 @@ async fn what_could_not_be_withdrawn_is_withdrawn_later() {
     model.set_reachable(true);
     sleep(4 * SECS).await;
     assert!(found().await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_tokens_of_an_answer_are_withdrawn_together() {
+    let model = Model::new();
+    let slow = Faulty { takes: Duration::from_millis(90), ..Faulty::new(model.clone(), true, 0) };
+    let (lease, recorder) = flight_at(RedisStore::new(slow)).await;
+    let offers = lease.offers().unwrap();
+    (0..16).for_each(|token| offers.offer(offer(token)));
+    sleep(2 * SECS).await;
+    let known = async || {
+        let answers = RedisStore::new(model.clone()).answers().unwrap();
+        let mut known = 0;
+        for token in 0..16 {
+            known += usize::from(answers.find(Fingerprint::from_bytes([token; 32])).await.unwrap().is_some());
+        }
+        known
+    };
+    assert_eq!(known().await, 16);
+    // Told again: that the answer has ended.
+    offers.ended();
+    offers.withdraw();
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(known().await, 0);
+    drop((lease, recorder));
 }

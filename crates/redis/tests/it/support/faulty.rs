@@ -22,7 +22,7 @@ pub(crate) struct Faulty {
     pub(crate) lost_asks: Arc<AtomicUsize>,
     /// How many more keys are not freed.
     pub(crate) lost_frees: Arc<AtomicUsize>,
-    /// What an operation takes on which a claim waits.
+    /// What an operation takes on which a claim waits, or which is about tokens of answers.
     pub(crate) takes: Duration,
 }
 
@@ -112,6 +112,7 @@ impl Backend for Faulty {
         owner: Option<TenantHash>,
         ttl: Duration,
     ) -> Result<(), BackendError> {
+        sleep(self.takes).await;
         self.model.offer(token, offered, owner, ttl).await
     }
 
@@ -120,6 +121,7 @@ impl Backend for Faulty {
     }
 
     async fn withdraw(&self, token: Fingerprint) -> Result<(), BackendError> {
+        sleep(self.takes).await;
         self.model.withdraw(token).await
     }
 
