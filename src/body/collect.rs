@@ -96,11 +96,11 @@ impl<B: Body<Data = Bytes> + Unpin> Collect<B> {
                 }
             }
         }
-        self.give_up().map_or(Poll::Pending, |body| Poll::Ready(Ok(Collected::TooLarge(body))))
+        self.stop().map_or(Poll::Pending, |body| Poll::Ready(Ok(Collected::TooLarge(body))))
     }
 
     /// Stops reading: returns the body, unchanged. `None` if it was already returned.
-    pub(crate) fn give_up(&mut self) -> Option<PrefixedBody<B>> {
+    pub(crate) fn stop(&mut self) -> Option<PrefixedBody<B>> {
         let body = self.body.take()?;
         Some(self.take_held().before(body).reserving(self.reservation.take()))
     }

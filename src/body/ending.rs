@@ -200,19 +200,19 @@ impl Ending {
 #[cfg(feature = "llm")]
 impl Tokens {
     fn get(&self) -> Usage {
-        let told = |number: &AtomicU64| number.load(Ordering::Relaxed).checked_sub(1);
-        Usage::new(told(&self.input), told(&self.output))
+        let reported = |number: &AtomicU64| number.load(Ordering::Relaxed).checked_sub(1);
+        Usage::new(reported(&self.input), reported(&self.output))
     }
 
     fn take(&self) -> Usage {
-        let told = |number: &AtomicU64| number.swap(0, Ordering::Relaxed).checked_sub(1);
-        Usage::new(told(&self.input), told(&self.output))
+        let reported = |number: &AtomicU64| number.swap(0, Ordering::Relaxed).checked_sub(1);
+        Usage::new(reported(&self.input), reported(&self.output))
     }
 
     fn note(&self, usage: Usage) {
-        for (number, told) in [(&self.input, usage.input), (&self.output, usage.output)] {
-            if let Some(told) = told {
-                number.store(told.saturating_add(1), Ordering::Relaxed);
+        for (number, reported) in [(&self.input, usage.input), (&self.output, usage.output)] {
+            if let Some(reported) = reported {
+                number.store(reported.saturating_add(1), Ordering::Relaxed);
             }
         }
     }

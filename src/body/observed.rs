@@ -118,7 +118,7 @@ impl<B: Body, W: BodyObserver> Observed<B, W> {
     /// Returns the body; without an observer it is unchanged.
     #[inline]
     pub(crate) fn new(body: B, watch: Option<W>) -> Self {
-        let whole = watch.is_some() && is_handed_on(&body);
+        let whole = watch.is_some() && has_no_more_data(&body);
         Self { body, slot: ObserverSlot { watch, whole } }
     }
 }
@@ -218,7 +218,7 @@ impl<B: Body, W: BodyObserver> Drop for FrameGuard<'_, B, W> {
                 if self.body.is_end_stream() {
                     self.slot.report(BodyEnd::Complete);
                 } else {
-                    self.slot.whole = is_handed_on(&*self.body);
+                    self.slot.whole = has_no_more_data(&*self.body);
                 }
             }
             FrameKind::End => self.slot.report(BodyEnd::Complete),
@@ -262,7 +262,7 @@ impl<W: BodyObserver> Drop for ObserverSlot<W> {
 
 /// Whether no data is left. Trailers may follow: a body that is polled further has not ended.
 #[inline]
-fn is_handed_on<B: Body>(body: &B) -> bool {
+fn has_no_more_data<B: Body>(body: &B) -> bool {
     body.size_hint().upper() == Some(0)
 }
 

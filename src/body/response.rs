@@ -46,7 +46,7 @@ impl<B> ResponseBody<B> {
     /// Drops the rest.
     #[cold]
     #[inline(never)]
-    pub(crate) fn give_up(mut self: Pin<&mut Self>) {
+    pub(crate) fn drop_inner(mut self: Pin<&mut Self>) {
         self.set(Self::Over);
     }
 
@@ -86,7 +86,7 @@ impl<B> Drop for Fuse<'_, B> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.over {
-            self.body.as_mut().give_up();
+            self.body.as_mut().drop_inner();
         }
     }
 }

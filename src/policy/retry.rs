@@ -281,8 +281,8 @@ mod tests {
         assert_eq!(decide(&policy(), post), refused(NotRetried::NotIdempotent));
         let unsent = AttemptResult { verdict: RETRY.not_executed(), ..post };
         assert_eq!(decide(&policy(), unsent), Decision::Retry(S));
-        let told = RetryPolicy { non_idempotent: true, ..policy() };
-        assert_eq!(decide(&told, post), Decision::Retry(S));
+        let allowed = RetryPolicy { non_idempotent: true, ..policy() };
+        assert_eq!(decide(&allowed, post), Decision::Retry(S));
     }
 
     #[test]

@@ -376,7 +376,7 @@ impl ResilienceLayer {
     /// Reports the events of all layers to `observer`.
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
-        let tell = |backup: Backup| Backup {
+        let observed = |backup: Backup| Backup {
             layer: backup.layer.observer(observer.clone()),
             admission: backup.admission.observer(&observer),
         };
@@ -397,7 +397,7 @@ impl ResilienceLayer {
             last_good: self.last_good.observer(observer.clone()),
             #[cfg(feature = "llm")]
             resume: self.resume.observer(observer.clone()),
-            fallbacks: self.fallbacks.into_iter().map(tell).collect(),
+            fallbacks: self.fallbacks.into_iter().map(observed).collect(),
             memory: self.memory,
             classifier: self.classifier,
             #[cfg(feature = "schema")]

@@ -635,8 +635,8 @@ mod tests {
             ("ratelimit-policy", "\"t\";q=9;qu=\"tokens\", \"b\";q=8;qu=\"bytes\""),
             ("ratelimit", "\"t\";r=3;t=1, \"b\";r=0;t=1, \"u\";r=4;t=2"),
         ]);
-        let told: Vec<_> = quotas.iter().map(|quota| (quota.unit, quota.limit, quota.remaining)).collect();
-        assert_eq!(told, [(Unit::Tokens, Some(9), Some(3)), (Unit::Requests, None, Some(4))]);
+        let read: Vec<_> = quotas.iter().map(|quota| (quota.unit, quota.limit, quota.remaining)).collect();
+        assert_eq!(read, [(Unit::Tokens, Some(9), Some(3)), (Unit::Requests, None, Some(4))]);
     }
 
     #[test]

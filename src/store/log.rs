@@ -141,7 +141,7 @@ impl ResponseLog {
     }
 
     /// Cancels the call: no caller can join any more. Returns `false`, and does nothing, if there is a listener.
-    pub(crate) fn give_up(&self) -> bool {
+    pub(crate) fn cancel(&self) -> bool {
         let mut state = self.shared.state();
         state.is_watched = false;
         if state.broadcast.listeners() > 0 {

@@ -145,8 +145,8 @@ impl Access {
 impl Head {
     /// An answer that began early has no header with the number of attempts: they are counted until its end.
     fn attempts(&self) -> Option<u32> {
-        let told = self.attempts.as_ref().and_then(|attempts| attempts.to_str().ok()?.parse().ok());
-        told.or_else(|| self.asked.as_ref().map(UpstreamCalls::times)).filter(|attempts| *attempts > 0)
+        let reported = self.attempts.as_ref().and_then(|attempts| attempts.to_str().ok()?.parse().ok());
+        reported.or_else(|| self.asked.as_ref().map(UpstreamCalls::times)).filter(|attempts| *attempts > 0)
     }
 
     fn ending(&self) -> Option<&'static str> {

@@ -107,8 +107,8 @@ mod tests {
 
     #[test]
     fn times_are_rounded_to_tenths_of_milliseconds() {
-        for (micros, told) in [(0, [0, 0]), (49, [0, 0]), (51, [0, 1]), (1_000, [1, 0]), (12_960, [13, 0])] {
-            assert_eq!(tenths(Duration::from_micros(micros)), told, "{micros}");
+        for (micros, written) in [(0, [0, 0]), (49, [0, 0]), (51, [0, 1]), (1_000, [1, 0]), (12_960, [13, 0])] {
+            assert_eq!(tenths(Duration::from_micros(micros)), written, "{micros}");
         }
     }
 }

@@ -66,14 +66,14 @@ impl Calls {
     }
 
     /// Records an event of a layer on its call.
-    pub(crate) fn tell(&self, event: &Event, info: &CallInfo) {
+    pub(crate) fn log(&self, event: &Event, info: &CallInfo) {
         if matches!(event, Event::HeartbeatSent) {
             return;
         }
         let of = |call: &&Arc<Call>| *call.id == *info.id();
         let found = self.shown().values().filter(of).cloned().collect::<Vec<_>>();
         for call in found {
-            call.tell(event);
+            call.log(event);
         }
     }
 
@@ -127,7 +127,7 @@ impl Call {
         self.bytes.fetch_add(bytes as u64, Relaxed);
     }
 
-    fn tell(&self, event: &Event) {
+    fn log(&self, event: &Event) {
         match event {
             Event::FlightJoined => self.has_joined.store(true, Relaxed),
             Event::RetryScheduled { .. } | Event::FallbackUsed { .. } | Event::BackupFailed { .. } => {

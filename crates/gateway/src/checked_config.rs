@@ -37,10 +37,10 @@ pub(crate) struct Plan<'a> {
 impl CheckedConfig {
     /// Reads the files that the options name. The error is one line.
     pub(crate) fn new(args: Args) -> Result<Self, String> {
-        let told = |misfit: Misfit| args.places.tell(&misfit);
-        let tls = trust(&args).map_err(told)?;
+        let described = |misfit: Misfit| args.places.describe(&misfit);
+        let tls = trust(&args).map_err(described)?;
         let server_tls = match (&args.server.tls_cert, &args.server.tls_key) {
-            (Some(chain), Some(key)) => Some(tls::server(chain, key).map_err(told)?),
+            (Some(chain), Some(key)) => Some(tls::server(chain, key).map_err(described)?),
             _ => None,
         };
         let breakers = of_all(&args).map(|args| circuits::config(&args.layers)).collect();

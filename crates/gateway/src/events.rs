@@ -37,9 +37,9 @@ impl Events {
         Self { viewers: broadcast::Sender::new(KEPT), calls: Calls::default() }
     }
 
-    pub(crate) fn tell(&self, event: &Event, call: Option<&CallInfo>) {
+    pub(crate) fn log(&self, event: &Event, call: Option<&CallInfo>) {
         if let Some(call) = call {
-            self.calls.tell(event, call);
+            self.calls.log(event, call);
         }
         if self.viewers.receiver_count() == 0 {
             return;

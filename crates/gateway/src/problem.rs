@@ -37,8 +37,8 @@ pub(crate) fn removed_key() -> Response<AnswerBody> {
     let detail = "The key of this call was removed from this gateway; ask its operator for another one.";
     let mut response = invalid_key(detail);
     // The error event that ends a stream which the heartbeats have begun.
-    let told = UpstreamError::new(StatusCode::UNAUTHORIZED, Verdict::new(NextStep::GiveUp, Health::Success));
-    response.extensions_mut().insert(told.with_message(detail));
+    let error = UpstreamError::new(StatusCode::UNAUTHORIZED, Verdict::new(NextStep::GiveUp, Health::Success));
+    response.extensions_mut().insert(error.with_message(detail));
     response
 }
 

@@ -69,7 +69,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 impl Observer for Reporter {
     fn on_event(&self, event: &Event, call: Option<&CallInfo>) {
-        self.events.tell(event, call);
+        self.events.log(event, call);
     }
 }
 

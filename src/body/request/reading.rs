@@ -56,7 +56,7 @@ impl RequestReading {
             Poll::Ready(Err(why)) => Poll::Ready(RequestRead::Failed(CallBody::failed(why))),
             Poll::Pending => {
                 ready!(self.timeout.poll_after(self.limit, cx));
-                let Some(body) = self.body.give_up() else { return Poll::Pending };
+                let Some(body) = self.body.stop() else { return Poll::Pending };
                 Poll::Ready(RequestRead::Unread(CallBody::new(body), Unread::TooSlow))
             }
         }

@@ -283,10 +283,10 @@ impl CounterShard {
 
     /// Counts a call that was cancelled after it had waited too long.
     #[cold]
-    pub(super) fn give_up(&self, grant: CallGrant, caller: Caller, slow: bool, waited: Duration, now: Instant) {
+    pub(super) fn cancel(&self, grant: CallGrant, caller: Caller, slow: bool, waited: Duration, now: Instant) {
         if let Some(circuit) = self.circuit.upgrade() {
             let waiting = circuit.waiting(waited, now);
-            circuit.with(|machine| ((), machine.give_up(grant, caller, slow, waiting, now)));
+            circuit.with(|machine| ((), machine.cancel(grant, caller, slow, waiting, now)));
         }
     }
 

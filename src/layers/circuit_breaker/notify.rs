@@ -16,7 +16,7 @@ pub(super) struct StateNotifier {
     emitter: Arc<SharedEmitter>,
     state: watch::Sender<CircuitState>,
     /// The latest change that was published to subscribers.
-    told: AtomicU32,
+    last_notified: AtomicU32,
 }
 
 /// The observer of all circuits of a layer, which may be set after they were created.
@@ -27,7 +27,7 @@ pub(super) struct SharedEmitter(Mutex<Emitter>);
 
 impl StateNotifier {
     pub(super) fn new(key: Option<Arc<str>>, emitter: Arc<SharedEmitter>, state: CircuitState) -> Self {
-        Self { key, emitter, state: watch::Sender::new(state), told: AtomicU32::new(0) }
+        Self { key, emitter, state: watch::Sender::new(state), last_notified: AtomicU32::new(0) }
     }
 
     pub(super) fn key(&self) -> Option<&Arc<str>> {
@@ -45,7 +45,7 @@ impl StateNotifier {
             BreakerEvent::Changed(change) => {
                 self.state.send_if_modified(|state| {
                     // The later of two changes may arrive first; the earlier must not overwrite it.
-                    let news = self.told.fetch_max(change.generation, Ordering::Relaxed) < change.generation;
+                    let news = self.last_notified.fetch_max(change.generation, Ordering::Relaxed) < change.generation;
                     if news {
                         *state = change.to;
                     }

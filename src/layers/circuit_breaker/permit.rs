@@ -101,7 +101,7 @@ impl BreakerPermit {
     fn settle(&mut self, result: CallResult) {
         if result.health == Health::Ignored && !result.answered {
             // Our own side ended it.
-            return self.give_up();
+            return self.dropped();
         }
         let Phase::Waiting(CircuitPermit { shard, grant }) = mem::replace(&mut self.phase, Phase::Over) else { return };
         let now = clock::now();
@@ -116,7 +116,7 @@ impl BreakerPermit {
 
     /// The caller, or a time limit outside, has cancelled the call before its first data.
     #[cold]
-    fn give_up(&mut self) {
+    fn dropped(&mut self) {
         let Phase::Waiting(CircuitPermit { shard, grant }) = mem::replace(&mut self.phase, Phase::Over) else { return };
         let now = clock::now();
         let counters = &shard.counters;
@@ -125,7 +125,7 @@ impl BreakerPermit {
         // A newer message cancelled it; it was not slow.
         let is_cancelled = self.cancellation.as_ref().is_some_and(Cancellation::is_cancelled);
         match self.waited_for_upstream(counters, now).filter(|waited| *waited >= patience && !is_cancelled) {
-            Some(waited) => shard.give_up(grant, self.caller, self.is_slow(counters, now), waited, now),
+            Some(waited) => shard.cancel(grant, self.caller, self.is_slow(counters, now), waited, now),
             None if !grant.is_call() => shard.give_back(grant),
             None => {}
         }
@@ -252,7 +252,7 @@ impl admission::Permit for BreakerPermit {
             PermitEnd::Failed(err) => self.conclude(of_error(&self.classifier, err)),
             PermitEnd::Broken(err) => self.conclude(of_error(&self.classifier, &**err)),
             PermitEnd::Panicked => self.conclude(CallResult::UNANSWERED),
-            PermitEnd::Dropped => self.give_up(),
+            PermitEnd::Dropped => self.dropped(),
         }
     }
 }

@@ -123,8 +123,8 @@ proptest! {
                 }
                 Step::GiveUp(which) if which < out.len() => {
                     let grant = out.remove(which);
-                    machine.give_up(grant, Caller::Anonymous, false, 0, now);
-                    circuit.shards[0].give_up(grant, Caller::Anonymous, false, S, now);
+                    machine.cancel(grant, Caller::Anonymous, false, 0, now);
+                    circuit.shards[0].cancel(grant, Caller::Anonymous, false, S, now);
                 }
                 Step::Settle(..) | Step::Finish(..) | Step::GiveUp(_) => {}
                 Step::SignOfLife(shard) => {
@@ -192,7 +192,7 @@ fn a_permit_that_outlives_its_circuit_is_harmless() {
     for CircuitPermit { shard, grant } in [call, probe] {
         let counted = shard.settle(grant, FAILED, Duration::ZERO, start);
         shard.finish(counted, FAILED, start);
-        shard.give_up(grant, Caller::Anonymous, false, S, start);
+        shard.cancel(grant, Caller::Anonymous, false, S, start);
         shard.give_back(grant);
     }
 }

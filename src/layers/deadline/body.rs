@@ -55,7 +55,7 @@ fn poll_passed<B>(body: Pin<&mut ResponseBody<B>>, limit: &mut DeadlineLimit, cx
 
 #[cold]
 fn exceeded<B>(body: Pin<&mut ResponseBody<B>>, limit: &DeadlineLimit) -> Polled {
-    body.give_up();
+    body.drop_inner();
     limit.emitter.emit(&Event::BodyTimedOut { layer: NAME, after: limit.total });
     Poll::Ready(Some(Err(DeadlineExceeded::new(limit.total).into())))
 }

@@ -134,11 +134,11 @@ where
         &self,
         call: Pin<Box<UpstreamCall<F, B, L>>>,
         slot: Slot<F, B, E, L>,
-        tell: impl FnOnce(ResponseRecorder<L>),
+        record: impl FnOnce(ResponseRecorder<L>),
     ) {
         self.replace(slot);
         if let Some(recorder) = UpstreamCall::drop_upstream(call) {
-            tell(recorder);
+            record(recorder);
         }
     }
 }
@@ -223,7 +223,7 @@ where
             Ok(runtime) if has_grace && !is_cancelled && self.can_continue() => {
                 runtime.spawn(GraceTask::new(self, cancellation, place));
             }
-            _ => self.give_up(),
+            _ => self.cancel_upstream(),
         }
     }
 
@@ -261,8 +261,8 @@ where
         [deadline, grace].into_iter().flatten().min()
     }
 
-    fn give_up(&self) {
-        if self.log.give_up() {
+    fn cancel_upstream(&self) {
+        if self.log.cancel() {
             if let Slot::Idle { call, .. } = self.replace(Slot::Gone) {
                 drop(call);
                 self.config.emitter.emit(&Event::FlightAbandoned);

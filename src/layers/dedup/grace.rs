@@ -45,7 +45,7 @@ pub(super) trait GraceCall: Drive {
     fn grace_end(&self, is_unattended: bool) -> Option<Instant>;
 
     /// Cancels the call, unless it has a caller after all.
-    fn give_up(&self);
+    fn cancel_upstream(&self);
 }
 
 // === impl GraceTask ===
@@ -110,7 +110,7 @@ impl Drop for GraceTask {
     fn drop(&mut self) {
         self.call.log().remove_watcher(self.id);
         if !self.is_done {
-            self.call.give_up();
+            self.call.cancel_upstream();
         }
     }
 }

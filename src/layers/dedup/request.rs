@@ -161,8 +161,8 @@ where
     /// Whether this caller has far more time than the upstream of the call in flight, by its deadline header: the
     /// upstream may end the call while this caller would still wait.
     fn has_far_more_time(&self, log: &ResponseLog) -> bool {
-        let Some(told) = log.deadline().and_then(|shared| shared.propagated()) else { return false };
-        let limit = told.saturating_mul(2).saturating_add(PATIENCE);
+        let Some(propagated) = log.deadline().and_then(|shared| shared.propagated()) else { return false };
+        let limit = propagated.saturating_mul(2).saturating_add(PATIENCE);
         self.deadline().is_none_or(|deadline| deadline.remaining() > limit)
     }
 

@@ -76,7 +76,7 @@ where
                 Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
                 Poll::Ready(Err(err)) => rejection = Rejection::new(RejectionKind::BodyFailed).with_source(err),
                 // Each side may wait for the other: on a stream in both directions, the sender may need the head first.
-                Poll::Pending if wait.poll_sender(cx).is_ready() => return withheld.hand_on(),
+                Poll::Pending if wait.poll_sender(cx).is_ready() => return withheld.release(),
                 Poll::Pending => ready!(wait.poll_limit(cx)),
             },
             _ => ready!(wait.poll_limit(cx)),

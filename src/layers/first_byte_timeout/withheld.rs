@@ -75,10 +75,10 @@ where
                 break;
             }
         }
-        self.hand_on()
+        self.release()
     }
 
-    pub(super) fn hand_on<E>(&mut self) -> Poll<Result<Response<FirstByteTimeoutBody<B>>, E>> {
+    pub(super) fn release<E>(&mut self) -> Poll<Result<Response<FirstByteTimeoutBody<B>>, E>> {
         let held = std::mem::take(&mut self.held);
         let resumed = self.response.take().map(|response| response.map(|rest| held.before(rest)));
         resumed.map_or(Poll::Pending, |response| Poll::Ready(Ok(response)))

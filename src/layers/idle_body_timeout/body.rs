@@ -48,6 +48,6 @@ where
 #[inline]
 fn poll_silence<B>(body: Pin<&mut ResponseBody<B>>, silence: &mut Silence, cx: &mut Context<'_>) -> Polled {
     ready!(silence.poll_limit(cx));
-    body.give_up();
+    body.drop_inner();
     Poll::Ready(Some(Err(silence.elapsed())))
 }

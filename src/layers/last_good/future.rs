@@ -88,7 +88,7 @@ where
                         result.map(|response| response.map(|body| LastGoodBody::inner(body, None)))
                     }
                     (Poll::Ready(result), Some(held)) => match held.settle(&result) {
-                        Settled::Upstream => held.hand_on(result),
+                        Settled::Upstream => held.forward(result),
                         Settled::Stored(response) => Ok(LastGoodBody::stored(response)),
                         Settled::Search(search) => {
                             let stand_in = stand_in.take();
@@ -103,7 +103,7 @@ where
                     let Some(stand_in) = stand_in else { return Poll::Pending };
                     let found = ready!(stand_in.poll_search(search, cx));
                     let Some(result) = otherwise.take() else { return Poll::Pending };
-                    found.map_or_else(|| stand_in.hand_on(result), |found| Ok(LastGoodBody::stored(found)))
+                    found.map_or_else(|| stand_in.forward(result), |found| Ok(LastGoodBody::stored(found)))
                 }
                 // Polled again after its end.
                 StageProj::Over => return Poll::Pending,

@@ -318,9 +318,9 @@ impl LastGoodLayer {
         F: Fn(&Parts) -> Option<T> + Send + Sync + 'static,
         T: AsRef<[u8]>,
     {
-        let name = move |parts: &Parts, hand_on: &mut dyn FnMut(&[u8])| {
+        let name = move |parts: &Parts, sink: &mut dyn FnMut(&[u8])| {
             if let Some(tenant) = tenant(parts) {
-                hand_on(tenant.as_ref());
+                sink(tenant.as_ref());
             }
         };
         self.with(|config| config.tenant = Some(Arc::new(name)))

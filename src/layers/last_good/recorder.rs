@@ -115,7 +115,7 @@ impl AnswerRecorder {
     }
 
     /// Stops recording.
-    fn give_up(&mut self) {
+    fn discard(&mut self) {
         (self.reservation, self.data) = (None, Vec::new());
     }
 
@@ -219,21 +219,21 @@ impl BodyObserver for AnswerRecorder {
         // Too many bytes wrap around to a length that never matches.
         self.missing = self.missing.map(|missing| missing.wrapping_sub(data.len() as u64));
         if !self.append(data) {
-            self.give_up();
+            self.discard();
         }
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
         // No LLM API sends trailers: their meaning is unknown.
         if !trailers.is_empty() {
-            self.give_up();
+            self.discard();
         }
     }
 
     fn over(&mut self, end: BodyEnd<'_>) {
         let is_kept = matches!(end, BodyEnd::Complete) && self.keep();
         if !is_kept {
-            self.give_up();
+            self.discard();
             self.store.reap();
         }
     }

@@ -116,7 +116,7 @@ impl StandIn {
     }
 
     /// Forwards the upstream's answer, and records it if it may be stored.
-    pub(super) fn hand_on<B, E>(&self, result: Result<Response<B>, E>) -> Result<Response<LastGoodBody<B>>, E>
+    pub(super) fn forward<B, E>(&self, result: Result<Response<B>, E>) -> Result<Response<LastGoodBody<B>>, E>
     where
         B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
     {

@@ -124,7 +124,7 @@ impl ObservedCall {
     }
 
     #[cfg(feature = "tracing")]
-    fn tell(&self) {
+    fn log_end(&self) {
         if LevelFilter::current() < Level::DEBUG {
             return;
         }
@@ -149,7 +149,7 @@ impl fmt::Debug for ObservedCall {
 impl Drop for ObservedCall {
     fn drop(&mut self) {
         #[cfg(feature = "tracing")]
-        self.tell();
+        self.log_end();
         #[cfg(feature = "metrics")]
         if let Some(figures) = &self.figures {
             figures.ended(self.status, self.end, self.elapsed());

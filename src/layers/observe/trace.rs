@@ -15,7 +15,7 @@ pub(super) struct CallSpan(pub(super) tracing::Span);
 
 /// A span of a trace, and its parent.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "spans tell of it"))]
+#[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "spans have it as a field"))]
 pub(super) struct TraceSpan {
     pub(super) own: TraceContext,
     pub(super) parent: TraceContext,

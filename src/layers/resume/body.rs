@@ -70,11 +70,11 @@ where
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 // This closes the upstream's connection.
-                Next::Stop => this.body.as_mut().give_up(),
+                Next::Stop => this.body.as_mut().drop_inner(),
                 Next::Read(body) => this.body.set(ResponseBody::inner(body)),
                 Next::End(err) => {
                     *this.session = None;
-                    this.body.as_mut().give_up();
+                    this.body.as_mut().drop_inner();
                     return Poll::Ready(err.map(Err));
                 }
             }

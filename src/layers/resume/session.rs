@@ -154,7 +154,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
                 }
                 Next::Aside(Frame::data(data))
             }
-            Followed::Wrong(reason) => self.give_up(reason),
+            Followed::Wrong(reason) => self.not_resumed(reason),
         }
     }
 
@@ -200,10 +200,10 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             self.phase = Phase::Over;
             return Next::End(Some(err));
         }
-        let told = error::find::<UpstreamError>(&err).map(|err| (err.verdict().next, err.retry_after()));
+        let advised = error::find::<UpstreamError>(&err).map(|err| (err.verdict().next, err.retry_after()));
         let cut = Cut {
-            told: told.map(|(next, _)| next),
-            retry_after: told.and_then(|(_, after)| after).map(|after| after.wait(clock::wall())),
+            advised: advised.map(|(next, _)| next),
+            retry_after: advised.and_then(|(_, after)| after).map(|after| after.wait(clock::wall())),
             remaining: None,
         };
         // The caller must not get half an event.
@@ -242,12 +242,12 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         let retry_after = cut.retry_after.max(self.follower.reconnection_time());
         let mut cut = Cut { remaining, retry_after, ..cut };
         if self.by == ResumedBy::VerifiedRestart {
-            return self.give_up(NotResumed::RestartSpent);
+            return self.not_resumed(NotResumed::RestartSpent);
         }
         if self.is_cursor_refused || self.follower.position().is_none() {
             // Several answers are refused before another call is billed.
             if !self.follower.is_comparable() || self.kept.asks_for_several() {
-                return self.give_up(match self.follower.by() {
+                return self.not_resumed(match self.follower.by() {
                     _ if self.is_cursor_refused => NotResumed::Refused,
                     Some(_) => NotResumed::NoCursor,
                     None => NotResumed::NotComparable,
@@ -256,16 +256,16 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             // Another answer takes about as long to the same point, and is billed even if the deadline ends it.
             let took = self.times.map_or(Duration::ZERO, |(began, last)| last.saturating_duration_since(began));
             if remaining.is_some_and(|remaining| remaining < took / 2) {
-                return self.give_up(NotResumed::Deadline);
+                return self.not_resumed(NotResumed::Deadline);
             }
             self.by = ResumedBy::VerifiedRestart;
             // Another upstream may serve what this one cannot.
-            cut.told = cut.told.filter(|next| !(self.config.other_model && *next == NextStep::TryAnother));
+            cut.advised = cut.advised.filter(|next| !(self.config.other_model && *next == NextStep::TryAnother));
         }
         match self.continuations.next(&cut, &self.config.backoff, &mut self.config.entropy.rng()) {
-            Err(reason) => self.give_up(reason),
+            Err(reason) => self.not_resumed(reason),
             // Checked last: a stream that is not continued for another reason costs no budget.
-            Ok(_) if !self.config.budget.withdraw(now) => self.give_up(NotResumed::Budget),
+            Ok(_) if !self.config.budget.withdraw(now) => self.not_resumed(NotResumed::Budget),
             Ok(wait) => self.wait(now, wait),
         }
     }
@@ -290,7 +290,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
                 self.kept.same(origin, now)
             }
         };
-        let Some(request) = request else { return self.give_up(NotResumed::NotRepeatable) };
+        let Some(request) = request else { return self.not_resumed(NotResumed::NotRepeatable) };
         self.phase = Phase::Asking(Box::pin(ReadyCall::new(self.service.clone(), request)));
         Next::Stop
     }
@@ -316,13 +316,13 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
                 self.is_cursor_refused = true;
                 self.go_on(Cut::default())
             }
-            _ => self.give_up(NotResumed::Refused),
+            _ => self.not_resumed(NotResumed::Refused),
         }
     }
 
     /// The caller gets the result that it would have without this layer.
     #[cold]
-    fn give_up<B>(&mut self, reason: NotResumed) -> Next<B> {
+    fn not_resumed<B>(&mut self, reason: NotResumed) -> Next<B> {
         self.config.emitter.emit(&Event::NotResumed { reason });
         match std::mem::take(&mut self.pending_end) {
             PendingEnd::End(rest, trailers) => self.over(rest, trailers),

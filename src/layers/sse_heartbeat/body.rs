@@ -75,7 +75,7 @@ fn poll_silence<B>(body: Pin<&mut ResponseBody<B>>, state: &mut HeartbeatState<B
     match due {
         NextAction::Beat => state.beat(),
         NextAction::End => {
-            body.give_up();
+            body.drop_inner();
             state.end()
         }
     }

@@ -18,8 +18,8 @@ use crate::rejection::{Rejection, RejectionKind};
 /// are not described: their text may be meant for the operator only.
 pub(super) fn event(err: &BoxError, kind: Option<Kind>, sequence: u64, ending: LineEnding) -> Bytes {
     // The stream guard has already rendered the event: it knows the dialect from the stream itself.
-    if let Some(told) = error::find::<UpstreamError>(err).filter(|told| !told.frame().is_empty()) {
-        return told.frame().clone();
+    if let Some(reported) = error::find::<UpstreamError>(err).filter(|reported| !reported.frame().is_empty()) {
+        return reported.frame().clone();
     }
     if let Some(truncated) = error::find::<StreamTruncated>(err) {
         return truncated.frame(ending).into();
@@ -31,15 +31,15 @@ pub(super) fn event(err: &BoxError, kind: Option<Kind>, sequence: u64, ending: L
 }
 
 fn describe(err: &BoxError) -> StreamError<'_> {
-    if let Some(told) = error::find::<UpstreamError>(err) {
-        let mut described = of_status(told.status());
-        if !told.message().is_empty() {
-            described = described.message(told.message());
+    if let Some(reported) = error::find::<UpstreamError>(err) {
+        let mut described = of_status(reported.status());
+        if !reported.message().is_empty() {
+            described = described.message(reported.message());
         }
-        if let Some(name) = told.type_name() {
+        if let Some(name) = reported.type_name() {
             described = described.type_name(name);
         }
-        return match told.code() {
+        return match reported.code() {
             Some(code) => described.code(code),
             None => described,
         };
@@ -87,8 +87,8 @@ mod tests {
     /// The event for a Gemini client, which shows the status, and the event for an Anthropic client.
     fn events_of(err: impl Into<BoxError>) -> [String; 2] {
         let err = err.into();
-        let told = |kind| String::from_utf8(event(&err, Some(kind), 7, LineEnding::Lf).to_vec()).unwrap();
-        [told(Kind::Gemini), told(Kind::Anthropic)]
+        let text = |kind| String::from_utf8(event(&err, Some(kind), 7, LineEnding::Lf).to_vec()).unwrap();
+        [text(Kind::Gemini), text(Kind::Anthropic)]
     }
 
     #[test]

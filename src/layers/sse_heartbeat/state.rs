@@ -233,10 +233,11 @@ impl<B> HeartbeatState<B> {
         (self.error_events && safe).then(|| {
             let ids = self.ids.as_ref();
             // A layer inside that reads the events takes precedence over the path. Ollama's own are lines.
-            let told =
-                ids.and_then(Ending::kind).filter(|told| ![Some(*told), self.kind].contains(&Some(Kind::Ollama)));
+            let reported = ids
+                .and_then(Ending::kind)
+                .filter(|reported| ![Some(*reported), self.kind].contains(&Some(Kind::Ollama)));
             let sequence = ids.and_then(Ending::next_sequence).unwrap_or_default().max(self.sequence);
-            failure::event(err, told.or(self.kind), sequence, self.scanner.ending())
+            failure::event(err, reported.or(self.kind), sequence, self.scanner.ending())
         })
     }
 

@@ -106,7 +106,7 @@ where
     fn finish(mut self: Pin<&mut Self>, held: impl Iterator<Item = Frame<Bytes>>, error: Option<BoxError>) -> Polled {
         let mut this = self.as_mut().project();
         *this.watch = BodyWatch::Nothing;
-        this.body.as_mut().give_up();
+        this.body.as_mut().drop_inner();
         this.held.extend(held);
         *this.error = error;
         self.poll_held()

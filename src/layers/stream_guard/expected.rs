@@ -44,7 +44,7 @@ pub(super) struct Expected {
 pub(super) enum Plan<B> {
     /// Read a part of its body first.
     Withhold(WithheldPrelude<B>),
-    HandOn(Response<StreamGuardBody<B>>),
+    Forward(Response<StreamGuardBody<B>>),
 }
 
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
@@ -82,10 +82,10 @@ impl Expected {
             refusal::note_limits(&mut response, &self.config);
         }
         let framing = match Promise::of(&response, self.generates, self.dialect.as_ref()) {
-            Promise::Nothing => return Plan::HandOn(response.map(StreamGuardBody::inner)),
+            Promise::Nothing => return Plan::Forward(response.map(StreamGuardBody::inner)),
             Promise::Unreadable(reason) => {
                 self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
-                return Plan::HandOn(response.map(StreamGuardBody::inner));
+                return Plan::Forward(response.map(StreamGuardBody::inner));
             }
             Promise::Error => {
                 let held = self.config.memory.reserve(self.tenant.as_ref());
@@ -116,7 +116,7 @@ impl Expected {
                 }
                 let watch = BodyWatch::Stream(Box::new(StreamWatch { state, limit: ContentLimit::none() }));
                 response.headers_mut().remove(CONTENT_LENGTH);
-                Plan::HandOn(
+                Plan::Forward(
                     response.map(|body| StreamGuardBody::new(Default::default(), watch, ResponseBody::inner(body))),
                 )
             }

@@ -59,7 +59,7 @@ where
             };
             match expected.plan(response) {
                 Plan::Withhold(withheld) => this.stage.set(Stage::Body { withheld }),
-                Plan::HandOn(response) => return Poll::Ready(Ok(response)),
+                Plan::Forward(response) => return Poll::Ready(Ok(response)),
             }
         }
         match this.stage.project() {

@@ -139,9 +139,9 @@ impl Check {
             Fact::Delta { choice: 0, channel: Channel::Text, text } => said += &text.decode(),
             Fact::Delta { channel: Channel::Reasoning, .. } => {}
             Fact::Delta { .. } => is_other = true,
-            Fact::Usage(told) => {
+            Fact::Usage(reported) => {
                 let before = usage.unwrap_or_default();
-                usage = Some(Usage::new(told.input.or(before.input), told.output.or(before.output)));
+                usage = Some(Usage::new(reported.input.or(before.input), reported.output.or(before.output)));
             }
             _ => {}
         };

@@ -75,7 +75,7 @@ impl CancelWatch {
         if body.is_over() {
             return Poll::Ready(None);
         }
-        body.give_up();
+        body.drop_inner();
         self.config.emitter.emit(&Event::Superseded);
         Poll::Ready(Some(Err(Superseded::new().into())))
     }

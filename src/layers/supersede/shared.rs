@@ -48,7 +48,7 @@ pub(super) struct ConversationCall {
     /// How it ends, unless noted otherwise.
     ended: Ended,
     /// Its message at the other processes.
-    told: Option<(Peers, PeerMessage)>,
+    announced: Option<(Peers, PeerMessage)>,
 }
 
 /// Counts a call that waits.
@@ -111,19 +111,19 @@ impl Shared {
                 self.in_flight.fetch_add(1, Ordering::Relaxed);
                 gauge_add("tower_buttress_supersede_in_flight", NAME, 1.0);
                 let peers = config.peers.as_ref().filter(|_| message.mode == SupersedeMode::Interrupt);
-                let told = peers.map(|peers| {
+                let announced = peers.map(|peers| {
                     let this: Arc<dyn Superseding> = self.clone();
-                    let told = PeerMessage::new(
+                    let announcement = PeerMessage::new(
                         Arc::downgrade(&this),
                         message.tenant_print(),
                         message.conversation,
                         arriving.payload,
                     );
-                    peers.0.on_message(told.clone());
-                    (peers.clone(), told)
+                    peers.0.on_message(announcement.clone());
+                    (peers.clone(), announcement)
                 });
                 let (shared, ended) = (self.clone(), Ended::Unanswered);
-                Ok(ConversationCall { shared, id, cancellation, goes_at_once, ended, told })
+                Ok(ConversationCall { shared, id, cancellation, goes_at_once, ended, announced })
             }
             Arrival::Refused(refusal) => Err(refusal),
         }
@@ -227,8 +227,8 @@ impl Drop for ConversationCall {
             conversations.leave(self.id, self.ended, clock::now, &mut turns);
         });
         turns.iter().for_each(Cancellation::wake);
-        if let Some((peers, told)) = self.told.take() {
-            peers.0.on_end(told, self.ended == Ended::Answered);
+        if let Some((peers, message)) = self.announced.take() {
+            peers.0.on_end(message, self.ended == Ended::Answered);
         }
         self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
         gauge_add("tower_buttress_supersede_in_flight", NAME, -1.0);

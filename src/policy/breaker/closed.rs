@@ -37,9 +37,9 @@ impl Breaker {
     /// Opens the circuit if a threshold is reached, or reports that it would.
     pub(super) fn reached(&mut self, waiting: u64, now: Instant) -> Option<BreakerEvent> {
         let reached = self.threshold(waiting, now);
-        if let State::MetricsOnly { reached: told } = &mut self.state {
-            let news = reached.filter(|_| !*told);
-            *told = reached.is_some();
+        if let State::MetricsOnly { reached: reported } = &mut self.state {
+            let news = reached.filter(|_| !*reported);
+            *reported = reached.is_some();
             return news.map(|reason| BreakerEvent::Reached { reason, stats: self.stats() });
         }
         // Closed => Open

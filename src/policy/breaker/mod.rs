@@ -66,7 +66,7 @@ use std::time::{Duration, Instant};
 use self::half_open::{HalfOpen, ProbeAdmission};
 use self::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
 pub(crate) use self::run::Caller;
-use self::run::{GivenUp, Streak};
+use self::run::{CancelledCalls, Streak};
 use self::settings::Settings;
 use crate::policy::verdict::Health;
 use crate::policy::window::{Sample, Slot, Window};
@@ -80,7 +80,7 @@ pub(crate) struct Breaker {
     generation: u32,
     window: Window,
     streak: Streak,
-    given_up: GivenUp,
+    cancelled: CancelledCalls,
     /// When counting began: at the start, or when the circuit last closed.
     since: Instant,
     /// The upstream's last sign of life since then.
@@ -209,7 +209,7 @@ impl Breaker {
             generation: 1,
             window: Window::new(settings.window, now),
             streak: Streak::default(),
-            given_up: GivenUp::default(),
+            cancelled: CancelledCalls::default(),
             since: now,
             last_sign: None,
             probation: None,
@@ -360,7 +360,7 @@ impl Breaker {
     }
 
     /// Counts a call that its caller cancelled before the first data, after the upstream had kept it waiting too long.
-    pub(crate) fn give_up(
+    pub(crate) fn cancel(
         &mut self,
         grant: CallGrant,
         caller: Caller,
@@ -373,12 +373,12 @@ impl Breaker {
         }
         match &mut self.state {
             State::Closed | State::MetricsOnly { .. } => {
-                if !self.given_up.counts(caller, now) {
+                if !self.cancelled.counts(caller, now) {
                     return None;
                 }
                 self.window.advance(now);
                 self.window.push(Sample { failed: true, throttled: false, slow });
-                self.streak.give_up(caller, now);
+                self.streak.cancel(caller, now);
                 self.reached(waiting, now)
             }
             State::HalfOpen(half) => {

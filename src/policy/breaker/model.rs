@@ -20,7 +20,7 @@ struct Model {
     calls: Vec<Call>,
     log: Vec<Said>,
     signs_of_life: Vec<Instant>,
-    gave_up: Vec<(Caller, Instant)>,
+    cancelled: Vec<(Caller, Instant)>,
     closed_at: Option<Instant>,
     asked: Vec<Instant>,
     unanswered: u32,
@@ -49,7 +49,7 @@ enum Mode {
     Open { until: Instant, probed_from: Instant, seen: [u64; 5] },
     HalfOpen { probes: Vec<Probe>, given: u32, waves: Vec<Instant>, ended: Vec<CallResult> },
     Isolated { seen: [u64; 5] },
-    MetricsOnly { told: bool },
+    MetricsOnly { reported: bool },
     Disabled,
 }
 
@@ -67,7 +67,7 @@ const S: Duration = Duration::from_secs(1);
 
 impl Model {
     fn new(settings: Settings, now: Instant) -> Self {
-        let state = if settings.metrics_only { Mode::MetricsOnly { told: false } } else { Mode::Closed };
+        let state = if settings.metrics_only { Mode::MetricsOnly { reported: false } } else { Mode::Closed };
         Self {
             settings,
             state,
@@ -76,7 +76,7 @@ impl Model {
             calls: vec![],
             log: vec![],
             signs_of_life: vec![],
-            gave_up: vec![],
+            cancelled: vec![],
             closed_at: None,
             asked: vec![],
             unanswered: 0,
@@ -140,8 +140,8 @@ impl Model {
 
     fn seen(&self, now: Instant) -> [u64; 5] {
         let run = || {
-            let (failed, gave_up, _) = self.run();
-            failed + gave_up.len() as u64
+            let (failed, cancelled, _) = self.run();
+            failed + cancelled.len() as u64
         };
         match &self.state {
             Mode::Closed | Mode::MetricsOnly { .. } => stats(&self.in_window(now), run()),
@@ -158,11 +158,11 @@ impl Model {
             CircuitWindow::Calls(size) => u64::from(min_calls.get()).min(size.get().into()),
             CircuitWindow::Time(_) => min_calls.get().into(),
         };
-        let (failed, gave_up, since) = self.run();
+        let (failed, cancelled, since) = self.run();
         let last_sign = self.signs_of_life.iter().copied().max();
-        let agree = gave_up.iter().any(|caller| *caller == Caller::Anonymous || *caller != gave_up[0])
+        let agree = cancelled.iter().any(|caller| *caller == Caller::Anonymous || *caller != cancelled[0])
             || now - last_sign.unwrap_or(self.since) >= 60 * S;
-        let run = failed + if agree { gave_up.len() as u64 } else { 0 };
+        let run = failed + if agree { cancelled.len() as u64 } else { 0 };
         let limit = consecutive.map_or(u64::from(u32::MAX), |limit| limit.get().into());
         let silent = last_sign.is_none_or(|last_sign| now - last_sign >= 5 * S);
         let beside_streams = run >= 3 * limit && since.is_some_and(|since| now - since >= 5 * S);
@@ -207,12 +207,12 @@ impl Model {
     }
 
     fn close(&mut self, reason: CircuitReason, now: Instant) -> Option<EventView> {
-        let to = if self.settings.metrics_only { Mode::MetricsOnly { told: false } } else { Mode::Closed };
-        let told = self.go(to, reason, now);
+        let to = if self.settings.metrics_only { Mode::MetricsOnly { reported: false } } else { Mode::Closed };
+        let reported = self.go(to, reason, now);
         self.forget(now);
         self.signs_of_life.push(now);
         self.closed_at = Some(now);
-        told
+        reported
     }
 
     fn forget(&mut self, now: Instant) {
@@ -224,13 +224,13 @@ impl Model {
     }
 
     fn admit(&mut self, now: Instant) -> (CircuitDecision, Option<EventView>) {
-        let mut told = None;
+        let mut reported = None;
         if let Mode::Open { until, .. } = self.state {
             if now < until {
                 return (CircuitDecision::Refused { retry_after: Some(until - now) }, None);
             }
             let half_open = Mode::HalfOpen { probes: vec![], given: 0, waves: vec![now], ended: vec![] };
-            told = self.go(half_open, CircuitReason::OpenTimeOver, now);
+            reported = self.go(half_open, CircuitReason::OpenTimeOver, now);
         }
         let (generation, open_time, limit) = (self.generation, self.open_time(), self.settings.probe_timeout);
         let Mode::HalfOpen { probes, given, waves, .. } = &mut self.state else {
@@ -238,21 +238,21 @@ impl Model {
                 Mode::Isolated { .. } => CircuitDecision::Refused { retry_after: None },
                 _ => CircuitDecision::Granted(CallGrant { generation, role: CallRole::Call }),
             };
-            return (admission, told);
+            return (admission, reported);
         };
         probes.retain(|probe| now - probe.began < limit);
         let in_wave = probes.iter().filter(|probe| probe.wave == waves.len()).count();
         if in_wave >= self.settings.probes.get() as usize {
             let next = *waves.last().unwrap() + open_time;
             if now < next {
-                return (CircuitDecision::Refused { retry_after: Some(next - now) }, told);
+                return (CircuitDecision::Refused { retry_after: Some(next - now) }, reported);
             }
             waves.push(now);
             self.unanswered += 1;
         }
         *given += 1;
         probes.push(Probe { id: *given, wave: waves.len(), began: now });
-        (CircuitDecision::Granted(CallGrant { generation, role: CallRole::Probe { id: *given } }), told)
+        (CircuitDecision::Granted(CallGrant { generation, role: CallRole::Probe { id: *given } }), reported)
     }
 
     /// Takes a probe off the list: `None` if there is none, false if a later wave is on its way.
@@ -269,14 +269,14 @@ impl Model {
 
     fn decide(&mut self, waiting: u64, now: Instant) -> Option<EventView> {
         let reached = self.reached(waiting, now);
-        if let Mode::MetricsOnly { told } = self.state {
-            self.state = Mode::MetricsOnly { told: reached.is_some() };
-            return reached.filter(|_| !told).map(|reason| (self.name(), None, reason, self.seen(now)));
+        if let Mode::MetricsOnly { reported } = self.state {
+            self.state = Mode::MetricsOnly { reported: reached.is_some() };
+            return reached.filter(|_| !reported).map(|reason| (self.name(), None, reason, self.seen(now)));
         }
         reached.and_then(|reason| self.open(reason, now, now))
     }
 
-    /// Where a success was counted, by its place in the list, and what is told.
+    /// Where a success was counted, by its place in the list, and what is reported.
     fn settle(
         &mut self,
         grant: CallGrant,
@@ -318,18 +318,18 @@ impl Model {
             Mode::HalfOpen { ended, .. } => {
                 ended.push(result);
                 let succeeded = ended.iter().filter(|result| !is_bad(**result)).count();
-                let told = match bad {
+                let reported = match bad {
                     true if decides => self.probe_failed(result.answered, now),
                     false if succeeded >= needed as usize => self.close(CircuitReason::ProbesSucceeded, now),
                     _ => None,
                 };
-                (None, told)
+                (None, reported)
             }
             Mode::Open { until, probed_from, .. } if grant.role == CallRole::Health => {
                 *until = asked.map_or(*until, |at| at.max(*until));
                 *probed_from = asked.map_or(*probed_from, |at| at.max(*probed_from));
-                let told = if bad { None } else { self.close(CircuitReason::HealthProbeSucceeded, now) };
-                (None, told)
+                let reported = if bad { None } else { self.close(CircuitReason::HealthProbeSucceeded, now) };
+                (None, reported)
             }
             _ => (None, None),
         }
@@ -386,7 +386,7 @@ impl Model {
         }
     }
 
-    fn give_up(
+    fn cancel(
         &mut self,
         grant: CallGrant,
         caller: Caller,
@@ -401,10 +401,10 @@ impl Model {
         match &mut self.state {
             Mode::Closed | Mode::MetricsOnly { .. } => {
                 let lately = |(other, at): &(Caller, Instant)| *other == caller && now - *at < 10 * S;
-                if caller != Caller::Anonymous && self.gave_up.iter().any(lately) {
+                if caller != Caller::Anonymous && self.cancelled.iter().any(lately) {
                     return None;
                 }
-                self.gave_up.push((caller, now));
+                self.cancelled.push((caller, now));
                 self.count(failed, now);
                 self.log.push(Said::GaveUp(caller, now));
                 self.decide(waiting, now)
@@ -428,10 +428,10 @@ impl Model {
                 (Mode::Open { until, probed_from: until, seen }, from == CircuitState::Open)
             }
             Control::Close => (Mode::Closed, from == CircuitState::Closed),
-            Control::OnlyCount => (Mode::MetricsOnly { told: false }, from == CircuitState::MetricsOnly),
+            Control::OnlyCount => (Mode::MetricsOnly { reported: false }, from == CircuitState::MetricsOnly),
             Control::Disable => (Mode::Disabled, from == CircuitState::Disabled),
         };
-        let told = match control {
+        let reported = match control {
             Control::OpenFor(_) if same => {
                 self.state = to;
                 self.generation += 1;
@@ -443,7 +443,7 @@ impl Model {
         if matches!(control, Control::Close) || (matches!(control, Control::OnlyCount) && !same) {
             self.forget(now);
         }
-        told
+        reported
     }
 }
 
@@ -582,12 +582,12 @@ proptest! {
                 }
                 Step::Admit => {
                     let (admission, event) = machine.admit(now);
-                    let (expected, told) = model.admit(now);
+                    let (expected, reported) = model.admit(now);
                     prop_assert_eq!(admission, expected);
                     if let CircuitDecision::Granted(grant) = admission {
                         out.push(grant);
                     }
-                    (event, told)
+                    (event, reported)
                 }
                 Step::AdmitHealth => {
                     let grant = machine.admit_health(now);
@@ -599,12 +599,12 @@ proptest! {
                 Step::Settle(which, result, waiting) if which < out.len() => {
                     let grant = out.remove(which);
                     let (kept, event) = machine.settle(grant, result, waiting, now);
-                    let (place, told) = model.settle(grant, result, waiting, now);
+                    let (place, reported) = model.settle(grant, result, waiting, now);
                     prop_assert_eq!(kept.slot == Slot::NONE, place.is_none());
                     if result.health == Health::Success {
                         counted.push((kept, place));
                     }
-                    (event, told)
+                    (event, reported)
                 }
                 Step::Finish(which, result, waiting) if which < counted.len() => {
                     let (kept, place) = counted.remove(which);
@@ -615,8 +615,8 @@ proptest! {
                 }
                 Step::GiveUp(which, caller, slow, waiting) if which < out.len() => {
                     let grant = out.remove(which);
-                    let event = machine.give_up(grant, caller, slow, waiting, now);
-                    (event, model.give_up(grant, caller, slow, waiting, now))
+                    let event = machine.cancel(grant, caller, slow, waiting, now);
+                    (event, model.cancel(grant, caller, slow, waiting, now))
                 }
                 Step::GiveBack(which) if which < out.len() => {
                     let grant = out.remove(which);
@@ -731,7 +731,7 @@ proptest! {
                 }
                 Step::GiveUp(which, caller, slow, waiting) if which < out.len() => {
                     let grant = out.remove(which);
-                    both(&mut |machine| machine.give_up(grant, caller, slow, waiting, now))
+                    both(&mut |machine| machine.cancel(grant, caller, slow, waiting, now))
                 }
                 Step::ByHand(Control::Close) => both(&mut |machine| machine.close_by_hand(now)),
                 Step::ByHand(Control::Disable) => both(&mut |machine| machine.disable(now)),
@@ -791,7 +791,7 @@ proptest! {
                     machine.finish(counted.remove(which), result, many(waiting), now);
                 }
                 Step::GiveUp(which, caller, slow, waiting) if which < out.len() => {
-                    machine.give_up(out.remove(which), caller, slow, many(waiting), now);
+                    machine.cancel(out.remove(which), caller, slow, many(waiting), now);
                 }
                 Step::ByHand(Control::OpenFor(_)) if huge => {
                     machine.open_by_hand(Duration::MAX, now);

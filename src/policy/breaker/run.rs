@@ -25,7 +25,7 @@ pub(super) struct Run {
     /// Failed calls.
     failed: u32,
     /// Cancelled calls.
-    given_up: u32,
+    cancelled: u32,
     tenants: Tenants,
     /// When the first of them ended.
     since: Option<Instant>,
@@ -51,7 +51,7 @@ enum Tenants {
 
 /// The tenants that recently cancelled a call.
 #[derive(Debug, Default)]
-pub(super) struct GivenUp {
+pub(super) struct CancelledCalls {
     recent: Vec<(u64, Instant)>,
 }
 
@@ -68,7 +68,7 @@ impl Run {
     /// Returns the number of failures in a row, after a silence of this length.
     pub(super) fn length(&self, silence: Duration) -> u32 {
         let agreed = self.tenants == Tenants::Several || silence >= ALONE;
-        self.failed.saturating_add(if agreed { self.given_up } else { 0 })
+        self.failed.saturating_add(if agreed { self.cancelled } else { 0 })
     }
 
     /// How long no call has succeeded, from the first failure.
@@ -81,9 +81,9 @@ impl Run {
         self.failed = self.failed.saturating_add(1);
     }
 
-    fn give_up(&mut self, caller: Caller, now: Instant) {
+    fn cancel(&mut self, caller: Caller, now: Instant) {
         self.since.get_or_insert(now);
-        self.given_up = self.given_up.saturating_add(1);
+        self.cancelled = self.cancelled.saturating_add(1);
         self.tenants = match (self.tenants, caller) {
             (Tenants::None, Caller::Tenant(tenant)) => Tenants::One(tenant),
             (Tenants::One(known), Caller::Tenant(tenant)) if known == tenant => Tenants::One(known),
@@ -101,7 +101,7 @@ impl Streak {
 
     /// All failures, in a row or not.
     pub(super) fn failures(&self) -> u32 {
-        self.run.failed.saturating_add(self.run.given_up)
+        self.run.failed.saturating_add(self.run.cancelled)
     }
 
     pub(super) fn succeed(&mut self, calls: u64) {
@@ -125,15 +125,15 @@ impl Streak {
         self.run.fail(now);
     }
 
-    pub(super) fn give_up(&mut self, caller: Caller, now: Instant) {
+    pub(super) fn cancel(&mut self, caller: Caller, now: Instant) {
         self.successes = 0;
-        self.run.give_up(caller, now);
+        self.run.cancel(caller, now);
     }
 }
 
-// === impl GivenUp ===
+// === impl CancelledCalls ===
 
-impl GivenUp {
+impl CancelledCalls {
     /// Whether a call that this caller cancelled counts.
     pub(super) fn counts(&mut self, caller: Caller, now: Instant) -> bool {
         let Caller::Tenant(tenant) = caller else { return true };

@@ -175,7 +175,7 @@ impl World {
                 if self.now - began >= self.first_byte / 2 {
                     let caller = Caller::Tenant(self.clients[client].tenant);
                     let waiting = self.waiting(began);
-                    let event = self.machine.give_up(grant, caller, false, waiting, now);
+                    let event = self.machine.cancel(grant, caller, false, waiting, now);
                     self.note(event);
                 } else {
                     self.machine.give_back(grant);

@@ -69,9 +69,9 @@ impl Circuit {
         self.machine.finish(stream, ended, 0, self.now)
     }
 
-    fn give_up(&mut self, caller: Caller) -> Option<BreakerEvent> {
+    fn cancel(&mut self, caller: Caller) -> Option<BreakerEvent> {
         let grant = self.grant();
-        self.machine.give_up(grant, caller, false, 0, self.now)
+        self.machine.cancel(grant, caller, false, 0, self.now)
     }
 
     fn seen(&mut self) -> (u64, u64) {
@@ -274,26 +274,26 @@ fn a_call_that_turns_out_to_be_slow_is_counted_as_one() {
 }
 
 #[test]
-fn calls_that_two_tenants_give_up_count_in_a_row() {
+fn calls_that_two_tenants_cancel_count_in_a_row() {
     let mut circuit = Circuit::new(|_| {});
     circuit.calls(1, GOOD);
     for _ in 0..2 {
         circuit.pass(10 * S);
-        assert_eq!(circuit.give_up(Caller::Tenant(1)), None);
-        assert_eq!(circuit.give_up(Caller::Tenant(2)), None);
+        assert_eq!(circuit.cancel(Caller::Tenant(1)), None);
+        assert_eq!(circuit.cancel(Caller::Tenant(2)), None);
     }
     circuit.pass(10 * S);
-    assert!(circuit.give_up(Caller::Tenant(1)).is_some());
+    assert!(circuit.cancel(Caller::Tenant(1)).is_some());
 }
 
 #[test]
 fn a_tenant_counts_once_in_ten_seconds() {
     let mut circuit = Circuit::new(|_| {});
     circuit.calls(1, GOOD);
-    circuit.give_up(Caller::Tenant(1));
-    circuit.pass(10 * S - NANO).give_up(Caller::Tenant(1));
+    circuit.cancel(Caller::Tenant(1));
+    circuit.pass(10 * S - NANO).cancel(Caller::Tenant(1));
     assert_eq!(circuit.seen(), (2, 1));
-    circuit.pass(NANO).give_up(Caller::Tenant(1));
+    circuit.pass(NANO).cancel(Caller::Tenant(1));
     assert_eq!(circuit.seen(), (3, 2));
 }
 
@@ -302,16 +302,16 @@ fn one_tenant_alone_opens_only_after_a_minute_of_silence() {
     let mut circuit = Circuit::new(|_| {});
     circuit.calls(1, GOOD);
     for _ in 0..5 {
-        assert_eq!(circuit.pass(12 * S - NANO).give_up(Caller::Tenant(1)), None);
+        assert_eq!(circuit.pass(12 * S - NANO).cancel(Caller::Tenant(1)), None);
     }
-    assert!(circuit.pass(10 * S).give_up(Caller::Tenant(1)).is_some());
+    assert!(circuit.pass(10 * S).cancel(Caller::Tenant(1)).is_some());
 }
 
 #[test]
 fn anonymous_callers_are_not_limited() {
     let mut circuit = Circuit::new(|_| {});
-    (0..4).for_each(|_| assert_eq!(circuit.give_up(Caller::Anonymous), None));
-    assert!(circuit.give_up(Caller::Anonymous).is_some());
+    (0..4).for_each(|_| assert_eq!(circuit.cancel(Caller::Anonymous), None));
+    assert!(circuit.cancel(Caller::Anonymous).is_some());
 }
 
 #[test]
@@ -539,7 +539,7 @@ fn a_result_of_another_generation_moves_nothing() {
     assert_eq!(circuit.state(), CircuitState::HalfOpen);
     circuit.settle(probe, GOOD);
     circuit.settle(old[1], BAD);
-    circuit.machine.give_up(old[1], Caller::Anonymous, false, 0, circuit.now);
+    circuit.machine.cancel(old[1], Caller::Anonymous, false, 0, circuit.now);
     assert_eq!(circuit.machine.snapshot(circuit.now).stats.calls, 0);
 }
 
@@ -601,7 +601,7 @@ fn a_probe_that_was_overtaken_closes_if_it_succeeds_and_opens_if_it_is_the_last(
     circuit.settle(first, NO_ANSWER);
     assert_eq!(circuit.state(), CircuitState::Open);
     let (mut circuit, _, second) = overtaken();
-    circuit.machine.give_up(second, Caller::Tenant(1), false, 0, circuit.now);
+    circuit.machine.cancel(second, Caller::Tenant(1), false, 0, circuit.now);
     assert_eq!(circuit.state(), CircuitState::Open, "it waited for long enough");
 }
 
@@ -658,13 +658,13 @@ fn by_hand_an_open_circuit_probes_after_the_time_that_was_given() {
 #[test]
 fn a_circuit_that_only_counts_tells_once_that_it_would_have_opened() {
     let mut circuit = Circuit::new(|s| s.metrics_only = true);
-    let mut told = 0;
+    let mut reported = 0;
     for ended in [[BAD; 8], [GOOD; 8], [BAD; 8]].as_flattened() {
         let grant = circuit.grant();
-        told += u32::from(circuit.settle(grant, *ended).is_some());
+        reported += u32::from(circuit.settle(grant, *ended).is_some());
     }
     // Five in a row; then at three of eleven it was healthy again; then at half.
-    assert_eq!(told, 2);
+    assert_eq!(reported, 2);
     assert_eq!(circuit.state(), CircuitState::MetricsOnly);
 }
 
@@ -846,14 +846,14 @@ fn a_probe_that_is_given_back_frees_its_place_in_its_own_wave_only() {
 fn a_probe_whose_caller_leaves_after_a_long_wait_opens_again() {
     let mut circuit = Circuit::open();
     let probe = circuit.pass(5 * S).grant();
-    let gone = circuit.machine.give_up(probe, Caller::Anonymous, false, 0, circuit.now);
+    let gone = circuit.machine.cancel(probe, Caller::Anonymous, false, 0, circuit.now);
     assert!(matches!(gone, Some(BreakerEvent::Changed(change)) if change.reason == CircuitReason::ProbeFailed));
     assert_eq!(circuit.open_for(), Some(10 * S), "it got no answer");
-    assert_eq!(circuit.machine.give_up(probe, Caller::Anonymous, false, 0, circuit.now), None);
+    assert_eq!(circuit.machine.cancel(probe, Caller::Anonymous, false, 0, circuit.now), None);
     let mut circuit = Circuit::open();
     let probe = circuit.pass(5 * S).grant();
     assert_eq!(
-        circuit.machine.give_up(CallGrant::call(probe.generation), Caller::Anonymous, false, 0, circuit.now),
+        circuit.machine.cancel(CallGrant::call(probe.generation), Caller::Anonymous, false, 0, circuit.now),
         None
     );
     assert_eq!(circuit.state(), CircuitState::HalfOpen);

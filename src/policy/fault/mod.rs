@@ -124,8 +124,8 @@ mod tests {
         let Verdict { next: found, .. } = judgement.verdict;
         let same_step = std::mem::discriminant(&found) == std::mem::discriminant(&next);
         assert!(same_step, "{found:?} for {status} {body}");
-        let told = (judgement.verdict.health, judgement.verdict.matter, judgement.status.as_u16());
-        assert_eq!(told, (health, matter, mapped), "{status} {body}");
+        let judged = (judgement.verdict.health, judgement.verdict.matter, judgement.status.as_u16());
+        assert_eq!(judged, (health, matter, mapped), "{status} {body}");
     }
 
     const RETRY: NextStep = NextStep::retry(None);

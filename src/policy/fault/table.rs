@@ -301,22 +301,22 @@ mod tests {
 
     #[test]
     fn a_class_says_what_to_do() {
-        let told = |class: Class| {
+        let judged = |class: Class| {
             let Verdict { next, health, matter, not_executed } = class.verdict();
             (next, health, matter, not_executed)
         };
         let retry = NextStep::retry(None);
         let failed = (retry, Health::Failure, Matter::Upstream, false);
-        assert_eq!((told(Class::Overloaded), told(Class::Failed)), (failed, failed));
-        assert_eq!(told(Class::Throttled), (retry, Health::Throttled, Matter::Credential, true));
+        assert_eq!((judged(Class::Overloaded), judged(Class::Failed)), (failed, failed));
+        assert_eq!(judged(Class::Throttled), (retry, Health::Throttled, Matter::Credential, true));
         let credential = (NextStep::TryAnother, Health::Success, Matter::Credential, true);
-        assert_eq!((told(Class::Spent), told(Class::Refused)), (credential, credential));
+        assert_eq!((judged(Class::Spent), judged(Class::Refused)), (credential, credential));
         let request = (NextStep::TryAnother, Health::Success, Matter::Request, true);
-        assert_eq!((told(Class::TooLarge), told(Class::Unsupported)), (request, request));
+        assert_eq!((judged(Class::TooLarge), judged(Class::Unsupported)), (request, request));
         let given_up = (NextStep::GiveUp, Health::Success, Matter::Request, false);
-        assert_eq!((told(Class::Policy), told(Class::Invalid)), (given_up, given_up));
-        assert_eq!(told(Class::Conflict), (retry, Health::Ignored, Matter::Upstream, false));
-        assert_eq!(told(Class::Dependency), (retry, Health::Ignored, Matter::Credential, false));
+        assert_eq!((judged(Class::Policy), judged(Class::Invalid)), (given_up, given_up));
+        assert_eq!(judged(Class::Conflict), (retry, Health::Ignored, Matter::Upstream, false));
+        assert_eq!(judged(Class::Dependency), (retry, Health::Ignored, Matter::Credential, false));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) struct Continuations {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cut {
     /// The next step for the upstream's error, if it reported one.
-    pub(crate) told: Option<NextStep>,
+    pub(crate) advised: Option<NextStep>,
     /// The wait that the upstream asked for.
     pub(crate) retry_after: Option<Duration>,
     /// The remaining time of the call's deadline.
@@ -40,7 +40,7 @@ impl Continuations {
     /// Returns the wait before the next request for the rest. Most streams break alone, so the first request does not
     /// wait.
     pub(crate) fn next(&mut self, cut: &Cut, backoff: &Backoff, rng: &mut Rng) -> Result<Duration, NotResumed> {
-        match cut.told {
+        match cut.advised {
             None => {}
             // The stream would end with the same error again.
             Some(_) if self.without_progress > 0 => return Err(NotResumed::UpstreamFailed),
@@ -94,12 +94,12 @@ mod tests {
 
     #[test]
     fn what_the_upstream_says_of_itself_is_believed() {
-        let told = |next| Cut { told: Some(next), ..Cut::default() };
+        let advised = |next| Cut { advised: Some(next), ..Cut::default() };
         let mut continuations = Continuations::new(3);
-        assert_eq!(next(&mut continuations, told(NextStep::GiveUp)), Err(NotResumed::UpstreamFailed));
-        assert_eq!(next(&mut continuations, told(NextStep::TryAnother)), Err(NotResumed::UpstreamFailed));
-        assert_eq!(next(&mut continuations, told(NextStep::retry(None))), Ok(Duration::ZERO));
-        assert_eq!(next(&mut continuations, told(NextStep::retry(None))), Err(NotResumed::UpstreamFailed), "again");
+        assert_eq!(next(&mut continuations, advised(NextStep::GiveUp)), Err(NotResumed::UpstreamFailed));
+        assert_eq!(next(&mut continuations, advised(NextStep::TryAnother)), Err(NotResumed::UpstreamFailed));
+        assert_eq!(next(&mut continuations, advised(NextStep::retry(None))), Ok(Duration::ZERO));
+        assert_eq!(next(&mut continuations, advised(NextStep::retry(None))), Err(NotResumed::UpstreamFailed), "again");
     }
 
     #[test]

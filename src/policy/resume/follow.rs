@@ -99,7 +99,7 @@ impl StreamFollower {
         if !self.blocks.next(&mut rest) {
             self.position.pass(lf);
             self.withheld.push(data.get(lf..).unwrap_or_default());
-            return self.hand_on(data.slice(..lf), hold);
+            return self.release(data.slice(..lf), hold);
         }
         let mut all = self.withheld.join(data);
         let skipped = match self.part {
@@ -123,13 +123,13 @@ impl StreamFollower {
             return Followed::All;
         }
         self.withheld.push(&all.split_off(start));
-        self.hand_on(all.slice(skipped..), hold)
+        self.release(all.slice(skipped..), hold)
     }
 
     /// Forwards the ready part. Unverified data cannot be released.
-    fn hand_on(&mut self, ready: Bytes, hold: impl FnOnce(usize) -> bool) -> Followed {
+    fn release(&mut self, ready: Bytes, hold: impl FnOnce(usize) -> bool) -> Followed {
         let is_unproved = self.is_unproved();
-        match self.withheld.hand_on(ready, hold) {
+        match self.withheld.release(ready, hold) {
             Followed::Aside(..) if is_unproved => Followed::Wrong(NotResumed::NotComparable),
             read => read,
         }
@@ -175,7 +175,7 @@ impl StreamFollower {
         let mut garbage = false;
         reader.read(raw, |fact, _| match fact {
             Fact::Started { id: Some(id), .. } => identity.began(id),
-            Fact::Usage(told) if *part != StreamPart::Original => Usage::note(usage, told),
+            Fact::Usage(reported) if *part != StreamPart::Original => Usage::note(usage, reported),
             Fact::Failed(_) => *failed = true,
             Fact::Unreadable => garbage = true,
             _ => {}
@@ -190,8 +190,8 @@ impl StreamFollower {
             self.identity.began(&id);
             self.model = model;
         }
-        if let Some(told) = said.usage.filter(|_| self.part != StreamPart::Original) {
-            Usage::note(&mut self.usage, told);
+        if let Some(reported) = said.usage.filter(|_| self.part != StreamPart::Original) {
+            Usage::note(&mut self.usage, reported);
         }
         self.failed |= said.failed;
         let history = self.history.as_mut();
@@ -308,7 +308,7 @@ impl StreamFollower {
         let is_complete = restart.is_complete();
         self.progressed |= is_complete && !ready.is_empty();
         self.restart = Some(restart);
-        match self.withheld.hand_on(ready.freeze(), hold) {
+        match self.withheld.release(ready.freeze(), hold) {
             // Withheld data cannot be released before it is known to continue the first answer.
             Followed::Aside(..) if !is_complete => Followed::Wrong(NotResumed::NotComparable),
             read => read,

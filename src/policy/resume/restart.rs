@@ -182,8 +182,8 @@ impl Restart {
     ) -> Result<Bytes, NotResumed> {
         let block = Block::parse(raw);
         let said = Said::read(reader, raw, &block);
-        if let Some(told) = said.usage {
-            Usage::note(usage, told);
+        if let Some(reported) = said.usage {
+            Usage::note(usage, reported);
         }
         if !self.comparison.is_complete() {
             if said.garbage || said.failed {

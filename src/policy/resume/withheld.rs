@@ -63,7 +63,7 @@ impl PartialBlock {
     }
 
     /// Forwards the ready part, and the withheld part too if `hold` does not permit that many bytes.
-    pub(super) fn hand_on(&mut self, ready: Bytes, hold: impl FnOnce(usize) -> bool) -> Followed {
+    pub(super) fn release(&mut self, ready: Bytes, hold: impl FnOnce(usize) -> bool) -> Followed {
         if self.0.len() <= MAX_EVENT && hold(self.0.len()) {
             return Followed::Part(ready);
         }

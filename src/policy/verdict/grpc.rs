@@ -100,8 +100,8 @@ impl Classify for Grpc {
         match (outcome.status(), outcome.headers(), outcome.trailers()) {
             (Some(StatusCode::OK), Some(headers), early) if outcome.rejection().is_none() => {
                 // A status in neither will come in the trailers.
-                let told = [Some(headers), early].into_iter().flatten();
-                let mut verdicts = told.filter_map(|fields| Some(of_status(grpc::status(fields)?, fields)));
+                let sources = [Some(headers), early].into_iter().flatten();
+                let mut verdicts = sources.filter_map(|fields| Some(of_status(grpc::status(fields)?, fields)));
                 verdicts.next().unwrap_or(DONE)
             }
             // The specification requires a status; without one, the answer broke off.

@@ -121,7 +121,7 @@ impl Standard {
             }
             RejectionKind::BodyFailed | RejectionKind::SharedCallFailed => Verdict::new(retry, Health::Failure),
             RejectionKind::UpstreamFailed => match error::find::<UpstreamError>(rejection as &(dyn Error + 'static)) {
-                Some(told) => told.verdict(),
+                Some(reported) => reported.verdict(),
                 None => Verdict::new(retry, Health::Failure),
             },
             // These are about the caller or this crate; the upstream was not asked.
@@ -150,8 +150,8 @@ impl Classify for Standard {
                 }
                 None => {
                     // The content of the body, if a layer inside has read it.
-                    let told = outcome.extensions().and_then(|extensions| extensions.get::<UpstreamError>());
-                    hinted(told.map_or_else(|| of_status(status, headers), UpstreamError::verdict), headers)
+                    let reported = outcome.extensions().and_then(|extensions| extensions.get::<UpstreamError>());
+                    hinted(reported.map_or_else(|| of_status(status, headers), UpstreamError::verdict), headers)
                 }
             },
             _ => outcome.cause().map_or(DONE, |err| match outcome.rejection() {

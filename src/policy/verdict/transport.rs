@@ -33,8 +33,8 @@ pub(super) fn classify(err: &(dyn Error + 'static)) -> Verdict {
     if error::find::<DeadlineExceeded>(err).is_some() {
         return TOO_LATE;
     }
-    if let Some(told) = error::find::<UpstreamError>(err) {
-        return told.verdict();
+    if let Some(reported) = error::find::<UpstreamError>(err) {
+        return reported.verdict();
     }
     #[cfg(feature = "reqwest")]
     if error::chain(err).any(was_never_a_request) {
@@ -131,8 +131,8 @@ mod tests {
     fn errors_of_this_crate_say_what_they_mean() {
         assert_eq!(of(ConnectElapsed::new(Duration::from_secs(1))), UNREACHABLE);
         assert_eq!(of(DeadlineExceeded::new(Duration::from_secs(1))), TOO_LATE);
-        let told = UpstreamError::new(StatusCode::BAD_GATEWAY, CALLERS);
-        assert_eq!(of(told), CALLERS);
+        let reported = UpstreamError::new(StatusCode::BAD_GATEWAY, CALLERS);
+        assert_eq!(of(reported), CALLERS);
     }
 
     #[cfg(feature = "hyper")]

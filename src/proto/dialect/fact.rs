@@ -209,8 +209,8 @@ impl Usage {
     }
 
     /// The same for an optional earlier count.
-    pub(crate) fn note(told: &mut Option<Self>, later: Self) {
-        *told = Some(told.unwrap_or_default().updated(later));
+    pub(crate) fn note(known: &mut Option<Self>, later: Self) {
+        *known = Some(known.unwrap_or_default().updated(later));
     }
 }
 
@@ -226,11 +226,11 @@ mod tests {
         assert_eq!(Usage::default().plus(other), other);
         assert_eq!(Usage::new(Some(u64::MAX), None).plus(one).input, Some(u64::MAX));
         assert_eq!(other.updated(one), Usage::new(Some(3), Some(5)));
-        let mut told = None;
-        Usage::note(&mut told, one);
-        assert_eq!(told, Some(one));
-        Usage::note(&mut told, Usage::new(None, Some(9)));
-        assert_eq!(told, Some(Usage::new(Some(3), Some(9))));
+        let mut known = None;
+        Usage::note(&mut known, one);
+        assert_eq!(known, Some(one));
+        Usage::note(&mut known, Usage::new(None, Some(9)));
+        assert_eq!(known, Some(Usage::new(Some(3), Some(9))));
     }
 
     #[test]

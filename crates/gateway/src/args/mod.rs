@@ -175,7 +175,7 @@ impl Args {
         }
         let name = path.map(|path| path.display().to_string()).unwrap_or_default();
         let places = Places::new(name, file.lines, &matches);
-        let stop = |misfit: Misfit| Stop::Wrong(places.tell(&misfit));
+        let stop = |misfit: Misfit| Stop::Wrong(places.describe(&misfit));
         let mut args = Self::of(&matches)?;
         if matches.value_source("fallback").is_none() && !file.fallbacks.is_empty() {
             args.upstreams.backups = Self::backups(&bare, file.fallbacks, &stop)?;

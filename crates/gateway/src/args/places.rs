@@ -64,7 +64,7 @@ impl Places {
     }
 
     /// The error, after file, line and key if the file has the key; a key of the route wins over one above it.
-    pub(crate) fn tell(&self, misfit: &Misfit) -> String {
+    pub(crate) fn describe(&self, misfit: &Misfit) -> String {
         let found = || misfit.keys.iter().filter_map(|key| Some((key, self.lines.get(*key)?)));
         match found().find(|(_, place)| place.route.is_some()).or_else(|| found().next()) {
             Some((key, Place { line, route: Some(route) })) => {

@@ -38,7 +38,7 @@ pub(super) fn routes(all: &Args, settings: &[Setting], tables: Vec<RouteTable>) 
 fn route(all: &Args, settings: &[Setting], table: RouteTable, bare: &Command) -> Result<Route, Stop> {
     let RouteTable { place, name, calls, settings: own, lines, fallbacks } = table;
     let places = all.places.of_route(&place, &name, lines);
-    let stop = |misfit: Misfit| Stop::Wrong(places.tell(&misfit));
+    let stop = |misfit: Misfit| Stop::Wrong(places.describe(&misfit));
     let has = |id: &str| own.iter().find(|setting| setting.id == id);
     let named = SERVERS.iter().filter(|(server, _)| has(server).is_some());
     let unshared: Vec<_> = named.flat_map(|(server, credentials)| [*server, credentials[0], credentials[1]]).collect();

@@ -43,7 +43,7 @@ const MAX_EVENTS: usize = 64;
 /// A frame costs more memory than its bytes.
 const MAX_FRAMES: usize = 1_024;
 /// The longest wait for content after the answer has begun: its reader waits for the answer's id.
-const LET_GO: Duration = Duration::from_secs(2);
+const MAX_CONTENT_WAIT: Duration = Duration::from_secs(2);
 /// The limits for reading an error body.
 const MAX_ERROR: usize = 64 * 1024;
 const MAX_ERROR_TIME: Duration = Duration::from_secs(1);
@@ -80,7 +80,7 @@ struct Answer {
 struct Stream {
     state: StreamState,
     limit: ContentLimit,
-    let_go: Option<Instant>,
+    release_at: Option<Instant>,
     timer: LazyTimer,
 }
 
@@ -112,7 +112,7 @@ impl<B> WithheldPrelude<B> {
         state: StreamState,
         limit: ContentLimit,
     ) -> Self {
-        let stream = Stream { state, limit, let_go: None, timer: LazyTimer::default() };
+        let stream = Stream { state, limit, release_at: None, timer: LazyTimer::default() };
         Self::new(config, reservation, response, PreludeContent::Stream(Box::new(stream)))
     }
 
@@ -212,8 +212,8 @@ where
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<Decision> {
         match &mut self.content {
             PreludeContent::Stream(stream) => {
-                let let_go = stream.let_go.map_or(Poll::Pending, |at| stream.timer.poll_until(at, cx));
-                if let_go.is_ready() {
+                let released = stream.release_at.map_or(Poll::Pending, |at| stream.timer.poll_until(at, cx));
+                if released.is_ready() {
                     return Poll::Ready(self.release());
                 }
                 stream.limit.poll(cx).map(|_| Decision::Reject(Rejection::new(RejectionKind::FirstByteTimeout)))

@@ -10,7 +10,8 @@ use super::super::state::{Readable, StreamState};
 use super::super::watch::{BodyWatch, ContentLimit};
 use super::refuse::{ANOTHER, NO_MEMORY, RETRY};
 use super::{
-    Answer, Decision, LET_GO, MAX_ERROR, MAX_EVENTS, MAX_FRAMES, MAX_WITHHELD, PreludeContent, Stream, WithheldPrelude,
+    Answer, Decision, MAX_CONTENT_WAIT, MAX_ERROR, MAX_EVENTS, MAX_FRAMES, MAX_WITHHELD, PreludeContent, Stream,
+    WithheldPrelude,
 };
 use crate::error::{BoxError, StreamTruncated};
 use crate::event::Event;
@@ -111,8 +112,8 @@ where
         if enough || withheld > MAX_WITHHELD || self.held.len() >= MAX_FRAMES {
             return Some(self.release());
         }
-        if seen.started && stream.let_go.is_none() {
-            stream.let_go = clock::now().checked_add(LET_GO);
+        if seen.started && stream.release_at.is_none() {
+            stream.release_at = clock::now().checked_add(MAX_CONTENT_WAIT);
         }
         None
     }
@@ -135,7 +136,7 @@ where
         let state = StreamState::new(Arc::clone(&self.config), reader, Framing::Array, host, ending);
         let limit = ContentLimit::new(first_content, clock::now());
         self.content =
-            PreludeContent::Stream(Box::new(Stream { state, limit, let_go: None, timer: LazyTimer::default() }));
+            PreludeContent::Stream(Box::new(Stream { state, limit, release_at: None, timer: LazyTimer::default() }));
         self.bytes = 0;
         for frame in std::mem::take(&mut self.held) {
             if let Some(decision) = self.data(frame) {

@@ -325,7 +325,7 @@ fn made_anew(first: &str, other_model: bool, is_foreign: bool) -> StreamFollower
 }
 
 #[test]
-fn of_a_second_answer_only_what_goes_on_is_handed_on() {
+fn of_a_second_answer_only_what_goes_on_is_forwarded() {
     let mut follower = made_anew(&(text("The sea") + &text(" is")), false, false);
     assert!(!follower.may_end() && !follower.is_over() && !follower.is_comparable());
     assert_eq!(feed(&mut follower, &format!("\u{FEFF}{}", second("The"))), "part ");
@@ -349,8 +349,8 @@ fn of_a_second_answer_only_what_goes_on_is_handed_on() {
 #[test]
 fn a_second_answer_is_cut_where_the_first_one_was() {
     let mut follower = made_anew(&text("The sea"), false, false);
-    let told = feed(&mut follower, &second("The sea is calm"));
-    let shown: serde_json::Value = serde_json::from_str(told.strip_prefix("part data: ").unwrap()).unwrap();
+    let forwarded = feed(&mut follower, &second("The sea is calm"));
+    let shown: serde_json::Value = serde_json::from_str(forwarded.strip_prefix("part data: ").unwrap()).unwrap();
     assert_eq!(shown["choices"][0]["delta"]["content"], " is calm");
     assert_eq!(shown["id"], "c1");
     assert!(follower.take_progress());

@@ -33,10 +33,10 @@ impl Dialect for Responses {
             "response.completed" | "response.incomplete" | "response.failed" | "response.cancelled" => {
                 let kind = text(&data, "type").unwrap_or(event.name);
                 let response = response.unwrap_or(&data);
-                let told = kind.strip_prefix("response.").unwrap_or_default();
+                let ending = kind.strip_prefix("response.").unwrap_or_default();
                 // The event's name may say less than its content: some servers end every response with
                 // `response.completed`.
-                let status = some_text(response, "status").filter(|_| told == "completed").unwrap_or(told);
+                let status = some_text(response, "status").filter(|_| ending == "completed").unwrap_or(ending);
                 read_end(status, response, facts);
             }
             "response.output_item.added" => match object(&data, "item") {
