@@ -16,7 +16,7 @@ use tower_buttress::{Ending, Model, OutputUsage, Tenant};
 use super::answer_body::AnswerBody;
 use super::attempts::{ATTEMPTS, Cause};
 use super::calls::{Call, Calls, UnderWay};
-use super::figures::{CallFigures, Outcome};
+use super::figures::{CallFigures, CallOutcome};
 use super::ids::{self, RequestId};
 use super::upstream::UpstreamCalls;
 use super::{answers, problem, telemetry};
@@ -34,7 +34,7 @@ pub(crate) struct Access {
     head: Head,
     first_byte: Option<Duration>,
     bytes: u64,
-    outcome: Outcome,
+    outcome: CallOutcome,
     error: Option<String>,
 }
 
@@ -87,7 +87,7 @@ impl Access {
             head: Head::default(),
             first_byte: None,
             bytes: 0,
-            outcome: Outcome::ClientLeft,
+            outcome: CallOutcome::ClientLeft,
             error: None,
         }
     }
@@ -131,13 +131,13 @@ impl Access {
     }
 
     fn complete(&mut self) {
-        if self.outcome == Outcome::ClientLeft {
-            self.outcome = Outcome::Complete;
+        if self.outcome == CallOutcome::ClientLeft {
+            self.outcome = CallOutcome::Complete;
         }
     }
 
     fn failed(&mut self, error: &BoxError) {
-        self.outcome = Outcome::Failed;
+        self.outcome = CallOutcome::Failed;
         self.error = Some(telemetry::chain(error.as_ref()));
     }
 }

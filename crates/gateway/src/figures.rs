@@ -10,7 +10,7 @@ use super::telemetry;
 
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum CallOutcome {
     ClientLeft,
     Complete,
     Failed,
@@ -29,9 +29,9 @@ const OUTCOMES: usize = 3;
 /// A status is one of 100 to 999.
 const STATUSES: usize = 900;
 
-// === impl Outcome ===
+// === impl CallOutcome ===
 
-impl Outcome {
+impl CallOutcome {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::ClientLeft => "client left",
@@ -65,7 +65,7 @@ impl CallFigures {
     pub(crate) fn ended(
         &self,
         status: Option<StatusCode>,
-        outcome: Outcome,
+        outcome: CallOutcome,
         total: Duration,
         first_byte: Option<Duration>,
     ) {
@@ -86,7 +86,7 @@ impl CallFigures {
 }
 
 /// The counter of calls that end so.
-fn calls(status: Option<StatusCode>, outcome: Outcome) -> Counter {
+fn calls(status: Option<StatusCode>, outcome: CallOutcome) -> Counter {
     let status = status.map_or_else(|| "-".to_owned(), |status| status.as_str().to_owned());
     metrics::counter!("gateway_calls_total", "status" => status, "outcome" => outcome.as_str())
 }

@@ -49,13 +49,13 @@ use crate::error::BoxError;
 /// reads a body after a retry has taken it over.
 #[derive(Default)]
 pub struct CallBody {
-    kind: Kind,
+    kind: CallBodyKind,
     /// Reports to a layer outside, which waits for the upstream, when the body is read.
     reporter: Option<UploadReporter>,
 }
 
 #[derive(Default)]
-enum Kind {
+enum CallBodyKind {
     /// Completely in memory.
     Whole {
         data: Bytes,
@@ -119,38 +119,38 @@ impl CallBody {
 
     /// Returns a body in memory.
     pub(crate) fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
-        Self::from_kind(Kind::Whole { data, trailers: trailers.map(Box::new) })
+        Self::from_kind(CallBodyKind::Whole { data, trailers: trailers.map(Box::new) })
     }
 
     /// Returns a body that fails with this error.
     pub(crate) fn failed(err: BoxError) -> Self {
-        Self::from_kind(Kind::Failed(err))
+        Self::from_kind(CallBodyKind::Failed(err))
     }
 
     /// Returns a body that reads from a recording.
     pub(super) fn recorded(recording: Arc<Recording<CallBody>>, generation: u64) -> Self {
-        Self::from_kind(Kind::Recorded { recording, generation })
+        Self::from_kind(CallBodyKind::Recorded { recording, generation })
     }
 
     pub(super) fn repeatable(data: Bytes, trailers: Option<Box<HeaderMap>>) -> Self {
-        Self::from_kind(Kind::Whole { data, trailers })
+        Self::from_kind(CallBodyKind::Whole { data, trailers })
     }
 
     fn boxed<B>(body: B) -> Self
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        Self::from_kind(Kind::Boxed(ErasedBody::new(body)))
+        Self::from_kind(CallBodyKind::Boxed(ErasedBody::new(body)))
     }
 
-    const fn from_kind(kind: Kind) -> Self {
+    const fn from_kind(kind: CallBodyKind) -> Self {
         Self { kind, reporter: None }
     }
 
     /// The data of a body in memory of which nothing has been read.
     pub(crate) fn in_memory(&self) -> Option<&Bytes> {
         match &self.kind {
-            Kind::Whole { data, .. } if self.reporter.is_none() => Some(data),
+            CallBodyKind::Whole { data, .. } if self.reporter.is_none() => Some(data),
             _ => None,
         }
     }
@@ -158,7 +158,7 @@ impl CallBody {
     /// The data of a body in memory, for inspection.
     #[cfg(feature = "llm")]
     pub(crate) fn peek(&self) -> Option<&Bytes> {
-        if let Kind::Whole { data, .. } = &self.kind { Some(data) } else { None }
+        if let CallBodyKind::Whole { data, .. } = &self.kind { Some(data) } else { None }
     }
 
     /// Watches when this unread body is read, for a layer that waits for its sender too.
@@ -176,7 +176,7 @@ impl CallBody {
 
     /// Watches when this unread body is sent; `None` if it is sent at once.
     pub(crate) fn watch_sending(&mut self) -> Option<UploadWatch> {
-        let at_once = matches!(&self.kind, Kind::Whole { data, .. } if data.len() <= MAX_SENT_AT_ONCE);
+        let at_once = matches!(&self.kind, CallBodyKind::Whole { data, .. } if data.len() <= MAX_SENT_AT_ONCE);
         if at_once || self.is_end_stream() {
             return None;
         }
@@ -188,18 +188,18 @@ impl CallBody {
     pub(crate) fn arriving<B: 'static>(body: &mut B) -> Option<&mut Self> {
         let any: &mut dyn Any = body;
         any.downcast_mut::<Self>()
-            .filter(|body| !matches!(body.kind, Kind::Whole { .. } | Kind::Over) && body.may_grow())
+            .filter(|body| !matches!(body.kind, CallBodyKind::Whole { .. } | CallBodyKind::Over) && body.may_grow())
     }
 
     #[inline(never)]
     fn may_grow(&self) -> bool {
         match &self.kind {
-            Kind::Boxed(body) => !body.is_end_stream(),
-            Kind::Recorded { recording, generation } => {
+            CallBodyKind::Boxed(body) => !body.is_end_stream(),
+            CallBodyKind::Recorded { recording, generation } => {
                 let is_whole = matches!(recording.state(usize::MAX), ReadState::Whole | ReadState::Failed);
                 !is_whole && !recording.is_end_stream(*generation)
             }
-            Kind::Whole { .. } | Kind::Failed(_) | Kind::Over => false,
+            CallBodyKind::Whole { .. } | CallBodyKind::Failed(_) | CallBodyKind::Over => false,
         }
     }
 
@@ -211,9 +211,13 @@ impl CallBody {
     /// Converts the body for [`Resend`](super::resend::Resend).
     pub(super) fn into_repeatable(self) -> Repeatable {
         match self {
-            Self { kind: Kind::Whole { data, trailers }, reporter: None } => Repeatable::Whole { data, trailers },
-            Self { kind: Kind::Over, reporter: None } => Repeatable::Whole { data: Bytes::new(), trailers: None },
-            Self { kind: Kind::Recorded { recording, generation }, reporter: None } => {
+            Self { kind: CallBodyKind::Whole { data, trailers }, reporter: None } => {
+                Repeatable::Whole { data, trailers }
+            }
+            Self { kind: CallBodyKind::Over, reporter: None } => {
+                Repeatable::Whole { data: Bytes::new(), trailers: None }
+            }
+            Self { kind: CallBodyKind::Recorded { recording, generation }, reporter: None } => {
                 Repeatable::Recorded { recording, generation }
             }
             stream => Repeatable::Stream(stream),
@@ -222,7 +226,7 @@ impl CallBody {
 
     /// Continues with the rest of a body that is no longer recorded.
     fn go_on_with(&mut self, rest: Self) {
-        self.kind = if rest.reporter.is_some() { Kind::Boxed(ErasedBody::new(rest)) } else { rest.kind };
+        self.kind = if rest.reporter.is_some() { CallBodyKind::Boxed(ErasedBody::new(rest)) } else { rest.kind };
     }
 }
 
@@ -233,7 +237,9 @@ impl Body for CallBody {
     #[inline]
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let polled = match &mut self.kind {
-            Kind::Whole { data, .. } if !data.is_empty() => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            CallBodyKind::Whole { data, .. } if !data.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))))
+            }
             _ => self.poll_rest(cx),
         };
         if let Some(reporter) = &self.reporter {
@@ -245,27 +251,27 @@ impl Body for CallBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Whole { data, trailers } => data.is_empty() && trailers.is_none(),
-            Kind::Recorded { recording, generation } => recording.is_end_stream(*generation),
-            Kind::Boxed(body) => body.is_end_stream(),
-            Kind::Failed(_) => false,
-            Kind::Over => true,
+            CallBodyKind::Whole { data, trailers } => data.is_empty() && trailers.is_none(),
+            CallBodyKind::Recorded { recording, generation } => recording.is_end_stream(*generation),
+            CallBodyKind::Boxed(body) => body.is_end_stream(),
+            CallBodyKind::Failed(_) => false,
+            CallBodyKind::Over => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Whole { data, trailers: None } => SizeHint::with_exact(data.len() as u64),
+            CallBodyKind::Whole { data, trailers: None } => SizeHint::with_exact(data.len() as u64),
             // Over HTTP/1.1 a known length frames the body, which leaves no room for trailers.
-            Kind::Whole { data, .. } => {
+            CallBodyKind::Whole { data, .. } => {
                 let mut hint = SizeHint::new();
                 hint.set_lower(data.len() as u64);
                 hint
             }
-            Kind::Recorded { recording, generation } => recording.size_hint(*generation),
-            Kind::Boxed(body) => body.size_hint(),
-            Kind::Failed(_) => SizeHint::default(),
-            Kind::Over => SizeHint::with_exact(0),
+            CallBodyKind::Recorded { recording, generation } => recording.size_hint(*generation),
+            CallBodyKind::Boxed(body) => body.size_hint(),
+            CallBodyKind::Failed(_) => SizeHint::default(),
+            CallBodyKind::Over => SizeHint::with_exact(0),
         }
     }
 }
@@ -275,16 +281,16 @@ impl CallBody {
     #[inline(never)]
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Polled {
         let polled = match &mut self.kind {
-            Kind::Whole { trailers, .. } => {
+            CallBodyKind::Whole { trailers, .. } => {
                 return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))));
             }
-            Kind::Over => return Poll::Ready(None),
-            Kind::Failed(_) => match std::mem::take(&mut self.kind) {
-                Kind::Failed(err) => return Poll::Ready(Some(Err(err))),
+            CallBodyKind::Over => return Poll::Ready(None),
+            CallBodyKind::Failed(_) => match std::mem::take(&mut self.kind) {
+                CallBodyKind::Failed(err) => return Poll::Ready(Some(Err(err))),
                 _ => return Poll::Ready(None),
             },
-            Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
-            Kind::Recorded { recording, generation } => {
+            CallBodyKind::Boxed(body) => Pin::new(body).poll_frame(cx),
+            CallBodyKind::Recorded { recording, generation } => {
                 let (polled, rest) = recording.poll_frame(*generation, cx);
                 if let Some(rest) = rest {
                     self.go_on_with(rest);
@@ -293,7 +299,7 @@ impl CallBody {
             }
         };
         if let Poll::Ready(None | Some(Err(_))) = &polled {
-            self.kind = Kind::Over;
+            self.kind = CallBodyKind::Over;
         }
         polled
     }
@@ -326,11 +332,11 @@ impl From<Vec<u8>> for CallBody {
 impl fmt::Debug for CallBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.kind {
-            Kind::Whole { .. } => "whole",
-            Kind::Recorded { .. } => "recorded",
-            Kind::Boxed(_) => "boxed",
-            Kind::Failed(_) => "failed",
-            Kind::Over => "empty",
+            CallBodyKind::Whole { .. } => "whole",
+            CallBodyKind::Recorded { .. } => "recorded",
+            CallBodyKind::Boxed(_) => "boxed",
+            CallBodyKind::Failed(_) => "failed",
+            CallBodyKind::Over => "empty",
         };
         f.debug_struct("CallBody").field("kind", &kind).field("size", &self.size_hint()).finish_non_exhaustive()
     }

@@ -22,11 +22,11 @@ use crate::rt::deadline::Deadline;
 /// Dropping it means that there is no other attempt, and drops the recorded body.
 pub(crate) struct Resend {
     head: Parts,
-    body: Source,
+    body: RequestData,
     limit: usize,
 }
 
-enum Source {
+enum RequestData {
     /// The complete body, known from the start.
     Whole {
         data: Bytes,
@@ -47,7 +47,7 @@ impl Resend {
     pub(crate) fn keep(request: &mut Request<CallBody>, limit: usize, memory: &Memory) -> Option<Self> {
         let body = std::mem::take(request.body_mut());
         let reserve = || memory.reserve(request.extensions().get::<Tenant>());
-        match Source::of(body, limit, request.headers(), reserve) {
+        match RequestData::of(body, limit, request.headers(), reserve) {
             Ok(body) => {
                 *request.body_mut() = body.copy();
                 Some(Self { head: head_of(request), body, limit })
@@ -80,8 +80,8 @@ impl Resend {
     /// How far the attempts have read the body.
     pub(crate) fn state(&self) -> ReadState {
         match &self.body {
-            Source::Whole { .. } => ReadState::Whole,
-            Source::Recorded(recording) => recording.state(self.limit),
+            RequestData::Whole { .. } => ReadState::Whole,
+            RequestData::Recorded(recording) => recording.state(self.limit),
         }
     }
 
@@ -89,16 +89,16 @@ impl Resend {
     /// still reads it might exceed the limit. Beyond the limit the body belongs to its reader.
     pub(crate) fn take_over(&self) -> ReadState {
         match &self.body {
-            Source::Whole { .. } => ReadState::Whole,
-            Source::Recorded(recording) => recording.take_over(self.limit),
+            RequestData::Whole { .. } => ReadState::Whole,
+            RequestData::Recorded(recording) => recording.take_over(self.limit),
         }
     }
 
     /// Returns all of the body in one piece, once it has been read.
     pub(crate) fn whole_body(&self) -> Option<Bytes> {
         match &self.body {
-            Source::Whole { data, .. } => Some(data.clone()),
-            Source::Recorded(recording) => recording.whole(),
+            RequestData::Whole { data, .. } => Some(data.clone()),
+            RequestData::Recorded(recording) => recording.whole(),
         }
     }
 
@@ -110,7 +110,7 @@ impl Resend {
 
 impl Drop for Resend {
     fn drop(&mut self) {
-        if let Source::Recorded(recording) = &self.body {
+        if let RequestData::Recorded(recording) = &self.body {
             recording.release();
         }
     }
@@ -123,9 +123,9 @@ impl fmt::Debug for Resend {
     }
 }
 
-// === impl Source ===
+// === impl RequestData ===
 
-impl Source {
+impl RequestData {
     fn of(
         body: CallBody,
         limit: usize,

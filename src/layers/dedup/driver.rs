@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use super::config::Config;
 use super::grace::{GraceCall, GraceTask};
 use super::recorder::ResponseRecorder;
-use super::upstream_call::{Step, UpstreamCall};
+use super::upstream_call::{CallProgress, UpstreamCall};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::broadcast::ReaderId;
@@ -180,30 +180,30 @@ where
             return Driven::Wait;
         };
         match step {
-            Step::Head { is_last: false } => {
+            CallProgress::Head { is_last: false } => {
                 self.put_back(call, None);
                 self.log.wake_readers();
                 Driven::Progress
             }
-            Step::Part { appended, is_last: false } => {
+            CallProgress::Part { appended, is_last: false } => {
                 if self.put_back(call, None) || appended.must_wake {
                     self.log.wake_readers();
                 }
                 appended.part.map_or(Driven::Progress, Driven::Part)
             }
-            Step::Part { appended, is_last: true } => {
+            CallProgress::Part { appended, is_last: true } => {
                 self.finish(call, Slot::Gone, ResponseRecorder::complete);
                 appended.part.map_or(Driven::Progress, Driven::Part)
             }
-            Step::Head { is_last: true } | Step::Complete => {
+            CallProgress::Head { is_last: true } | CallProgress::Complete => {
                 self.finish(call, Slot::Gone, ResponseRecorder::complete);
                 Driven::Progress
             }
-            Step::BodyFailed(why) => {
+            CallProgress::BodyFailed(why) => {
                 self.finish(call, Slot::Gone, |recorder| recorder.fail(why));
                 Driven::Progress
             }
-            Step::CallFailed(err) => {
+            CallProgress::CallFailed(err) => {
                 // The error must be in place before the leader is woken.
                 self.finish(call, Slot::Failed(err), |recorder| recorder.fail("the shared call failed"));
                 Driven::Progress

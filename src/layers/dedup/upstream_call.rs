@@ -35,7 +35,7 @@ pin_project! {
 }
 
 /// The result of a poll.
-pub(super) enum Step<E> {
+pub(super) enum CallProgress<E> {
     /// The head was recorded. Without a body, the answer is complete.
     Head {
         is_last: bool,
@@ -60,7 +60,7 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
     L: Lease,
 {
-    pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, reader: Option<ReaderId>) -> Poll<Step<E>> {
+    pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, reader: Option<ReaderId>) -> Poll<CallProgress<E>> {
         let mut this = self.project();
         let Some(recorder) = this.recorder else { return Poll::Pending };
         match this.phase.as_mut().project() {
@@ -70,17 +70,17 @@ where
                     let is_last = body.is_end_stream();
                     recorder.head(head, body.size_hint());
                     this.phase.set(Phase::Body { body });
-                    Step::Head { is_last }
+                    CallProgress::Head { is_last }
                 }
-                Err(err) => Step::CallFailed(err),
+                Err(err) => CallProgress::CallFailed(err),
             }),
             PhaseProj::Body { mut body } => Poll::Ready(match ready!(boxed::poll_frame(body.as_mut(), cx)) {
                 Some(Ok(frame)) => {
                     let appended = recorder.frame(frame, reader);
-                    Step::Part { appended, is_last: body.is_end_stream() }
+                    CallProgress::Part { appended, is_last: body.is_end_stream() }
                 }
-                Some(Err(why)) => Step::BodyFailed(why),
-                None => Step::Complete,
+                Some(Err(why)) => CallProgress::BodyFailed(why),
+                None => CallProgress::Complete,
             }),
             PhaseProj::Dropped => Poll::Pending,
         }

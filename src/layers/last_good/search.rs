@@ -11,13 +11,13 @@ use crate::store::{AnswerFuture, LastGoodAnswer};
 
 /// A search in progress.
 pub(super) struct Search {
-    source: Source,
+    source: SearchSource,
     until: Instant,
     timeout: Timeout,
 }
 
 /// The source that is waited for.
-pub(super) enum Source {
+pub(super) enum SearchSource {
     /// The other processes, for an answer to the same request.
     Peers(AnswerFuture<Option<LastGoodAnswer>>),
     /// The meaning of the last message, for an answer to a similar request.
@@ -33,17 +33,17 @@ pub(super) enum Found {
 // === impl Search ===
 
 impl Search {
-    pub(super) fn new(source: Source, until: Instant) -> Self {
+    pub(super) fn new(source: SearchSource, until: Instant) -> Self {
         Self { source, until, timeout: Timeout::default() }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Found> {
         let Self { source, until, timeout } = self;
         Poll::Ready(match source {
-            Source::Peers(recalling) => {
+            SearchSource::Peers(recalling) => {
                 Found::Answer(ready!(poll_until(recalling.as_mut(), timeout, *until, cx)).flatten())
             }
-            Source::Embedder(embedding) => {
+            SearchSource::Embedder(embedding) => {
                 let vectors = ready!(poll_until(embedding.as_mut(), timeout, *until, cx)).and_then(Result::ok);
                 Found::Meaning(vectors.and_then(|vectors| vectors.into_iter().next()))
             }

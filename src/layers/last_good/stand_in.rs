@@ -13,7 +13,7 @@ use super::body::LastGoodBody;
 use super::config::{Config, Similar};
 use super::key::RequestKeys;
 use super::recorder::AnswerRecorder;
-use super::search::{Found, Search, Source};
+use super::search::{Found, Search, SearchSource};
 use super::stored::{AnswerStore, StoredAnswer, mark_template};
 use crate::body::request::CallBody;
 use crate::call::{StaleKind, Tenant};
@@ -105,7 +105,7 @@ impl StandIn {
     fn recall(&self) -> Option<Search> {
         let (peers, max_age) = self.config.peers.as_ref().zip(self.request.max_age)?;
         let until = self.by(RECALL)?;
-        Some(Search::new(Source::Peers(peers.find(self.request.shared(), max_age)), until))
+        Some(Search::new(SearchSource::Peers(peers.find(self.request.shared(), max_age)), until))
     }
 
     /// Returns the earlier of `limit` from now and half of the time to the deadline.
@@ -170,7 +170,7 @@ impl StandIn {
             return None;
         }
         let until = self.by(similar.timeout)?;
-        Some(Search::new(Source::Embedder(similar.embed(question.text.clone())), until))
+        Some(Search::new(SearchSource::Embedder(similar.embed(question.text.clone())), until))
     }
 
     /// Returns the answer to the most similar request, if one is similar enough and agrees.

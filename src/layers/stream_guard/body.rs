@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::watch::{BodyWatch, Fail, Step};
+use super::watch::{BodyWatch, Fail, WatchStep};
 use crate::body::boxed::Polled;
 use crate::body::frame_budget::FrameBudget;
 use crate::body::prefixed::size_with;
@@ -86,13 +86,13 @@ where
                     return Poll::Ready(Some(Err(err)));
                 }
                 Poll::Ready(None) => this.watch.end(None),
-                Poll::Pending => Step::Fail(ready!(this.watch.poll_limit(cx))),
+                Poll::Pending => WatchStep::Fail(ready!(this.watch.poll_limit(cx))),
             };
             match step {
-                Step::Give(frame) => return Poll::Ready(Some(Ok(frame))),
-                Step::More => {}
-                Step::Last(rest, trailers) => return self.finish(rest.into_iter().chain(trailers), None),
-                Step::Fail(Fail { before, frame, error }) => {
+                WatchStep::Give(frame) => return Poll::Ready(Some(Ok(frame))),
+                WatchStep::More => {}
+                WatchStep::Last(rest, trailers) => return self.finish(rest.into_iter().chain(trailers), None),
+                WatchStep::Fail(Fail { before, frame, error }) => {
                     let held = [before, frame].into_iter().filter(|data| !data.is_empty()).map(Frame::data);
                     return self.finish(held, Some(error));
                 }

@@ -54,7 +54,7 @@ pub(super) struct ContentLimit {
 
 /// The next step after a read.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum WatchStep {
     /// Nothing yet: it is a part of an event.
     More,
     /// Forward this.
@@ -80,50 +80,50 @@ pub(super) struct Fail {
 impl BodyWatch {
     /// Handles a frame.
     #[inline]
-    pub(super) fn frame(&mut self, frame: Frame<Bytes>) -> Step {
+    pub(super) fn frame(&mut self, frame: Frame<Bytes>) -> WatchStep {
         let Some(data) = frame.data_ref() else { return self.end(Some(frame)) };
         match self {
-            Self::Nothing => Step::Give(frame),
+            Self::Nothing => WatchStep::Give(frame),
             Self::Stream(watch) => match watch.state.read(data) {
                 Readable::All => {
                     watch.limit.settle(watch.state.seen());
-                    Step::Give(frame)
+                    WatchStep::Give(frame)
                 }
                 Readable::Part(part) => watch.part(part),
             },
             Self::Answer(watch) => {
                 watch.reader.read(data);
                 watch.left = watch.left.map(|left| left.saturating_sub(data.len() as u64));
-                if watch.left == Some(0) { self.last(frame) } else { Step::Give(frame) }
+                if watch.left == Some(0) { self.last(frame) } else { WatchStep::Give(frame) }
             }
         }
     }
 
     /// Handles the end of the body, or its trailers.
     #[cold]
-    pub(super) fn end(&mut self, trailers: Option<Frame<Bytes>>) -> Step {
+    pub(super) fn end(&mut self, trailers: Option<Frame<Bytes>>) -> WatchStep {
         let ended = match self {
             Self::Nothing => Ok(Bytes::new()),
             Self::Stream(watch) => watch.end(),
             Self::Answer(watch) => watch.end(),
         };
         match ended {
-            Ok(rest) => Step::Last((!rest.is_empty()).then(|| Frame::data(rest)), trailers),
-            Err(fail) => Step::Fail(fail),
+            Ok(rest) => WatchStep::Last((!rest.is_empty()).then(|| Frame::data(rest)), trailers),
+            Err(fail) => WatchStep::Fail(fail),
         }
     }
 
     /// Handles the frame that completes the announced length: after that many bytes the caller would not read an error
     /// event.
     #[cold]
-    fn last(&mut self, frame: Frame<Bytes>) -> Step {
-        let Self::Answer(watch) = self else { return Step::Give(frame) };
+    fn last(&mut self, frame: Frame<Bytes>) -> WatchStep {
+        let Self::Answer(watch) = self else { return WatchStep::Give(frame) };
         match watch.end() {
             Ok(_) => {
                 *self = Self::Nothing;
-                Step::Give(frame)
+                WatchStep::Give(frame)
             }
-            Err(fail) => Step::Fail(fail),
+            Err(fail) => WatchStep::Fail(fail),
         }
     }
 
@@ -157,15 +157,15 @@ impl BodyWatch {
 impl StreamWatch {
     /// Forwards a part of a frame.
     #[cold]
-    fn part(&mut self, part: Bytes) -> Step {
+    fn part(&mut self, part: Bytes) -> WatchStep {
         self.limit.settle(self.state.seen());
         if self.state.failure().is_some() {
-            return Step::Fail(Fail { before: part, ..self.failed() });
+            return WatchStep::Fail(Fail { before: part, ..self.failed() });
         }
         if self.state.is_unproven() {
-            return Step::Fail(Fail { before: part, ..self.truncated(self.state.truncated()) });
+            return WatchStep::Fail(Fail { before: part, ..self.truncated(self.state.truncated()) });
         }
-        if part.is_empty() { Step::More } else { Step::Give(Frame::data(part)) }
+        if part.is_empty() { WatchStep::More } else { WatchStep::Give(Frame::data(part)) }
     }
 
     fn end(&mut self) -> Result<Bytes, Fail> {

@@ -1,4 +1,5 @@
-//! The machine again, slow and obvious: a list of what happened and when, from which every answer is worked out anew.
+//! A slow and obvious model of the machine: it keeps a list of all results with their times, and computes every decision
+//! from that list.
 
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
@@ -34,7 +35,7 @@ struct Call {
     taken_back: bool,
 }
 
-/// What failures in a row are read from.
+/// The results from which failures in a row are computed.
 #[derive(Clone, Copy)]
 enum Said {
     Success,
@@ -60,7 +61,7 @@ struct Probe {
     began: Instant,
 }
 
-/// What there is to compare of an event: from, to, why, and what had been seen.
+/// The compared parts of an event: the states before and after, the reason and the counts.
 type EventView = (CircuitState, Option<CircuitState>, CircuitReason, [u64; 5]);
 
 const S: Duration = Duration::from_secs(1);
@@ -109,7 +110,7 @@ impl Model {
         }
     }
 
-    /// Failures in a row: of failed calls, of cancelled calls, and since when.
+    /// The failures in a row: failed calls, the callers of cancelled calls, and the time of the first.
     fn run(&self) -> (u64, Vec<Caller>, Option<Instant>) {
         let (mut run, mut before, mut successes) = ((0, vec![], None), (0, vec![], None), 0_u32);
         for said in &self.log {
@@ -255,7 +256,7 @@ impl Model {
         (CircuitDecision::Granted(CallGrant { generation, role: CallRole::Probe { id: *given } }), reported)
     }
 
-    /// Takes a probe off the list: `None` if there is none, false if a later wave is on its way.
+    /// Removes a probe. Returns `None` if there is none, and false if a later wave of probes is in flight.
     fn remove(&mut self, grant: CallGrant) -> Option<bool> {
         let Mode::HalfOpen { probes, waves, .. } = &mut self.state else { return None };
         let place = probes.iter().position(|probe| grant.role == CallRole::Probe { id: probe.id })?;
@@ -276,7 +277,7 @@ impl Model {
         reached.and_then(|reason| self.open(reason, now, now))
     }
 
-    /// Where a success was counted, by its place in the list, and what is reported.
+    /// Returns the index at which a success was counted, and the event.
     fn settle(
         &mut self,
         grant: CallGrant,
@@ -357,7 +358,7 @@ impl Model {
             Mode::Closed | Mode::MetricsOnly { .. } => {
                 self.note_retry_after(result, now);
                 match (place, self.settings.window) {
-                    // A call of the last N has one place.
+                    // A window of the last N calls holds each call once.
                     (Some(place), CircuitWindow::Calls(size)) if self.calls.len() - place <= size.get().into() => {
                         self.calls[place].result = result;
                     }
@@ -479,7 +480,7 @@ enum Step {
     Pass(Duration),
     Admit,
     AdmitHealth,
-    /// A call by its place among those that are out, what it says, and how many others wait.
+    /// The index of a call among those in flight, its result, and the number of other waiting calls.
     Settle(usize, CallResult, u64),
     Finish(usize, CallResult, u64),
     GiveUp(usize, Caller, bool, u64),
@@ -512,7 +513,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Control::OnlyCount),
         1 => Just(Control::Disable),
     ];
-    // Half seconds, so that every limit is hit to the nanosecond.
+    // Half seconds, so that times equal every limit exactly.
     const HALF: Duration = Duration::from_millis(500);
     let waiting = || prop_oneof![4 => Just(0_u64), 1 => 1_u64..4];
     prop_oneof![
@@ -566,7 +567,7 @@ proptest! {
         mut steps in prop::collection::vec(step(), 1..120),
     ) {
         if half_open {
-            // By itself it is seldom there for long.
+            // The random steps alone rarely stay in this state.
             steps.insert(0, Step::ByHand(Control::OpenFor(Duration::ZERO)));
         }
         let mut now = Instant::now();
@@ -608,7 +609,7 @@ proptest! {
                 }
                 Step::Finish(which, result, waiting) if which < counted.len() => {
                     let (kept, place) = counted.remove(which);
-                    // Its place in the list is of a list that is gone.
+                    // Its index belongs to a list that was cleared.
                     let place = place.filter(|_| kept.generation == model.generation);
                     let event = machine.finish(kept, result, waiting, now);
                     (event, model.finish(place, kept, result, waiting, now))
@@ -636,7 +637,7 @@ proptest! {
                         Control::Isolate => machine.isolate(now),
                         Control::OpenFor(time) => machine.open_by_hand(time, now),
                         Control::Close => {
-                            // Closed again by hand, all is forgotten, in the same generation.
+                            // Closing by hand clears the counts in the same generation.
                             counted.retain(|(kept, _)| kept.generation != model.generation);
                             machine.close_by_hand(now)
                         }
@@ -660,7 +661,7 @@ proptest! {
         }
     }
 
-    /// What may be counted elsewhere may be counted elsewhere.
+    /// Successes that are counted elsewhere, and added late, change no decision.
     #[test]
     fn successes_that_are_brought_in_late_change_nothing(
         settings in settings(),
@@ -669,7 +670,7 @@ proptest! {
         let mut now = Instant::now();
         let mut exact = Breaker::new(settings.clone(), 0, now);
         let mut lazy = Breaker::new(settings.clone(), 0, now);
-        // Of the last N calls, a late one does not know which it was.
+        // In a window of the last N calls, a late result does not know its index.
         let by_time = matches!(settings.window, CircuitWindow::Time(_));
         let mut late = 0;
         let mut out: Vec<CallGrant> = vec![];
@@ -753,7 +754,7 @@ proptest! {
         let time = settings.open_time(unanswered, &mut fastrand::Rng::with_seed(u64::from(unanswered) ^ open));
         prop_assert!(time >= settings.open && time <= settings.open_max);
         let nominal = 1_u32.checked_shl(unanswered).map_or(Duration::MAX, |factor| settings.open.saturating_mul(factor));
-        // A nanosecond for the floating point.
+        // A tolerance of a nanosecond for floating point.
         let above = nominal.as_secs_f64() * (1.0 + jitter) + 1e-9;
         prop_assert!(time.as_secs_f64() <= above);
         if nominal.as_secs_f64() * (1.0 + jitter) < settings.open_max.as_secs_f64() {

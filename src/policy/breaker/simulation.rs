@@ -1,4 +1,4 @@
-//! Callers, an upstream, and the machine between them, in virtual time: what a breaker is worth shows over minutes.
+//! Callers, an upstream, and the machine between them, over minutes of virtual time.
 //!
 //! Each rule is tried with seeds 1 to 100; CONTRIBUTING.md says how to try others, and how to see the figures.
 
@@ -17,7 +17,7 @@ const MS: Duration = Duration::from_millis(1);
 const MINUTES: Duration = Duration::from_secs(600);
 const UNAVAILABLE: CallResult = CallResult { health: Health::Failure, ..CallResult::SUCCESS };
 
-/// What the upstream does with a call.
+/// The reaction of the upstream to a call.
 #[derive(Clone, Copy)]
 enum Fate {
     /// It answers 503 at once.
@@ -33,7 +33,7 @@ enum Fate {
 #[derive(Clone)]
 struct Client {
     tenant: u64,
-    /// It gives up a call that has brought no data by then.
+    /// The client cancels a call without data after this time.
     patience: Option<Duration>,
     /// From the end of a call to its next one.
     pause: Range<Duration>,
@@ -53,7 +53,7 @@ struct Call {
     client: usize,
     grant: CallGrant,
     began: Duration,
-    /// When its first data came, and where it was counted.
+    /// The time of its first data, and the slot in which it was counted.
     streams: Option<(Duration, Counted)>,
     over: bool,
 }
@@ -67,7 +67,7 @@ struct World {
     rng: fastrand::Rng,
     clients: Vec<Client>,
     upstream: Upstream,
-    /// The limit of the layer inside; callers that leave before half of it say nothing.
+    /// The limit of the layer inside; calls that are cancelled before half of it are not counted.
     first_byte: Duration,
     calls: Vec<Call>,
     recent: VecDeque<usize>,
@@ -214,9 +214,9 @@ impl World {
         self.at(self.now + pause, Step::Call(client));
     }
 
-    /// Calls that are expected to succeed still, when one fails that began then. What streams have brought by now is heard.
+    /// The number of calls that may still succeed when a call fails that began at this time. Data of streams counts until now.
     fn waiting(&mut self, began: Duration) -> u64 {
-        // Each stream has brought something once a second.
+        // Each stream has data once a second.
         let last = |call: &usize| {
             let first = self.calls[*call].streams.map_or(Duration::ZERO, |(first, _)| first);
             first + S * u32::try_from((self.now - first).as_secs()).unwrap()
@@ -266,7 +266,7 @@ fn clients(count: u64, within: Duration, rng: &mut fastrand::Rng) -> Vec<Client>
     (0..count).map(&mut client).collect()
 }
 
-/// Runs something for each seed, prints the least, the median and the greatest of a figure, and returns the greatest.
+/// Runs a simulation for each seed, prints the minimum, the median and the maximum of a figure, and returns the maximum.
 fn greatest(figure: &str, mut run: impl FnMut(u64, &mut fastrand::Rng) -> f64) -> f64 {
     let seeds = std::env::var("BREAKER_SEEDS").unwrap_or_else(|_| "1..101".to_owned());
     let (from, to) = seeds.split_once("..").unwrap();
@@ -357,7 +357,7 @@ fn a_hung_upstream_opens_though_its_callers_leave() {
 fn one_tenant_that_leaves_a_hundred_times_opens_nothing() {
     let opened = greatest("one tenant leaves, others are served: times opened", |seed, rng| {
         let mut clients = clients(12, 10 * S, rng);
-        // It asks ten at a time for what takes twelve seconds, and leaves after ten.
+        // It makes ten calls at a time that take twelve seconds, and cancels them after ten.
         for client in &mut clients[..10] {
             (client.tenant, client.patience, client.pause) = (0, Some(10 * S), MS..2 * MS);
         }
@@ -398,7 +398,7 @@ fn after_an_outage_the_upstream_is_in_use_again_within_eighteen_seconds() {
                 let mut clients = clients(20, 10 * S, rng);
                 clients.iter_mut().for_each(|client| client.patience = patience);
                 let upstream = move |_, at, rng: &mut _| if (from..to).contains(&at) { fate } else { chat(rng) };
-                // What began before the outage, or in it, does not count.
+                // Calls that began before or during the outage do not count.
                 seconds(&World::new(seed, clients, upstream).run(to + 60 * S).served, to + 300 * MS)
             });
             assert!(served <= 18.0);

@@ -1,4 +1,4 @@
-//! One rule a test. That all of them hold together is for `model` to show.
+//! One rule per test. `model` tests all rules together.
 
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
@@ -204,7 +204,7 @@ fn a_body_that_fails_takes_its_success_back() {
     assert_eq!(circuit.seen(), (1, 0));
     assert_eq!(circuit.finish(stream, BAD), None);
     assert_eq!(circuit.seen(), (1, 1));
-    // One that ends well, and one whose caller has gone, has nothing to say.
+    // A call that ends well, and one that its caller cancelled, change nothing.
     for end in [GOOD, NEUTRAL] {
         let stream = circuit.begin_stream();
         circuit.finish(stream, end);
@@ -254,7 +254,7 @@ fn a_run_goes_on_where_the_success_that_ended_it_is_taken_back() {
     circuit.pass(20 * S);
     let Some(BreakerEvent::Changed(change)) = circuit.finish(stream, BAD) else { panic!("no change") };
     assert_eq!((change.reason, change.stats.consecutive), (CircuitReason::ConsecutiveFailures, 5));
-    // A success that stands ends it.
+    // A success that is not revoked ends the run.
     let mut circuit = Circuit::new(|_| {});
     circuit.calls(4, BAD);
     let stream = circuit.begin_stream();
@@ -626,7 +626,7 @@ fn retry_after_on_a_failure_extends_the_open_time_up_to_the_maximum() {
         circuit.call(CallResult { retry_after: Some(asked * S), ..BAD });
         assert_eq!(circuit.open_for(), Some(open_for * S));
     }
-    // It stands, though the failure that opened said nothing; and a success that named a time asked for none.
+    // The time stays, although the failure that opened the circuit named none; the time of a success is ignored.
     let mut circuit = Circuit::new(|_| {});
     circuit.call(CallResult { retry_after: Some(15 * S), ..THROTTLED });
     circuit.call(CallResult { retry_after: Some(60 * S), ..GOOD });
@@ -663,7 +663,7 @@ fn a_circuit_that_only_counts_tells_once_that_it_would_have_opened() {
         let grant = circuit.grant();
         reported += u32::from(circuit.settle(grant, *ended).is_some());
     }
-    // Five in a row; then at three of eleven it was healthy again; then at half.
+    // Five failures in a row; then three of eleven, which is healthy; then half.
     assert_eq!(reported, 2);
     assert_eq!(circuit.state(), CircuitState::MetricsOnly);
 }

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::NotResumed;
 use super::history::History;
-use super::position::{Position, Step};
+use super::position::{BlockKind, Position};
 use super::restart::{Original, Restart, Said};
 use super::withheld::{Aside, Followed, PartialBlock};
 use crate::error::StreamTruncated;
@@ -224,13 +224,13 @@ impl StreamFollower {
         }
         let is_marker = is_marker(block);
         match self.position.follow(block, begun)? {
-            Step::Next => Ok(true),
-            Step::NoEvent => Ok(verified),
-            Step::Unmarked if verified || is_marker => {
+            BlockKind::Next => Ok(true),
+            BlockKind::NoEvent => Ok(verified),
+            BlockKind::Unmarked if verified || is_marker => {
                 self.is_closed |= is_marker;
                 Ok(verified)
             }
-            Step::Unmarked => Err(NotResumed::Contradicted),
+            BlockKind::Unmarked => Err(NotResumed::Contradicted),
         }
     }
 

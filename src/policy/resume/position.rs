@@ -18,7 +18,7 @@ pub(super) struct Position {
 
 /// The kind of a block after a cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum BlockKind {
     /// The event behind the cursor.
     Next,
     /// An event without a cursor.
@@ -53,7 +53,7 @@ impl Position {
     }
 
     /// Checks a block after a cut; it is the first one unless `begun`. Fails if it does not follow the cursor.
-    pub(super) fn follow(&mut self, block: &Block<'_>, begun: bool) -> Result<Step, NotResumed> {
+    pub(super) fn follow(&mut self, block: &Block<'_>, begun: bool) -> Result<BlockKind, NotResumed> {
         let cursor = self.by.as_ref().map_or(&Cursor::Bytes, |by| &by.cursor);
         let in_bytes = *cursor == Cursor::Bytes;
         if in_bytes && !begun && !block.begins_well {
@@ -63,17 +63,17 @@ impl Position {
         if let Some(mark) = cursor.read(block) {
             self.order.follow(mark)?;
             self.is_exact = true;
-            return Ok(Step::Next);
+            return Ok(BlockKind::Next);
         }
         if cursor.is_unreadable(block) {
             return Err(NotResumed::Contradicted);
         }
         Ok(match block.data {
-            None => Step::NoEvent,
-            Some(_) if in_bytes => Step::Next,
+            None => BlockKind::NoEvent,
+            Some(_) if in_bytes => BlockKind::Next,
             Some(_) => {
                 self.is_exact = false;
-                Step::Unmarked
+                BlockKind::Unmarked
             }
         })
     }

@@ -62,14 +62,14 @@ pub(super) struct WithheldPrelude<B> {
 
 /// The kind of content.
 enum PreludeContent {
-    Stream(Box<Stream>),
-    Answer(Answer),
+    Stream(Box<StreamPrelude>),
+    Answer(AnswerPrelude),
     Error(Instant, LazyTimer),
     Over,
 }
 
 /// An answer in JSON, or an array of events.
-struct Answer {
+struct AnswerPrelude {
     reader: AnswerReader,
     dialect: Chosen,
     host: u64,
@@ -77,7 +77,7 @@ struct Answer {
     first_content: Option<Duration>,
 }
 
-struct Stream {
+struct StreamPrelude {
     state: StreamState,
     limit: ContentLimit,
     release_at: Option<Instant>,
@@ -112,7 +112,7 @@ impl<B> WithheldPrelude<B> {
         state: StreamState,
         limit: ContentLimit,
     ) -> Self {
-        let stream = Stream { state, limit, release_at: None, timer: LazyTimer::default() };
+        let stream = StreamPrelude { state, limit, release_at: None, timer: LazyTimer::default() };
         Self::new(config, reservation, response, PreludeContent::Stream(Box::new(stream)))
     }
 
@@ -124,7 +124,7 @@ impl<B> WithheldPrelude<B> {
         host: u64,
         first_content: Option<Duration>,
     ) -> Self {
-        let answer = Answer { reader: AnswerReader::new(), dialect, host, first_content };
+        let answer = AnswerPrelude { reader: AnswerReader::new(), dialect, host, first_content };
         Self::new(config, reservation, response, PreludeContent::Answer(answer))
     }
 
@@ -238,14 +238,14 @@ where
         }
         Decision::Release(match std::mem::replace(&mut self.content, PreludeContent::Over) {
             PreludeContent::Stream(stream) => {
-                let Stream { state, limit, .. } = *stream;
+                let StreamPrelude { state, limit, .. } = *stream;
                 // In a stream of another API the layer cannot recognise content.
                 let limit = if state.is_recognised() { limit } else { ContentLimit::none() };
                 BodyWatch::Stream(Box::new(StreamWatch { state, limit }))
             }
             PreludeContent::Answer(answer) => {
                 let (config, ending) = (Arc::clone(&self.config), self.ending());
-                let Answer { reader, dialect, .. } = answer;
+                let AnswerPrelude { reader, dialect, .. } = answer;
                 BodyWatch::Answer(Box::new(AnswerWatch { config, reader, dialect, ending, left }))
             }
             PreludeContent::Error(..) | PreludeContent::Over => BodyWatch::Nothing,

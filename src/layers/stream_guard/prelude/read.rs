@@ -10,8 +10,8 @@ use super::super::state::{Readable, StreamState};
 use super::super::watch::{BodyWatch, ContentLimit};
 use super::refuse::{ANOTHER, NO_MEMORY, RETRY};
 use super::{
-    Answer, Decision, MAX_CONTENT_WAIT, MAX_ERROR, MAX_EVENTS, MAX_FRAMES, MAX_WITHHELD, PreludeContent, Stream,
-    WithheldPrelude,
+    AnswerPrelude, Decision, MAX_CONTENT_WAIT, MAX_ERROR, MAX_EVENTS, MAX_FRAMES, MAX_WITHHELD, PreludeContent,
+    StreamPrelude, WithheldPrelude,
 };
 use crate::error::{BoxError, StreamTruncated};
 use crate::event::Event;
@@ -130,13 +130,17 @@ where
         let PreludeContent::Answer(answer) = std::mem::replace(&mut self.content, PreludeContent::Over) else {
             return None;
         };
-        let Answer { dialect, host, first_content, .. } = answer;
+        let AnswerPrelude { dialect, host, first_content, .. } = answer;
         let ending = self.ending();
         let reader = Chosen::reader(Some(&dialect), Framing::Array);
         let state = StreamState::new(Arc::clone(&self.config), reader, Framing::Array, host, ending);
         let limit = ContentLimit::new(first_content, clock::now());
-        self.content =
-            PreludeContent::Stream(Box::new(Stream { state, limit, release_at: None, timer: LazyTimer::default() }));
+        self.content = PreludeContent::Stream(Box::new(StreamPrelude {
+            state,
+            limit,
+            release_at: None,
+            timer: LazyTimer::default(),
+        }));
         self.bytes = 0;
         for frame in std::mem::take(&mut self.held) {
             if let Some(decision) = self.data(frame) {
@@ -184,7 +188,7 @@ where
         let PreludeContent::Answer(answer) = std::mem::replace(&mut self.content, PreludeContent::Over) else {
             return Decision::Release(BodyWatch::Nothing);
         };
-        let Answer { reader, dialect, .. } = answer;
+        let AnswerPrelude { reader, dialect, .. } = answer;
         let kind = dialect.kind();
         if reader.is_cut() || reader.first().is_none() {
             return self.refuse_truncated(StreamTruncated::new(kind, 0));
