@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::config::{Config, MissingEnd, ModelId};
 use crate::body::ending::Ending;
 use crate::error::StreamTruncated;
-use crate::proto::dialect::{Channel, End, Event, Fact, Fault, Framing, Kind, Reader};
+use crate::proto::dialect::{Channel, End, Fact, Fault, Framing, Kind, Reader, StreamEvent};
 use crate::proto::sse;
 
 /// The state of a stream.
@@ -310,7 +310,7 @@ impl Seen {
 
 impl Failure {
     #[cold]
-    fn new(fault: Fault, event: &Event<'_>) -> Self {
+    fn new(fault: Fault, event: &StreamEvent<'_>) -> Self {
         let data = Bytes::copy_from_slice(event.data);
         Self { fault, name: event.name.to_owned(), data, misplaced: event.misplaced }
     }

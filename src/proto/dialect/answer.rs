@@ -1,7 +1,7 @@
 //! Reads the body of an answer that does not stream.
 
 use super::end::End;
-use super::event::Event;
+use super::event::StreamEvent;
 use super::fact::{Fact, Usage};
 use super::fault::Fault;
 use super::framer::PartialEvent;
@@ -87,7 +87,7 @@ impl AnswerReader {
         let mut answer = Answer::default();
         self.body.finish(|data, shortened| {
             let Some(data) = data else { return };
-            let event = Event { shortened, ..Event::new("", data) };
+            let event = StreamEvent { shortened, ..StreamEvent::new("", data) };
             dialect.answer(&event, &mut |fact| match fact {
                 Fact::Ended(end) => answer.end = Some(end),
                 Fact::Failed(fault) => answer.fault = answer.fault.take().or(Some(fault)),

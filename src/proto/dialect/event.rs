@@ -15,7 +15,7 @@ pub enum Framing {
 /// One event of a stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Event<'a> {
+pub struct StreamEvent<'a> {
     /// The value of its `event` field, or empty, as on lines and in arrays.
     pub name: &'a str,
     /// Its data. In data above 64 KiB, strings longer than 256 bytes are cut to that length.
@@ -27,9 +27,9 @@ pub struct Event<'a> {
     pub misplaced: bool,
 }
 
-// === impl Event ===
+// === impl StreamEvent ===
 
-impl<'a> Event<'a> {
+impl<'a> StreamEvent<'a> {
     /// Returns an ordinary event: complete, and in its place.
     #[must_use]
     pub const fn new(name: &'a str, data: &'a [u8]) -> Self {
@@ -50,9 +50,9 @@ pub(super) fn is_ping(name: &str) -> bool {
 }
 
 /// Without its data, which is the model's text.
-impl std::fmt::Debug for Event<'_> {
+impl std::fmt::Debug for StreamEvent<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Event")
+        f.debug_struct("StreamEvent")
             .field("name", &self.name)
             .field("bytes", &self.data.len())
             .field("shortened", &self.shortened)

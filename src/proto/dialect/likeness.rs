@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::event::{Event, is_ping};
+use super::event::{StreamEvent, is_ping};
 use super::fault::Fault;
 use super::json;
 use super::kind::Kind;
@@ -25,7 +25,7 @@ pub(super) enum Likeness {
 impl Kind {
     /// Returns the dialect of a stream, by one of its first events: `None` if that does not decide.
     #[must_use]
-    pub fn of_event(event: &Event<'_>) -> Option<Self> {
+    pub fn of_event(event: &StreamEvent<'_>) -> Option<Self> {
         match Likeness::of(event, None) {
             Likeness::Of(kind) => Some(kind),
             Likeness::Foreign | Likeness::Unclear => None,
@@ -96,7 +96,7 @@ impl Kind {
 
 impl Likeness {
     /// Judges an event. `expected`: the dialect by the path.
-    pub(super) fn of(event: &Event<'_>, expected: Option<Kind>) -> Self {
+    pub(super) fn of(event: &StreamEvent<'_>, expected: Option<Kind>) -> Self {
         if let Some(kind) = Kind::of_name(event.name) {
             return Self::Of(kind);
         }
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     fn of(name: &str, data: &str, expected: Option<Kind>) -> Likeness {
-        Likeness::of(&Event::new(name, data.as_bytes()), expected)
+        Likeness::of(&StreamEvent::new(name, data.as_bytes()), expected)
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
             for expected in [None, Some(OpenAiChat), Some(Anthropic)] {
                 assert_eq!(of(name, data, expected), Likeness::Of(kind), "{name} {data}, expected {expected:?}");
             }
-            assert_eq!(Kind::of_event(&Event::new(name, data.as_bytes())), Some(kind), "{name} {data}");
+            assert_eq!(Kind::of_event(&StreamEvent::new(name, data.as_bytes())), Some(kind), "{name} {data}");
         }
     }
 

@@ -75,7 +75,7 @@ pub use self::answer::{Answer, AnswerReader};
 pub(crate) use self::compose::Composed;
 pub use self::end::End;
 #[cfg(feature = "llm")]
-pub use self::event::{Event, Framing};
+pub use self::event::{Framing, StreamEvent};
 #[cfg(feature = "llm")]
 pub use self::fact::{Channel, Fact, Text, Usage};
 #[cfg(feature = "llm")]

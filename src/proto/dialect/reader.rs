@@ -5,7 +5,7 @@ use std::fmt;
 use memchr::memmem;
 
 use super::end::End;
-use super::event::{Event, Framing};
+use super::event::{Framing, StreamEvent};
 use super::fact::{Fact, Usage};
 use super::framer::{Frame, Framer};
 use super::kind::Kind;
@@ -18,14 +18,14 @@ use crate::proto::sse::LineEnding;
 /// [`Kind::dialect`] returns those that this crate knows. Your own dialect must report the end of an answer:
 ///
 /// ```
-/// use tower_buttress::proto::dialect::{Channel, Dialect, End, Event, Fact, Fault, Framing, Reader};
+/// use tower_buttress::proto::dialect::{Channel, Dialect, End, StreamEvent, Fact, Fault, Framing, Reader};
 ///
 /// /// Events named `token`, `done` and `fail`, with bare text.
 /// #[derive(Debug)]
 /// struct Plain;
 ///
 /// impl Dialect for Plain {
-///     fn event(&mut self, event: &Event<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
+///     fn event(&mut self, event: &StreamEvent<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
 ///         let Ok(text) = std::str::from_utf8(event.data) else { return facts(Fact::Unreadable) };
 ///         facts(match event.name {
 ///             "token" => Fact::delta(0, Channel::Text, text),
@@ -54,15 +54,15 @@ pub trait Dialect: fmt::Debug + Send + Sync {
     ///
     /// Report the end of an answer with [`Fact::Ended`], once for the whole stream; a stream without it was truncated.
     /// Report an error with [`Fact::Failed`].
-    fn event(&mut self, event: &Event<'_>, facts: &mut dyn FnMut(Fact<'_>));
+    fn event(&mut self, event: &StreamEvent<'_>, facts: &mut dyn FnMut(Fact<'_>));
 
     /// Called when the stream has closed without an error: for dialects in which that ends an answer.
     fn end(&mut self, facts: &mut dyn FnMut(Fact<'_>)) {
         let _ = facts;
     }
 
-    /// Reports the facts of a complete answer that does not stream, in the [`data`](Event::data) of `answer`.
-    fn answer(&mut self, answer: &Event<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
+    /// Reports the facts of a complete answer that does not stream, in the [`data`](StreamEvent::data) of `answer`.
+    fn answer(&mut self, answer: &StreamEvent<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
         let _ = (answer, facts);
     }
 }
@@ -190,7 +190,7 @@ impl Reader {
     /// Reads `bytes`, and passes their facts to `facts`, each with its event.
     ///
     /// Returns how many of the bytes belong to complete events; only those before an event that reports an error.
-    pub fn read(&mut self, bytes: &[u8], mut facts: impl FnMut(Fact<'_>, &Event<'_>)) -> usize {
+    pub fn read(&mut self, bytes: &[u8], mut facts: impl FnMut(Fact<'_>, &StreamEvent<'_>)) -> usize {
         self.read_until(bytes, |fact, event| {
             facts(fact, event);
             false
@@ -198,7 +198,11 @@ impl Reader {
     }
 
     /// The same. The first event for which `facts` returns `true` is treated as an error event.
-    pub(crate) fn read_until(&mut self, bytes: &[u8], mut facts: impl FnMut(Fact<'_>, &Event<'_>) -> bool) -> usize {
+    pub(crate) fn read_until(
+        &mut self,
+        bytes: &[u8],
+        mut facts: impl FnMut(Fact<'_>, &StreamEvent<'_>) -> bool,
+    ) -> usize {
         let liked = self.read_alike(bytes, &mut |fact, event| {
             // An event recognised by its likeness has a piece of text.
             let _ = facts(fact, event);
@@ -212,7 +216,7 @@ impl Reader {
     /// Reads events that are like an earlier, parsed one, without splitting them into lines. Returns the number of their
     /// bytes.
     #[inline]
-    fn read_alike(&mut self, bytes: &[u8], facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) -> usize {
+    fn read_alike(&mut self, bytes: &[u8], facts: &mut impl FnMut(Fact<'_>, &StreamEvent<'_>)) -> usize {
         let Self { framer, events } = self;
         let Some(ending) = framer.between_events().filter(|_| !events.failed) else { return 0 };
         let mut read = 0;
@@ -227,7 +231,7 @@ impl Reader {
     }
 
     /// Splits the bytes into events, and reads them.
-    fn read_framed(&mut self, bytes: &[u8], facts: &mut impl FnMut(Fact<'_>, &Event<'_>) -> bool) -> usize {
+    fn read_framed(&mut self, bytes: &[u8], facts: &mut impl FnMut(Fact<'_>, &StreamEvent<'_>) -> bool) -> usize {
         let Self { framer, events } = self;
         let mut failed = events.failed.then_some(0);
         let whole = framer.read(bytes, &mut |frame, start| {
@@ -241,7 +245,7 @@ impl Reader {
 
     /// The stream has closed without an error: reports its facts. Inside an event, or an open array, this does not end an
     /// answer.
-    pub fn end(&mut self, mut facts: impl FnMut(Fact<'_>, &Event<'_>)) {
+    pub fn end(&mut self, mut facts: impl FnMut(Fact<'_>, &StreamEvent<'_>)) {
         let Self { framer, events } = self;
         framer.end(&mut |frame, _| events.frame(&frame, &mut facts));
         if framer.may_end() || events.done {
@@ -306,7 +310,7 @@ impl Reader {
 // === impl Events ===
 
 impl Events {
-    fn frame(&mut self, frame: &Frame<'_>, facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) {
+    fn frame(&mut self, frame: &Frame<'_>, facts: &mut impl FnMut(Fact<'_>, &StreamEvent<'_>)) {
         match frame {
             Frame::Event(event) => {
                 if let Some(matched) = self.templates.find(event) {
@@ -317,19 +321,19 @@ impl Events {
                 self.parse(event, facts);
             }
             Frame::Unended(event) => self.unended(event, facts),
-            Frame::KeepAlive => facts(Fact::KeepAlive, &Event::new("", b"")),
+            Frame::KeepAlive => facts(Fact::KeepAlive, &StreamEvent::new("", b"")),
             Frame::TooLarge => {
                 self.unread = true;
-                facts(Fact::Other, &Event::new("", b""));
+                facts(Fact::Other, &StreamEvent::new("", b""));
             }
             Frame::NoEvent if self.undecided > 0 || self.dialect.is_none() => self.forget(),
-            Frame::NoEvent => facts(Fact::Unreadable, &Event::new("", b"")),
+            Frame::NoEvent => facts(Fact::Unreadable, &StreamEvent::new("", b"")),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn parse(&mut self, event: &Event<'_>, facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) {
+    fn parse(&mut self, event: &StreamEvent<'_>, facts: &mut impl FnMut(Fact<'_>, &StreamEvent<'_>)) {
         if self.undecided > 0 {
             self.decide(event);
         }
@@ -354,7 +358,7 @@ impl Events {
     /// Reads the event in which the stream ended. Only an error counts, complete or not; the dialect's state does not
     /// change.
     #[cold]
-    fn unended(&mut self, event: &Event<'_>, facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) {
+    fn unended(&mut self, event: &StreamEvent<'_>, facts: &mut impl FnMut(Fact<'_>, &StreamEvent<'_>)) {
         // Only the blank line after the marker is missing.
         self.done = event.data.trim_ascii() == b"[DONE]";
         let Some(kind) = self.kind else { return };
@@ -366,12 +370,12 @@ impl Events {
         });
     }
 
-    fn end(&mut self, facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) {
+    fn end(&mut self, facts: &mut impl FnMut(Fact<'_>, &StreamEvent<'_>)) {
         let Some(dialect) = &mut self.dialect else { return };
         let mut said = Said::default();
         dialect.end(&mut |fact| {
             said.note(&fact);
-            facts(fact, &Event::new("", b""));
+            facts(fact, &StreamEvent::new("", b""));
         });
         self.note(&said);
     }
@@ -385,7 +389,7 @@ impl Events {
     }
 
     /// Decides the dialect by this event. The event takes precedence over the expected dialect.
-    fn decide(&mut self, event: &Event<'_>) {
+    fn decide(&mut self, event: &StreamEvent<'_>) {
         match Likeness::of(event, self.kind) {
             Likeness::Of(kind) => {
                 self.undecided = 0;

@@ -3,7 +3,7 @@
 use http::Method;
 use http_body::Body;
 use tower_buttress::error::{StreamTruncated, UpstreamError, find};
-use tower_buttress::proto::dialect::{Channel, Dialect, End, Event, Fact, Kind};
+use tower_buttress::proto::dialect::{Channel, Dialect, End, Fact, Kind, StreamEvent};
 use tower_buttress::{Ending, MissingEnd, StreamGuardLayer};
 
 use super::{Answer, CHAT, DONE, HELLO, OVERLOADED, ROLE, STOP, ask, chat, post, read};
@@ -280,7 +280,7 @@ async fn a_stream_at_an_unknown_path_is_recognised_by_its_events() {
 struct Telegraph;
 
 impl Dialect for Telegraph {
-    fn event(&mut self, event: &Event<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
+    fn event(&mut self, event: &StreamEvent<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
         match std::str::from_utf8(event.data) {
             Ok("STOP") => facts(Fact::Ended(End::Whole)),
             Ok(text) => facts(Fact::delta(0, Channel::Text, text)),

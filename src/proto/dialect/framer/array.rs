@@ -2,7 +2,7 @@
 
 use super::frame::{Frame, event};
 use super::partial::{MAX_WHOLE, PartialEvent};
-use crate::proto::dialect::event::Event;
+use crate::proto::dialect::event::StreamEvent;
 use crate::proto::dialect::json::JsonPosition;
 
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ impl ArrayFramer {
                     };
                     let (last, rest) = bytes.split_at(end);
                     if self.element.is_empty() && last.len() <= MAX_WHOLE {
-                        found(Frame::Event(Event::new("", last)), start);
+                        found(Frame::Event(StreamEvent::new("", last)), start);
                     } else {
                         self.element.push(last);
                         self.element.finish(|data, shortened| found(event("", data, shortened, false), start));

@@ -2,7 +2,7 @@
 
 use super::frame::{Frame, event};
 use super::partial::{MAX_WHOLE, PartialEvent};
-use crate::proto::dialect::event::Event;
+use crate::proto::dialect::event::StreamEvent;
 use crate::proto::dialect::json::JsonPosition;
 use crate::proto::sse::behind_lf;
 use crate::proto::sse::field::{Field, LineKind, LineState};
@@ -66,7 +66,7 @@ impl SseFramer {
                     match data.take() {
                         Some(data) if !self.has_data && data.len() <= MAX_WHOLE => {
                             let name = name.unwrap_or(&self.name);
-                            found(Frame::Event(Event::new(text(name), data)), start);
+                            found(Frame::Event(StreamEvent::new(text(name), data)), start);
                             self.name.clear();
                         }
                         data => {
@@ -100,7 +100,7 @@ impl SseFramer {
             let name = text(&self.name);
             self.data.finish(|data, shortened| {
                 if let Some(data) = data {
-                    found(Frame::Unended(Event { shortened, ..Event::new(name, data) }));
+                    found(Frame::Unended(StreamEvent { shortened, ..StreamEvent::new(name, data) }));
                 }
             });
         }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Facts, delta, index, json, list, number, object, some_text, text};
 use crate::proto::dialect::end::End;
-use crate::proto::dialect::event::Event;
+use crate::proto::dialect::event::StreamEvent;
 use crate::proto::dialect::fact::{Channel, Fact, Usage};
 use crate::proto::dialect::fault::Fault;
 use crate::proto::dialect::reader::Dialect;
@@ -16,7 +16,7 @@ pub(super) struct Anthropic {
 }
 
 impl Dialect for Anthropic {
-    fn event(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
+    fn event(&mut self, event: &StreamEvent<'_>, facts: &mut Facts<'_>) {
         let data = match json::parse(event.data) {
             Some(Value::Object(data)) => data,
             _ if event.name == "error" => return facts(Fact::Failed(Fault::default())),
@@ -65,7 +65,7 @@ impl Dialect for Anthropic {
         }
     }
 
-    fn answer(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
+    fn answer(&mut self, event: &StreamEvent<'_>, facts: &mut Facts<'_>) {
         let Some(Value::Object(message)) = json::parse(event.data) else { return };
         if list(&message, "content").is_some_and(|content| !content.is_empty()) {
             facts(Fact::opaque(0));
@@ -81,7 +81,7 @@ impl Dialect for Anthropic {
     fn end(&mut self, _: &mut Facts<'_>) {}
 }
 
-fn read_start(event: &Event<'_>, block: &Map<String, Value>, index: u32, facts: &mut Facts<'_>) {
+fn read_start(event: &StreamEvent<'_>, block: &Map<String, Value>, index: u32, facts: &mut Facts<'_>) {
     facts(match text(block, "type") {
         Some("text") => match some_text(block, "text") {
             Some(text) => delta(event, 0, Channel::Text, text),

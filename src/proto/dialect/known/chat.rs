@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Choices, Facts, delta, index, json, list, number, object, some_text, text};
 use crate::proto::dialect::end::End;
-use crate::proto::dialect::event::Event;
+use crate::proto::dialect::event::StreamEvent;
 use crate::proto::dialect::fact::{Channel, Fact, Usage};
 use crate::proto::dialect::fault::Fault;
 use crate::proto::dialect::kind::Kind;
@@ -29,7 +29,7 @@ enum Reason {
 // === impl Chat ===
 
 impl Chat {
-    fn read(&mut self, event: &Event<'_>, chunk: &Map<String, Value>, facts: &mut Facts<'_>) {
+    fn read(&mut self, event: &StreamEvent<'_>, chunk: &Map<String, Value>, facts: &mut Facts<'_>) {
         let error_object = text(chunk, "object") == Some("error") || event.name == "error";
         let fault = Fault::inside(chunk).or_else(|| error_object.then(|| Fault::of_object(chunk)).flatten());
         if let Some(fault) = fault {
@@ -55,7 +55,7 @@ impl Chat {
     }
 
     /// Reads one choice. Returns whether it had content.
-    fn choice(&mut self, event: &Event<'_>, choice: &Map<String, Value>, facts: &mut Facts<'_>) -> bool {
+    fn choice(&mut self, event: &StreamEvent<'_>, choice: &Map<String, Value>, facts: &mut Facts<'_>) -> bool {
         let number = index(choice, "index");
         self.choices.see(number);
         let mut said = false;
@@ -96,7 +96,7 @@ impl Chat {
 }
 
 impl Dialect for Chat {
-    fn event(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
+    fn event(&mut self, event: &StreamEvent<'_>, facts: &mut Facts<'_>) {
         if event.data.trim_ascii() == b"[DONE]" {
             return facts(match self.choices.all_ended() {
                 _ if self.failed => Fact::Other,
@@ -121,7 +121,7 @@ impl Dialect for Chat {
         }
     }
 
-    fn answer(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
+    fn answer(&mut self, event: &StreamEvent<'_>, facts: &mut Facts<'_>) {
         if let Some(Value::Object(mut answer)) = json::parse(event.data) {
             let mut choices = list(&answer, "choices").into_iter().flatten().filter_map(Value::as_object);
             // An error beside an answer does not invalidate the answer.

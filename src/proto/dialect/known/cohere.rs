@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Facts, delta, index, json, number, object, some_text, text};
 use crate::proto::dialect::end::End;
-use crate::proto::dialect::event::Event;
+use crate::proto::dialect::event::StreamEvent;
 use crate::proto::dialect::fact::{Channel, Fact, Usage};
 use crate::proto::dialect::fault::Fault;
 use crate::proto::dialect::reader::Dialect;
@@ -13,7 +13,7 @@ use crate::proto::dialect::reader::Dialect;
 pub(super) struct Cohere;
 
 impl Dialect for Cohere {
-    fn event(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
+    fn event(&mut self, event: &StreamEvent<'_>, facts: &mut Facts<'_>) {
         if event.data.trim_ascii() == b"[DONE]" {
             return facts(Fact::Other);
         }
@@ -51,7 +51,7 @@ impl Dialect for Cohere {
         }
     }
 
-    fn answer(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
+    fn answer(&mut self, event: &StreamEvent<'_>, facts: &mut Facts<'_>) {
         let Some(Value::Object(answer)) = json::parse(event.data) else { return };
         match Fault::inside(&answer) {
             Some(fault) if some_text(&answer, "finish_reason").is_none() => facts(Fact::Failed(fault)),

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Choices, Facts, delta, index, json, list, number, object, some_text, text};
 use crate::proto::dialect::end::End;
-use crate::proto::dialect::event::Event;
+use crate::proto::dialect::event::StreamEvent;
 use crate::proto::dialect::fact::{Channel, Fact, Usage};
 use crate::proto::dialect::fault::Fault;
 use crate::proto::dialect::kind::Kind;
@@ -21,7 +21,7 @@ pub(super) struct Gemini {
 // === impl Gemini ===
 
 impl Gemini {
-    fn read(&mut self, event: &Event<'_>, chunk: &Map<String, Value>, facts: &mut Facts<'_>) {
+    fn read(&mut self, event: &StreamEvent<'_>, chunk: &Map<String, Value>, facts: &mut Facts<'_>) {
         if let Some(fault) = Fault::inside(chunk) {
             return self.fail(fault, facts);
         }
@@ -48,7 +48,7 @@ impl Gemini {
     }
 
     /// Reads one candidate. Returns whether it had content.
-    fn candidate(&mut self, event: &Event<'_>, candidate: &Map<String, Value>, facts: &mut Facts<'_>) -> bool {
+    fn candidate(&mut self, event: &StreamEvent<'_>, candidate: &Map<String, Value>, facts: &mut Facts<'_>) -> bool {
         let number = index(candidate, "index");
         self.candidates.see(number);
         let mut said = false;
@@ -91,7 +91,7 @@ impl Gemini {
 }
 
 impl Dialect for Gemini {
-    fn event(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
+    fn event(&mut self, event: &StreamEvent<'_>, facts: &mut Facts<'_>) {
         match json::parse(event.data) {
             Some(Value::Object(chunk)) => self.read(event, &chunk, facts),
             _ => facts(Fact::Unreadable),
@@ -104,7 +104,7 @@ impl Dialect for Gemini {
         }
     }
 
-    fn answer(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
+    fn answer(&mut self, event: &StreamEvent<'_>, facts: &mut Facts<'_>) {
         if let Some(Value::Object(mut answer)) = json::parse(event.data) {
             if list(&answer, "candidates").is_some_and(|candidates| !candidates.is_empty()) {
                 answer.remove("error");
@@ -115,7 +115,7 @@ impl Dialect for Gemini {
     }
 }
 
-fn read_part(event: &Event<'_>, number: u32, part: &Map<String, Value>, facts: &mut Facts<'_>) -> bool {
+fn read_part(event: &StreamEvent<'_>, number: u32, part: &Map<String, Value>, facts: &mut Facts<'_>) -> bool {
     let thought = part.get("thought") == Some(&Value::Bool(true));
     let signed = some_text(part, "thoughtSignature").is_some();
     let fact = match (some_text(part, "text"), object(part, "functionCall")) {

@@ -1,7 +1,7 @@
 //! The dialects that this crate knows: one file each, from events to facts.
 
 use super::end::End;
-use super::event::Event;
+use super::event::StreamEvent;
 use super::fact::{Channel, Fact};
 use super::json;
 use super::kind::Kind;
@@ -98,6 +98,6 @@ impl Choices {
 }
 
 /// A piece of an event whose texts may have been cut: then only its presence is known.
-fn delta<'a>(event: &Event<'_>, choice: u32, channel: Channel, text: &'a str) -> Fact<'a> {
+fn delta<'a>(event: &StreamEvent<'_>, choice: u32, channel: Channel, text: &'a str) -> Fact<'a> {
     if event.shortened { Fact::opaque(choice) } else { Fact::delta(choice, channel, text) }
 }

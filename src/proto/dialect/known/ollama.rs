@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Facts, delta, json, list, number, object, some_text, text};
 use crate::proto::dialect::end::End;
-use crate::proto::dialect::event::Event;
+use crate::proto::dialect::event::StreamEvent;
 use crate::proto::dialect::fact::{Channel, Fact, Usage};
 use crate::proto::dialect::fault::Fault;
 use crate::proto::dialect::kind::Kind;
@@ -18,7 +18,7 @@ pub(super) struct Ollama {
 // === impl Ollama ===
 
 impl Ollama {
-    fn read(&mut self, event: &Event<'_>, line: &Map<String, Value>, facts: &mut Facts<'_>) {
+    fn read(&mut self, event: &StreamEvent<'_>, line: &Map<String, Value>, facts: &mut Facts<'_>) {
         if let Some(fault) = Fault::inside(line) {
             return facts(Fact::Failed(fault));
         }
@@ -67,14 +67,14 @@ impl Ollama {
 }
 
 impl Dialect for Ollama {
-    fn event(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
+    fn event(&mut self, event: &StreamEvent<'_>, facts: &mut Facts<'_>) {
         match json::parse(event.data) {
             Some(Value::Object(line)) => self.read(event, &line, facts),
             _ => facts(Fact::Unreadable),
         }
     }
 
-    fn answer(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
+    fn answer(&mut self, event: &StreamEvent<'_>, facts: &mut Facts<'_>) {
         self.event(event, facts);
     }
 

@@ -3,7 +3,7 @@
 use super::parts::{Delta, ValueRole};
 use super::scan::{digits, string};
 
-use crate::proto::dialect::event::Event;
+use crate::proto::dialect::event::StreamEvent;
 use crate::proto::dialect::fact::Text;
 use crate::proto::dialect::kind::Kind;
 
@@ -39,7 +39,7 @@ pub(super) const MAX_EVENT: usize = 4 * 1024;
 // === impl Form ===
 
 impl Form {
-    pub(super) fn of(kind: Kind, event: &Event<'_>, said: &Delta) -> Option<Self> {
+    pub(super) fn of(kind: Kind, event: &StreamEvent<'_>, said: &Delta) -> Option<Self> {
         if event.shortened || event.misplaced || event.data.len() > MAX_EVENT {
             return None;
         }

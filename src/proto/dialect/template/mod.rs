@@ -20,7 +20,7 @@ use memchr::memchr2;
 use self::form::{Form, Hole, Value};
 pub(super) use self::parts::{Delta, ValueRole};
 use self::scan::{digits, number, string};
-use super::event::Event;
+use super::event::StreamEvent;
 use super::fact::{Channel, Fact, Text, Usage};
 use super::framer::MAX_WHOLE;
 use super::kind::Kind;
@@ -66,7 +66,7 @@ const MAX_TEMPLATES: usize = 4;
 impl Templates {
     /// Returns the content of an event, if it matches a learned one.
     #[inline]
-    pub(super) fn find<'a>(&self, event: &Event<'a>) -> Option<Matched<'a>> {
+    pub(super) fn find<'a>(&self, event: &StreamEvent<'a>) -> Option<Matched<'a>> {
         self.known.iter().find_map(|template| template.matches(event))
     }
 
@@ -77,13 +77,13 @@ impl Templates {
         &'b self,
         bytes: &'a [u8],
         ending: LineEnding,
-    ) -> Option<(Event<'b>, Matched<'a>, usize)> {
+    ) -> Option<(StreamEvent<'b>, Matched<'a>, usize)> {
         self.known.iter().find_map(|template| template.begins(bytes, ending))
     }
 
     /// Learns an event that had only this piece of text, and perhaps token counts.
     #[cold]
-    pub(super) fn learn(&mut self, kind: Kind, event: &Event<'_>, said: &Delta, usage: Option<Usage>) {
+    pub(super) fn learn(&mut self, kind: Kind, event: &StreamEvent<'_>, said: &Delta, usage: Option<Usage>) {
         let Some(mut form) = Form::of(kind, event, said) else { return };
         let like = self.known.iter().position(|known| known.is_like(event, said, usage, &form));
         if let Some(known) = like.and_then(|at| self.known.get(at)) {
@@ -110,7 +110,7 @@ impl Templates {
 // === impl Template ===
 
 impl Template {
-    fn new(event: &Event<'_>, said: &Delta, has_usage: bool, form: Form) -> Self {
+    fn new(event: &StreamEvent<'_>, said: &Delta, has_usage: bool, form: Form) -> Self {
         let (mut text, mut holes, mut from) = (Vec::with_capacity(event.data.len()), Vec::new(), 0);
         for Value { hole, seen, differs } in &form.values {
             text.extend_from_slice(form.text.get(from..hole.at).unwrap_or_default());
@@ -129,13 +129,13 @@ impl Template {
     }
 
     /// Whether this template has the same form and content as the event.
-    fn is_like(&self, event: &Event<'_>, said: &Delta, usage: Option<Usage>, form: &Form) -> bool {
+    fn is_like(&self, event: &StreamEvent<'_>, said: &Delta, usage: Option<Usage>, form: &Form) -> bool {
         let says = (self.choice, self.channel, self.has_usage) == (said.choice, said.channel, usage.is_some());
         says && self.name == event.name && self.form.is_like(form)
     }
 
     #[inline]
-    fn matches<'a>(&self, event: &Event<'a>) -> Option<Matched<'a>> {
+    fn matches<'a>(&self, event: &StreamEvent<'a>) -> Option<Matched<'a>> {
         if event.misplaced || event.shortened || event.name != self.name {
             return None;
         }
@@ -143,7 +143,11 @@ impl Template {
     }
 
     #[inline]
-    fn begins<'a: 'b, 'b>(&'b self, bytes: &'a [u8], ending: LineEnding) -> Option<(Event<'b>, Matched<'a>, usize)> {
+    fn begins<'a: 'b, 'b>(
+        &'b self,
+        bytes: &'a [u8],
+        ending: LineEnding,
+    ) -> Option<(StreamEvent<'b>, Matched<'a>, usize)> {
         if !self.is_one_line {
             return None;
         }
@@ -161,7 +165,7 @@ impl Template {
         };
         let length = bytes.len() - blank?.len();
         let data = from_data.get(..from_data.len() - behind.len()).filter(|data| data.len() <= MAX_WHOLE)?;
-        Some((Event::new(&self.name, data), matched, length))
+        Some((StreamEvent::new(&self.name, data), matched, length))
     }
 
     /// Matches the start of `data`. Returns the content, and the rest.

@@ -7,7 +7,7 @@ use super::*;
 fn learned(kind: Kind, data: &str, text: &str) -> Templates {
     let mut templates = Templates::default();
     let said = Delta { choice: 0, channel: Channel::Text, text: text.to_owned() };
-    templates.learn(kind, &Event::new("", data.as_bytes()), &said, None);
+    templates.learn(kind, &StreamEvent::new("", data.as_bytes()), &said, None);
     templates
 }
 
@@ -23,7 +23,7 @@ fn element(text: &str) -> String {
 fn an_event_of_several_lines_is_recognised_and_not_taken_for_lines_of_a_stream() {
     let templates = learned(Kind::Gemini, &element("Hel"), "Hel");
     let next = element("lo");
-    let found = templates.find(&Event::new("", next.as_bytes())).unwrap();
+    let found = templates.find(&StreamEvent::new("", next.as_bytes())).unwrap();
     assert_eq!(found.text, b"lo");
     let stream = format!("data: {next}\n\n");
     assert!(templates.find_in(stream.as_bytes(), LineEnding::Lf).is_none());
@@ -41,7 +41,7 @@ fn of_an_event_with_many_values_nothing_is_learned() {
     for (ids, is_learned) in [(MAX_HOLES - 1, true), (MAX_HOLES, false)] {
         let templates = learned(Kind::OpenAiChat, &event("Hel", ids), "Hel");
         let next = event("lo", ids);
-        assert_eq!(templates.find(&Event::new("", next.as_bytes())).is_some(), is_learned, "{ids}");
+        assert_eq!(templates.find(&StreamEvent::new("", next.as_bytes())).is_some(), is_learned, "{ids}");
     }
 }
 
@@ -50,7 +50,7 @@ fn chunk(id: &str, text: &str) -> String {
 }
 
 fn finds(templates: &Templates, data: &str) -> Option<String> {
-    let found = templates.find(&Event::new("", data.as_bytes()))?;
+    let found = templates.find(&StreamEvent::new("", data.as_bytes()))?;
     Some(String::from_utf8(found.text.to_vec()).unwrap())
 }
 
@@ -61,7 +61,7 @@ fn a_value_that_may_differ_is_compared_until_it_has_differed() {
     assert_eq!(finds(&templates, &chunk("b", "lo")), None, "another id");
     let mut learn = |id: &str| {
         let said = Delta { choice: 0, channel: Channel::Text, text: "Hel".to_owned() };
-        templates.learn(Kind::OpenAiChat, &Event::new("", chunk(id, "Hel").as_bytes()), &said, None);
+        templates.learn(Kind::OpenAiChat, &StreamEvent::new("", chunk(id, "Hel").as_bytes()), &said, None);
         finds(&templates, &chunk("z", "lo"))
     };
     assert_eq!(learn("a"), None, "the same id again");
@@ -104,7 +104,7 @@ fn at_most_four_forms_are_kept_and_the_oldest_goes() {
         |number: u32, text: &str| format!("{{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}],\"n\":{number}}}");
     let mut learn = |number| {
         let said = Delta { choice: 0, channel: Channel::Text, text: "Hel".to_owned() };
-        templates.learn(Kind::OpenAiChat, &Event::new("", form(number, "Hel").as_bytes()), &said, None);
+        templates.learn(Kind::OpenAiChat, &StreamEvent::new("", form(number, "Hel").as_bytes()), &said, None);
         (1..7).filter(|number| finds(&templates, &form(*number, "lo")).is_some()).collect::<Vec<_>>()
     };
     for number in 1..4 {
@@ -159,17 +159,17 @@ fn an_event_of_another_name_or_a_cut_one_is_not_taken_for_it() {
     let said = Delta { choice: 2, channel: Channel::Reasoning, text: "Hel".to_owned() };
     let mut templates = Templates::default();
     let data = chunk("a", "Hel");
-    templates.learn(Kind::OpenAiChat, &Event::new("named", data.as_bytes()), &said, None);
+    templates.learn(Kind::OpenAiChat, &StreamEvent::new("named", data.as_bytes()), &said, None);
     let next = chunk("a", "lo");
-    let found = templates.find(&Event::new("named", next.as_bytes())).unwrap();
+    let found = templates.find(&StreamEvent::new("named", next.as_bytes())).unwrap();
     let mut facts = Vec::new();
     found.facts(|fact| facts.push(fact));
     let [Fact::Delta { choice: 2, channel: Channel::Reasoning, text }] = &facts[..] else { panic!("{facts:?}") };
     assert_eq!(text.decode(), "lo");
-    assert!(templates.find(&Event::new("", next.as_bytes())).is_none());
-    assert!(templates.find(&Event { shortened: true, ..Event::new("named", next.as_bytes()) }).is_none());
-    assert!(templates.find(&Event { misplaced: true, ..Event::new("named", next.as_bytes()) }).is_none());
-    assert!(templates.find(&Event::new("named", format!("{next} ").as_bytes())).is_none(), "more behind it");
+    assert!(templates.find(&StreamEvent::new("", next.as_bytes())).is_none());
+    assert!(templates.find(&StreamEvent { shortened: true, ..StreamEvent::new("named", next.as_bytes()) }).is_none());
+    assert!(templates.find(&StreamEvent { misplaced: true, ..StreamEvent::new("named", next.as_bytes()) }).is_none());
+    assert!(templates.find(&StreamEvent::new("named", format!("{next} ").as_bytes())).is_none(), "more behind it");
     let stream = format!("event: named\ndata: {next}\n\nrest");
     let (event, found, length) = templates.find_in(stream.as_bytes(), LineEnding::Lf).unwrap();
     assert_eq!((event.name, found.text, length), ("named", &b"lo"[..], stream.len() - 4));
@@ -177,7 +177,7 @@ fn an_event_of_another_name_or_a_cut_one_is_not_taken_for_it() {
     let cut = format!("event: named\ndata: {next}\n");
     assert!(templates.find_in(cut.as_bytes(), LineEnding::Lf).is_none());
     let empty = chunk("a", "");
-    assert!(templates.find(&Event::new("named", empty.as_bytes())).is_none(), "without a text it is no delta");
+    assert!(templates.find(&StreamEvent::new("named", empty.as_bytes())).is_none(), "without a text it is no delta");
 }
 
 #[test]
@@ -190,11 +190,16 @@ fn what_an_event_cost_is_in_it() {
     let said = Delta { choice: 0, channel: Channel::Text, text: "Hel".to_owned() };
     let mut templates = Templates::default();
     let (data, usage) = (event("Hel", 3, 4), Usage::new(Some(3), Some(4)));
-    templates.learn(Kind::OpenAiChat, &Event::new("", data.as_bytes()), &said, Some(Usage::new(Some(3), Some(5))));
+    templates.learn(
+        Kind::OpenAiChat,
+        &StreamEvent::new("", data.as_bytes()),
+        &said,
+        Some(Usage::new(Some(3), Some(5))),
+    );
     assert!(templates.known.is_empty(), "it would say another number");
-    templates.learn(Kind::OpenAiChat, &Event::new("", data.as_bytes()), &said, Some(usage));
+    templates.learn(Kind::OpenAiChat, &StreamEvent::new("", data.as_bytes()), &said, Some(usage));
     let next = event("lo", 7, 12);
-    let found = templates.find(&Event::new("", next.as_bytes())).unwrap();
+    let found = templates.find(&StreamEvent::new("", next.as_bytes())).unwrap();
     assert_eq!(found.usage, Some(Usage::new(Some(7), Some(12))));
     let mut facts = Vec::new();
     found.facts(|fact| facts.push(fact));

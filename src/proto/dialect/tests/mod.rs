@@ -46,7 +46,7 @@ fn at_once(kind: Kind, framing: Framing, stream: &str) -> Read {
 struct Parsed(Box<dyn Dialect>);
 
 impl Dialect for Parsed {
-    fn event(&mut self, event: &crate::proto::dialect::Event<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
+    fn event(&mut self, event: &crate::proto::dialect::StreamEvent<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
         // Of a known dialect, the reader knows these before it asks the dialect.
         if event.is_sign_of_life() {
             return facts(Fact::KeepAlive);
