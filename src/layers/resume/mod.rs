@@ -4,6 +4,7 @@ mod body;
 mod config;
 mod future;
 mod layer;
+mod pending;
 mod pending_end;
 mod reply;
 mod resume_source;

@@ -2,58 +2,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::ACCEPT_ENCODING;
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
 use super::body::ResumeBody;
-use super::config::{Config, NAME};
-use super::future::{Pending, ResumeFuture};
+use super::config::Config;
+use super::future::ResumeFuture;
+use super::pending::PendingStream;
 use crate::body::request::CallBody;
-use crate::call::NoRetry;
 use crate::error::BoxError;
-use crate::event::Event;
-use crate::proto::bodiless;
-use crate::rt::clock;
 use crate::rt::layered::Layered;
 
 /// Continues streams that broke. See [`ResumeLayer`](crate::ResumeLayer).
 pub type Resume<S> = Layered<S, Arc<Config>>;
-
-// === impl Resume ===
-
-impl<S> Resume<S> {
-    /// Keeps the parts of a request whose answer may be continued.
-    fn keep(&self, request: Request<CallBody>) -> (Request<CallBody>, Option<Pending<S>>)
-    where
-        S: Clone,
-    {
-        let (head, body) = request.into_parts();
-        let unwanted = head.extensions.get::<NoRetry>().is_some() || bodiless::to_method(&head.method);
-        let recognised = if unwanted { None } else { self.config.recognise(&head) };
-        let restarts = !unwanted && self.config.may_restart(&head);
-        let mut request = Request::from_parts(head, body);
-        if recognised.is_none() && !restarts {
-            return (request, None);
-        }
-        // A compressed stream cannot be followed.
-        let accepted = request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let pending = Pending::new(self.inner.clone(), &self.config, &mut request, recognised, restarts);
-        if pending.is_some() {
-            self.config.budget.deposit(clock::now);
-            return (request, pending);
-        }
-        let reason = "the request body is larger than the replay limit";
-        self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
-        // It is not followed.
-        match accepted {
-            Some(accepted) => request.headers_mut().insert(ACCEPT_ENCODING, accepted),
-            None => request.headers_mut().remove(ACCEPT_ENCODING),
-        };
-        (request, None)
-    }
-}
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for Resume<S>
 where
@@ -74,7 +36,7 @@ where
         if !self.config.enabled {
             return ResumeFuture::new(self.inner.call(request), None);
         }
-        let (request, pending) = self.keep(request);
+        let (request, pending) = PendingStream::keep(&self.inner, &self.config, request);
         ResumeFuture::new(self.inner.call(request), pending.map(Box::new))
     }
 }

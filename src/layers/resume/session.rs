@@ -1,6 +1,7 @@
 //! The state of one stream, and its continuations.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -30,7 +31,8 @@ use crate::rt::deadline::Deadline;
 use crate::rt::ready::ReadyCall;
 use crate::rt::timer::LazyTimer;
 
-pub(super) struct Session<S: Service<Request<CallBody>>> {
+/// A stream that is followed, and continued when it breaks.
+pub struct Session<S: Service<Request<CallBody>>> {
     service: S,
     config: Arc<Config>,
     kept: ResumeSource,
@@ -81,6 +83,12 @@ pub(super) enum Next<B> {
 }
 
 // === impl Session ===
+
+impl<S: Service<Request<CallBody>>> fmt::Debug for Session<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
 
 impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     pub(super) fn new<B>(
