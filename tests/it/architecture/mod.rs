@@ -2,6 +2,7 @@
 
 mod imports;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -96,15 +97,29 @@ fn rank(file: &str) -> Option<usize> {
     ["layer", "service", "future", "body", "config"].iter().position(|ranked| *ranked == file)
 }
 
+/// The most lines of code of a layer's service, future and body together.
+const MAX_PLUMBING: usize = 150;
+
+/// The layers that have more. A layer leaves this list, or its figure falls.
+const LARGER_PLUMBING: [(&str, usize); 5] =
+    [("dedup", 192), ("last_good", 174), ("sse_heartbeat", 272), ("stream_guard", 208), ("supersede", 249)];
+
 #[test]
 fn what_a_layer_decides_is_apart_from_its_plumbing() {
+    let mut sums = BTreeMap::<String, usize>::new();
     for (module, code) in Crate::read(&root().join("src")).code() {
-        let ["layers", _, "service" | "future" | "body"] = module.iter().map(String::as_str).collect::<Vec<_>>()[..]
+        let ["layers", layer, "service" | "future" | "body"] =
+            module.iter().map(String::as_str).collect::<Vec<_>>()[..]
         else {
             continue;
         };
-        let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
-        assert!(lines <= 150, "{}: {lines} lines of code", module.join("::"));
+        *sums.entry(layer.to_owned()).or_default() += code.lines().filter(|line| !line.trim().is_empty()).count();
+    }
+    for (layer, lines) in sums {
+        let larger = LARGER_PLUMBING.iter().find(|(larger, _)| *larger == layer);
+        let most = larger.map_or(MAX_PLUMBING, |(_, lines)| *lines);
+        assert!(lines <= most, "{layer}: {lines} lines of code, and may have {most}");
+        assert!(larger.is_none() || lines > MAX_PLUMBING, "{layer} has {lines} lines: take it off the list");
     }
 }
 
