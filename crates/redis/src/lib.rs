@@ -93,8 +93,8 @@
 //! version expire.
 //!
 //! Releases with the same version of the format share everything. What is new in a release counts for its own processes: those
-//! of an earlier one do not count a tenant's answers in flight or conversations, and an answer that they kept counts until its window ends, even if
-//! it is forgotten.
+//! of an earlier one do not count a tenant's answers in flight or conversations, and an answer that they kept counts until its
+//! window ends, even if it is forgotten.
 //!
 //! # Sizing
 //!
