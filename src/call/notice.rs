@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(woken.0.load(SeqCst), 1);
         assert_eq!(notices.next(&cx), Some(attempt(2)));
         assert_eq!(notices.next(&cx), None);
-        Notices::report(&Extensions::new(), || unreachable!("nobody is told"));
+        Notices::report(&Extensions::new(), || unreachable!("there is no listener"));
     }
 
     #[test]

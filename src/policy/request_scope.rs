@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_tenant_is_known_by_its_name_or_its_credentials() {
-        let nobody = parts(Request::get("/"));
+        let anonymous = parts(Request::get("/"));
         let key = parts(Request::get("/").header("authorization", "Bearer a"));
         let other = parts(Request::get("/").header("authorization", "Bearer b"));
         let in_query = parts(Request::get("/?key=a"));
@@ -129,11 +129,11 @@ mod tests {
         named.extensions.insert(Tenant::new("t"));
         let mut renamed = parts(Request::get("/").header("authorization", "Bearer b"));
         renamed.extensions.insert(Tenant::new("t"));
-        assert!(!tenant(&nobody, None).0);
+        assert!(!tenant(&anonymous, None).0);
         for (one, is_known) in [(&key, true), (&other, true), (&in_query, true), (&named, true)] {
             assert_eq!(tenant(one, None).0, is_known);
         }
-        let hashes = [&nobody, &key, &other, &in_query, &named].map(|parts| tenant(parts, None).1);
+        let hashes = [&anonymous, &key, &other, &in_query, &named].map(|parts| tenant(parts, None).1);
         for (nth, hash) in hashes.iter().enumerate() {
             assert_eq!(hashes.iter().position(|other| other == hash), Some(nth), "each is another");
         }

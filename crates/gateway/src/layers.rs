@@ -110,8 +110,8 @@ pub(crate) fn dedup(Args { layers: args, callers, .. }: &Args, states: &mut Stat
         Some(header) => layer.tenant(named_by(header)),
         // A caller that comes back without a key belongs to no account.
         None if callers.keys().is_some() => layer.tenant(|head| {
-            let is_nobody = head.extensions.get::<Tenant>().is_none();
-            (!is_nobody).then(|| account(head, Vec::new()))
+            let has_tenant = head.extensions.get::<Tenant>().is_some();
+            has_tenant.then(|| account(head, Vec::new()))
         }),
         None => layer,
     }

@@ -29,8 +29,8 @@ fn loom_a_waiter_is_woken_by_it_after_the_call_was_polled() {
         let call = Cancellation::new();
         let ends = call.clone();
         let ended = thread::spawn(move || ends.cancel());
-        let mut nobody = Context::from_waker(Waker::noop());
-        let _ = call.poll(&mut nobody);
+        let mut no_waker = Context::from_waker(Waker::noop());
+        let _ = call.poll(&mut no_waker);
         block_on(poll_fn(|cx| call.poll(cx)));
         ended.join().unwrap();
     });

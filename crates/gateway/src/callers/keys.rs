@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_nobodys() {
+    fn what_is_no_key_has_no_owner() {
         for (name, value) in [
             ("authorization", "Bearer k"),
             ("authorization", "Bearer k11"),

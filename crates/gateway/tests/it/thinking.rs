@@ -20,7 +20,7 @@ async fn a_stream_begins_while_the_model_thinks_and_arrives_whole() {
         (answer.status().as_u16(), &answer.headers()["content-type"]),
         (200, &"text/event-stream".parse().unwrap())
     );
-    assert!(!answer.headers().contains_key("x-gateway-attempts"), "nobody knows yet");
+    assert!(!answer.headers().contains_key("x-gateway-attempts"), "their number is not known yet");
     let (text, whole) = read(answer.into_body()).await;
     assert!(whole && text.starts_with(BEAT) && text.ends_with("data: [DONE]\n\n"), "{text}");
     assert!(text.matches(BEAT).count() >= 3 && content(&text).len() > 20);

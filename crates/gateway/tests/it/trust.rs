@@ -70,7 +70,7 @@ fn a_credential_of_the_operators_is_not_for_everybody() {
             assert!(Args::read(["gateway"].iter().chain(options).chain(trust).map(OsString::from)).is_ok());
         }
     }
-    assert!(Args::read(["gateway", "--fallback", "http://h"].map(OsString::from)).is_ok(), "on nobody's account");
+    assert!(Args::read(["gateway", "--fallback", "http://h"].map(OsString::from)).is_ok(), "without an account");
 }
 
 #[test]

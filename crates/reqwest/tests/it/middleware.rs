@@ -26,7 +26,7 @@ fn client(middleware: impl Middleware) -> ClientWithMiddleware {
     ClientBuilder::new(reqwest::Client::new()).with(middleware).build()
 }
 
-/// Fails so many times; counts.
+/// Counts its calls, and fails this number of them.
 fn flaky(failures: u32) -> (Router, Arc<AtomicU32>) {
     let calls = Arc::<AtomicU32>::default();
     let counted = calls.clone();

@@ -70,7 +70,7 @@ impl Upstream {
         self.heads.lock().unwrap().iter().map(said).collect()
     }
 
-    /// Comes back when so many calls are in the works.
+    /// Returns when this number of calls is in flight.
     pub(super) async fn works_on(&self, count: usize) {
         self.alive.is(count).await;
     }

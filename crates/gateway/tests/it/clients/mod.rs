@@ -88,5 +88,5 @@ async fn listening(port: u16) -> SocketAddr {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("nobody listens on {addr}");
+    panic!("no process listens on {addr}");
 }
