@@ -175,9 +175,19 @@ pub enum Event {
     /// A backend that several processes share became reachable, or unreachable. While it is unreachable this process
     /// works alone.
     BackendChanged {
+        /// Its name: `"redis"`.
+        backend: &'static str,
         /// Whether it can be reached.
         reached: bool,
         /// Why it cannot be reached; empty if it can.
+        why: Arc<str>,
+    },
+    /// A backend that several processes share is reachable, and refuses operations: its memory is full. At most one event
+    /// in 10 s.
+    BackendRefused {
+        /// Its name: `"redis"`.
+        backend: &'static str,
+        /// Its words.
         why: Arc<str>,
     },
 }
@@ -226,6 +236,7 @@ impl Event {
             Self::OutputInvalid { .. } => "output_invalid",
             Self::Bypassed { .. } => "bypassed",
             Self::BackendChanged { .. } => "backend_changed",
+            Self::BackendRefused { .. } => "backend_refused",
         }
     }
 
@@ -258,6 +269,7 @@ impl Event {
             Self::NotResumed { reason } => reason.as_str(),
             Self::BackendChanged { reached: true, .. } => "reached",
             Self::BackendChanged { reached: false, .. } => "unreachable",
+            Self::BackendRefused { backend, .. } => backend,
         }
     }
 }
@@ -301,8 +313,9 @@ impl fmt::Display for Event {
                 write!(f, "structured-output: {fault}{then}")
             }
             Self::Bypassed { layer, reason } => write!(f, "{layer}: bypassed: {reason}"),
-            Self::BackendChanged { reached: true, .. } => f.write_str("backend: reached again"),
-            Self::BackendChanged { reached: false, why } => write!(f, "backend: unreachable: {why}"),
+            Self::BackendChanged { backend, reached: true, .. } => write!(f, "{backend}: reached again"),
+            Self::BackendChanged { backend, reached: false, why } => write!(f, "{backend}: unreachable: {why}"),
+            Self::BackendRefused { backend, why } => write!(f, "{backend}: refuses: {why}"),
         }
     }
 }
@@ -379,8 +392,9 @@ mod tests {
             Event::Superseded,
             Event::StreamFailed { fault: StreamFault::Truncated },
             Event::Bypassed { layer: "dedup", reason: "a request without a length" },
-            Event::BackendChanged { reached: true, why: "".into() },
-            Event::BackendChanged { reached: false, why: "no answer".into() },
+            Event::BackendChanged { backend: "redis", reached: true, why: "".into() },
+            Event::BackendChanged { backend: "redis", reached: false, why: "no answer".into() },
+            Event::BackendRefused { backend: "redis", why: "no memory".into() },
         ];
         for line in timed.iter().map(ToString::to_string) {
             assert!(line.contains("1.2s"), "{line}");

@@ -52,7 +52,8 @@ fn level(event: &Event) -> Level {
         | Event::BackupFailed { .. }
         | Event::StreamFailed { .. }
         | Event::Misconfigured { .. }
-        | Event::BackendChanged { reached: false, .. } => Level::Warn,
+        | Event::BackendChanged { reached: false, .. }
+        | Event::BackendRefused { .. } => Level::Warn,
         Event::CircuitChanged { change, .. } if change.to == CircuitState::Open => Level::Warn,
         _ => Level::Info,
     }

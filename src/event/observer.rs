@@ -72,9 +72,9 @@ impl Event {
     /// use tower_buttress::{CallInfo, Event};
     ///
     /// let print = |event: &Event, _: Option<&CallInfo>| {
-    ///     assert_eq!(event.to_string(), "backend: unreachable: connection refused");
+    ///     assert_eq!(event.to_string(), "redis: unreachable: connection refused");
     /// };
-    /// Event::BackendChanged { reached: false, why: "connection refused".into() }.emit(Some(&print));
+    /// Event::BackendChanged { backend: "redis", reached: false, why: "connection refused".into() }.emit(Some(&print));
     /// ```
     #[cold]
     pub fn emit(&self, observer: Option<&dyn Observer>) {

@@ -78,6 +78,7 @@
 //! | `buttress:1:{T}:k` | The conversations of a tenant, by expiry | 1 h |
 //! | `buttress:1:s` | Channel of the conversations | |
 //! | `buttress:1:b:N` | Channel of the circuits with one name | |
+//! | `buttress:1:pings` | Channel without readers: a test of the user's rights, as is reading and deleting `buttress:1:ping` | |
 //!
 //! K is the digest of a request's identity, T a lease (in `u`, `q`, `z`, `y` and `k` the digest of a tenant), H the digest of a token, P a
 //! process, C the digest of a circuit's name and key, L that of host, credential and model, V that of a conversation and its

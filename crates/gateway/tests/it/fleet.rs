@@ -391,7 +391,7 @@ fn an_outage_of_redis_is_one_warning() {
         assert!(chat().contains("data: [DONE]"));
     });
     let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
-    assert!(matches!(warnings[..], [line] if line.contains("backend: unreachable")), "{warnings:#?}");
+    assert!(matches!(warnings[..], [line] if line.contains("redis: unreachable: Connection re")), "{warnings:#?}");
 }
 
 #[tokio::test]

@@ -46,7 +46,9 @@ use crate::driver::Updates;
 ///   that has it and had no call for 2 s (after its first return 8 s, then 32 s) returns it then. One that dies loses it
 ///   after 10 s, during its probe after a minute. No second process joins a long probe.
 /// - *The probe succeeds*: all circuits close. For 10 s, one failure reopens them.
-/// - *A process starts*: it reads each circuit at its first use, and learns of an open one.
+/// - *A process starts*: it reads each circuit at its first use, and learns of an open one. With
+///   [`key_by_model`](tower_buttress::CircuitBreakerLayer::key_by_model) a model has its circuit only after this process
+///   had a 2xx for it.
 /// - *Redis is unreachable*: each process continues and probes alone.
 /// - *An operator gives an order* ([`order_everywhere`](tower_buttress::CircuitBreakerHandle::order_everywhere)):
 ///   every process applies it within milliseconds; one that missed it with its next look, a new one with its first. It

@@ -1,6 +1,7 @@
 //! One Redis: two connections, a limit on every wait, and a gate that shuts in an outage.
 
 mod clock;
+mod failure;
 mod gate;
 pub(crate) mod link;
 pub(crate) mod operation;
@@ -11,16 +12,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use redis::{Client, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
+use redis::{Client, RedisResult, Value};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tower_buttress::{Event, Observer};
 
 use self::clock::Clock;
+use self::failure::{Failure, is_outage};
 use self::gate::Gate;
 use self::link::{Line, Link};
 use self::operation::{Operation, OperationResult, Watcher};
-use self::script::Command;
+use self::script::{Command, Script};
 use self::subscriptions::Subscriptions;
 use crate::error::BackendError;
 use crate::ids::Process;
@@ -46,6 +48,9 @@ use crate::options::{Outage, RedisOptions};
 ///   wait. From then on no operation is sent, and callers continue at once without Redis. A task probes after 1 s,
 ///   then 2 s, up to every 30 s, until Redis answers. If Redis fails again within 10 s of its return, the task waits 2
 ///   s, then 4 s, up to 30 s.
+/// - *Redis refuses everything* (no permission, a wrong password or database): the same, with Redis's words.
+/// - *Redis refuses an operation* (its memory is full): that operation fails, with an
+///   [`Event::BackendRefused`](tower_buttress::Event::BackendRefused) at most every 10 s.
 /// - *The connection is lost* (a restart of Redis, an idle timeout of a proxy): the operation is repeated once on a
 ///   new one, within the same patience. All operations can be repeated.
 /// - *A connection is half open* (its peer vanished): the first unanswered probe replaces it.
@@ -84,6 +89,8 @@ struct Inner {
     watcher: Option<Watcher>,
     subscriptions: Subscriptions,
     clock: Clock,
+    /// When a refusal was last reported.
+    refused: Mutex<Option<Instant>>,
     process: Process,
     prefix: Arc<str>,
     patience: Duration,
@@ -104,6 +111,7 @@ impl Redis {
             subscriptions: Subscriptions::new(client.clone()),
             link: Link::new(client, options.commands),
             clock: Clock::default(),
+            refused: Mutex::default(),
             process: Process::random(),
             gate: Mutex::new(Gate::new()),
             health: watch::Sender::new(Health::Reached),
@@ -125,9 +133,10 @@ impl Redis {
     /// Sends a command and returns whether Redis answers, within its patience. Sends nothing while Redis is known to
     /// be unreachable.
     ///
-    /// A service that calls it at its start has a connection before the first call, and detects a wrong address.
+    /// A service that calls it at its start has a connection before the first call, and detects a wrong address or a user
+    /// without the rights.
     pub async fn ping(&self) -> bool {
-        self.call(&Command::Plain(redis::cmd("PING"))).await.is_ok()
+        self.call(&self.inner.ping()).await.is_ok()
     }
 
     pub(crate) fn prefix(&self) -> &str {
@@ -182,14 +191,15 @@ impl Redis {
                 inner.gate().answered(now());
                 (OperationResult::Answered, Ok(value))
             }
-            Ok(Err(why)) if is_outage(&why) => {
+            Ok(Err(Failure::Lost(why))) => {
                 let shut = inner.gate().lost(now());
-                self.on_failure(shut, &describe(&why));
+                self.on_failure(shut, &why);
                 (OperationResult::Lost, Err(BackendError::Unreachable))
             }
-            Ok(Err(why)) => {
+            Ok(Err(Failure::Refused(why))) => {
                 inner.gate().answered(now());
-                (OperationResult::Refused, Err(BackendError::Refused(describe(&why))))
+                inner.note_refusal(&why);
+                (OperationResult::Refused, Err(BackendError::Refused(why)))
             }
             Err(_) => {
                 let shut = inner.gate().timed_out(sent, now());
@@ -217,11 +227,19 @@ impl fmt::Debug for Redis {
     }
 }
 
+/// The name in events.
+const BACKEND: &str = "redis";
+
+/// How often a refusal is reported.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+static PING: Script = Script::new("ping", include_str!("../scripts/ping.lua"));
+
 /// Probes until Redis answers, then opens the gate.
 async fn probe(inner: Weak<Inner>) {
-    let ping = Command::Plain(redis::cmd("PING"));
     loop {
         let Some(inner) = inner.upgrade() else { return };
+        let ping = inner.ping();
         let begun = tokio::time::Instant::now();
         let period = inner.gate().period();
         match timeout(period, inner.send(&ping)).await {
@@ -262,16 +280,23 @@ impl Inner {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn send(&self, command: &Command) -> RedisResult<Value> {
-        let mut line = self.link.line().await?;
+    /// A command with the same permissions as the others, which changes nothing.
+    fn ping(&self) -> Command {
+        let name = |what| format!("{}:1:{what}", self.prefix).into_bytes();
+        PING.keys(&[&name("ping"), &name("pings")])
+    }
+
+    async fn send(&self, command: &Command) -> Result<Value, Failure> {
+        let mut line = self.link.line().await.map_err(|why| Failure::unconnected(&why))?;
         match self.send_on(command, &mut line).await {
             // Redis restarted, or a proxy closed an idle connection: a new one may work.
             Err(why) if why.is_unrecoverable_error() && why.is_io_error() => {
-                let mut line = self.link.line().await?;
+                let mut line = self.link.line().await.map_err(|why| Failure::unconnected(&why))?;
                 self.send_on(command, &mut line).await
             }
             other => other,
         }
+        .map_err(|why| Failure::of(&why))
     }
 
     async fn send_on(&self, command: &Command, line: &mut Line) -> RedisResult<Value> {
@@ -284,28 +309,24 @@ impl Inner {
 
     fn tell(&self, health: Health) {
         let event = match &health {
-            Health::Reached => Event::BackendChanged { reached: true, why: "".into() },
-            Health::Unreachable { why, .. } => Event::BackendChanged { reached: false, why: why.clone() },
+            Health::Reached => Event::BackendChanged { backend: BACKEND, reached: true, why: "".into() },
+            Health::Unreachable { why, .. } => {
+                Event::BackendChanged { backend: BACKEND, reached: false, why: why.clone() }
+            }
         };
         self.health.send_replace(health);
         event.emit(self.observer.as_deref());
     }
-}
 
-/// Whether a working Redis would not answer so.
-fn is_outage(why: &RedisError) -> bool {
-    use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
-    why.is_unrecoverable_error()
-        || why.is_io_error()
-        // It wants a password, and was given none.
-        || why.code() == Some("NOAUTH")
-        || matches!(why.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
-        || matches!(why.kind(), ErrorKind::Server(BusyLoading | MasterDown | ReadOnly))
-}
-
-/// The error of Redis, without the command.
-fn describe(why: &RedisError) -> String {
-    why.detail().map_or_else(|| why.category().to_owned(), |detail| format!("{}: {detail}", why.category()))
+    fn note_refusal(&self, why: &str) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.is_some_and(|last| now().saturating_duration_since(last) < REPORT_EVERY) {
+            return;
+        }
+        *refused = Some(now());
+        drop(refused);
+        Event::BackendRefused { backend: BACKEND, why: why.into() }.emit(self.observer.as_deref());
+    }
 }
 
 fn now() -> Instant {
