@@ -90,7 +90,7 @@ impl LastGoodBackend for Redis {
 
 #[cfg(any(test, feature = "model"))]
 mod model {
-    use super::super::model::{Expiring, Model, Quota, StaleAnswer};
+    use super::super::model::{ENTRY_BYTES, Expiring, Model, Quota, StaleAnswer};
     use super::*;
 
     impl LastGoodBackend for Model {
@@ -98,18 +98,18 @@ mod model {
             let KeptAnswer { keys, bytes, age, ttl, tenant_bytes } = answer;
             let mut state = self.reach()?;
             let (now, until) = (state.now(), state.now() + ttl);
-            let length = bytes.len() as u64;
-            let old = state.answers.get(&keys.exact).map(|old| (old.value.bytes.len() as u64, old.until));
+            let cost = bytes.len() as u64 + ENTRY_BYTES;
+            let old = state.answers.get(&keys.exact).map(|old| (old.value.quota.bytes, old.until));
             let kept = state.answered.entry(keys.tenant).or_default();
             kept.retain(|(_, until)| *until > now);
             let old = old.and_then(|old| kept.iter().position(|kept| *kept == old));
             let freed = old.map_or(0, |old| kept[old].0);
-            if kept.iter().map(|(bytes, _)| bytes).sum::<u64>() - freed + length > tenant_bytes {
+            if kept.iter().map(|(bytes, _)| bytes).sum::<u64>() - freed + cost > tenant_bytes {
                 return Ok(false);
             }
             old.map(|old| kept.swap_remove(old));
-            kept.push((length, until));
-            let quota = Quota { tenant: keys.tenant, bytes: length, until };
+            kept.push((cost, until));
+            let quota = Quota { tenant: keys.tenant, bytes: cost, until };
             let value = StaleAnswer { bytes, age, since: now, owner: keys.owner, quota };
             state.answers.insert(keys.exact, Expiring { value, until });
             if let Some(normal) = keys.normal {

@@ -109,6 +109,9 @@ pub(super) struct StaleAnswer {
     pub(super) quota: Quota,
 }
 
+/// What an answer takes of its tenant's quota beside its bytes: Redis's memory for its keys.
+pub(super) const ENTRY_BYTES: u64 = 512;
+
 /// What an answer takes of its tenant's quota.
 #[derive(Clone, Copy)]
 pub(super) struct Quota {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tower_buttress::store::{Fingerprint, TenantHash};
 
-use super::model::{Channel, Expiring, Meta, Model, Offer, Quota, State};
+use super::model::{Channel, ENTRY_BYTES, Expiring, Meta, Model, Offer, Quota, State};
 use super::names::{Want, encode_want};
 use super::{
     Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightEnd, FlightState, LogShare,
@@ -121,7 +121,8 @@ impl Backend for Model {
             FlightEnd::Keep { window, tenant, tenant_bytes, owner, .. } => {
                 let kept = kept.entry(tenant).or_default();
                 kept.retain(|(_, until)| *until > now);
-                let has_room = kept.iter().map(|(bytes, _)| bytes).sum::<u64>() + length <= tenant_bytes;
+                let cost = length + ENTRY_BYTES;
+                let has_room = kept.iter().map(|(bytes, _)| bytes).sum::<u64>() + cost <= tenant_bytes;
                 if has_room || !is_heard {
                     shared.entry(tenant).or_default().remove(&flight.token);
                 }
@@ -131,10 +132,10 @@ impl Backend for Model {
                     }
                     return Ok(Settled::NoRoom);
                 }
-                kept.push((length, now + window));
+                kept.push((cost, now + window));
                 meta.value.state = FlightState::Kept;
                 meta.value.tenant = owner;
-                meta.value.quota = Some(Quota { tenant, bytes: length, until: now + window });
+                meta.value.quota = Some(Quota { tenant, bytes: cost, until: now + window });
                 (meta.until, meta.value.lasts) = (now + window, window);
                 if let Some(log) = logs.get_mut(&flight) {
                     log.until = now + window;

@@ -6,13 +6,15 @@ if v[2] == 'k' then return ARGV[2] == '0' and 0 or 1 end
 if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) return 1 end
 if redis.call('STRLEN', KEYS[2]) ~= tonumber(ARGV[3]) then return -1 end
 local t = redis.call('TIME')
-local now, window, length = t[1] * 1000 + math.floor(t[2] / 1000), tonumber(ARGV[2]), tonumber(ARGV[3])
+local now, window = t[1] * 1000 + math.floor(t[2] / 1000), tonumber(ARGV[2])
+-- With what Redis needs for its keys.
+local cost = tonumber(ARGV[3]) + 512
 -- The tenant's bytes, by expiry.
 local used, all = 0, redis.call('HGETALL', KEYS[3])
 for i = 1, #all, 2 do
   if tonumber(all[i]) <= now then redis.call('HDEL', KEYS[3], all[i]) else used = used + all[i + 1] end
 end
-if used + length > tonumber(ARGV[4]) then
+if used + cost > tonumber(ARGV[4]) then
   -- Those who still read it find its end.
   if tonumber(redis.call('PUBSUB', 'NUMSUB', KEYS[4])[2]) == 0 then
     redis.call('DEL', KEYS[2])
@@ -26,9 +28,9 @@ local width = 1
 while width * 64 <= window do width = width * 2 end
 local expires = math.ceil((now + window) / width) * width
 local e = string.format('%.0f', expires)
-redis.call('HINCRBY', KEYS[3], e, length)
+redis.call('HINCRBY', KEYS[3], e, cost)
 if redis.call('PTTL', KEYS[3]) < expires - now then redis.call('PEXPIRE', KEYS[3], expires - now) end
-redis.call('HSET', KEYS[1], 's', 'k', 'w', ARGV[5], 'l', window, 'e', e, 'z', length, 'q', ARGV[6])
+redis.call('HSET', KEYS[1], 's', 'k', 'w', ARGV[5], 'l', window, 'e', e, 'z', cost, 'q', ARGV[6])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return 1

@@ -78,7 +78,7 @@ impl<B: LastGoodBackend> FleetLastGood<B> {
         self
     }
 
-    /// Limits one tenant's last good answers in Redis, in bytes. Default: 64 MiB.
+    /// Limits one tenant's last good answers in Redis, in bytes, each with 512 more for its keys. Default: 64 MiB.
     #[must_use]
     pub fn tenant_bytes(mut self, bytes: u64) -> Self {
         self.tenant_bytes = bytes;

@@ -162,7 +162,7 @@ impl<B: Backend> RedisStore<B> {
         self.with(|inner| inner.settings.max_log = bytes)
     }
 
-    /// Limits one tenant's kept answers in Redis, in bytes. Default: 64 MiB; choose about an eighth of Redis's memory
+    /// Limits one tenant's kept answers in Redis, in bytes, each with 512 more for its keys. Default: 64 MiB; choose about an eighth of Redis's memory
     /// for answers. Beyond the limit only the calling process keeps an answer, within the tenant's share of its
     /// [`memory`](Self::memory), and an event reports it.
     ///

@@ -319,7 +319,7 @@ async fn followers_elsewhere_learn_at_once_of_an_answer_that_is_too_long_at_its_
 async fn followers_elsewhere_learn_at_once_of_an_answer_that_is_lost_at_its_end() {
     // The tenant has no room: those who read it live have it all, and the next claim finds the key free.
     let (model, script) = (Model::new(), Script { parts: 3, size: 400, every: 100 * MS, ..Script::SHORT });
-    let process = || Process::with(RedisStore::new(model.clone()).tenant_bytes(2_000), script);
+    let process = || Process::with(RedisStore::new(model.clone()).tenant_bytes(2_500), script);
     let (here, there) = (process(), process());
     assert!(here.ask(Some("first")).await.unwrap().is_whole(script));
     let leader = here.ask(Some("second"));

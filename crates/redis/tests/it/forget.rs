@@ -223,7 +223,7 @@ async fn what_is_deleted_no_longer_counts<B: Backend + ForgetBackend + LastGoodB
         assert_eq!(backend.claim(args).await.unwrap(), Claimed::Lead);
         let share = LogShare { tenant: print(100), bytes: 100 };
         backend.append(flight, 0, Bytes::from_static(b"answer"), Duration::from_secs(30), share).await.unwrap();
-        let end = FlightEnd::Keep { window, length: 6, tenant: print(100), tenant_bytes: 10, owner };
+        let end = FlightEnd::Keep { window, length: 6, tenant: print(100), tenant_bytes: 600, owner };
         (flight, backend.settle(flight, end).await.unwrap())
     };
     assert_eq!((keep(1).await.1, keep(2).await.1), (Settled::Done, Settled::NoRoom));
@@ -235,7 +235,7 @@ async fn what_is_deleted_no_longer_counts<B: Backend + ForgetBackend + LastGoodB
     let remember = async |exact| {
         let keys = LastGoodKeys::new(print(100), owner, print(exact), None);
         let (bytes, age) = (Bytes::from_static(b"answer"), Duration::ZERO);
-        backend.remember(KeptAnswer { keys, bytes, age, ttl: window, tenant_bytes: 10 }).await.unwrap()
+        backend.remember(KeptAnswer { keys, bytes, age, ttl: window, tenant_bytes: 600 }).await.unwrap()
     };
     assert_eq!((remember(6).await, remember(7).await), (true, false));
     assert_eq!(backend.forget_kept(Some(&tenant)).await.unwrap(), 2);

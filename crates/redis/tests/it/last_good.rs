@@ -151,7 +151,7 @@ async fn an_answer_that_is_too_old_hides_no_younger_one_in_another_spelling() {
 async fn one_tenant_cannot_fill_redis() {
     let server = Server::start();
     let options = server.fresh().patience(PATIENCE);
-    let process = || Process::with(&options, |peers| peers.tenant_bytes(10_000));
+    let process = || Process::with(&options, |peers| peers.tenant_bytes(11_000));
     let (one, two) = (process(), process());
     two.fail();
     one.ask("acme", "first", 6_000).await;
