@@ -19,8 +19,8 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static> Monitor<B
     #[inline]
     fn poll_frame(&mut self, mut body: Pin<&mut ResponseBody<B>>, cx: &mut Context<'_>) -> Polled {
         let _entered = self.enter();
-        if !self.take_awaited() {
-            return poll_not_awaited(body, self, cx);
+        if !self.take_skips_clock() {
+            return poll_untimed(body, self, cx);
         }
         let polled = body.as_mut().poll_frame(cx);
         if polled.is_pending() {
@@ -31,9 +31,9 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static> Monitor<B
     }
 }
 
-/// A frame that is ready at once may be late: a fast upstream with a slow reader is never pending.
+/// Without a running timer, a ready frame reads the clock: a fast upstream with a slow reader is never pending.
 #[inline(never)]
-fn poll_not_awaited<B>(mut body: Pin<&mut ResponseBody<B>>, limit: &mut DeadlineLimit, cx: &mut Context<'_>) -> Polled
+fn poll_untimed<B>(mut body: Pin<&mut ResponseBody<B>>, limit: &mut DeadlineLimit, cx: &mut Context<'_>) -> Polled
 where
     B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {

@@ -37,10 +37,10 @@ impl DeadlineLimit {
         Deadline::enter_any(self.deadline.get())
     }
 
-    /// Whether the next frame was waited for.
+    /// Whether a ready frame may skip the clock: it was waited for, or a timer runs.
     #[inline]
-    pub(super) fn take_awaited(&mut self) -> bool {
-        std::mem::take(&mut self.is_awaited)
+    pub(super) fn take_skips_clock(&mut self) -> bool {
+        std::mem::take(&mut self.is_awaited) || self.timeout.is_running()
     }
 
     /// Ready after the deadline, for an owner that waits.
@@ -61,12 +61,9 @@ impl DeadlineLimit {
         self.poll_passed(cx)
     }
 
-    /// Whether the deadline has passed, for an owner with a frame to forward. Does not read the clock while a timer runs.
+    /// Whether the deadline has passed, for an owner with a frame to forward.
     #[inline]
     pub(super) fn has_passed(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.timeout.is_running() {
-            return false;
-        }
         if self.clock_reads >= UNTIMED_CLOCK_READS {
             return self.poll_passed(cx).is_ready();
         }
