@@ -230,7 +230,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RejectionKind; 17] = [
+    const KINDS: [RejectionKind; 18] = [
         RejectionKind::FirstByteTimeout,
         RejectionKind::DeadlineExceeded,
         RejectionKind::BodyFailed,
@@ -240,6 +240,7 @@ mod tests {
         RejectionKind::IdempotencyKeyReused,
         RejectionKind::IdempotencyKeyInFlight,
         RejectionKind::DedupStoreFull,
+        RejectionKind::DedupStoreUnreachable,
         RejectionKind::SharedCallFailed,
         RejectionKind::Paced,
         RejectionKind::QueueFull,

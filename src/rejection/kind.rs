@@ -22,6 +22,9 @@ pub enum RejectionKind {
     /// The store has no room for the key that this caller sent; or this process holds too many answers of other processes
     /// for callers of this tenant that came back. 503, gRPC `RESOURCE_EXHAUSTED`.
     DedupStoreFull,
+    /// The store, which other processes share, cannot say whether one of them has used the key that this caller sent.
+    /// 503, gRPC `UNAVAILABLE`.
+    DedupStoreUnreachable,
     /// The shared call that this caller had joined failed before its head. 502, gRPC `UNAVAILABLE`.
     SharedCallFailed,
     /// A rate limit leaves no room for this call within the time that it can wait. 429, gRPC `RESOURCE_EXHAUSTED`.

@@ -112,6 +112,14 @@ const DEDUP_STORE_FULL: ProblemTemplate = problem!(
     8,
     "The idempotency store is full; try again later."
 );
+const DEDUP_STORE_UNREACHABLE: ProblemTemplate = problem!(
+    "dedup-store-unreachable",
+    SERVICE_UNAVAILABLE,
+    "503",
+    "Service Unavailable",
+    14,
+    "The idempotency store is unreachable or refuses, so this Idempotency-Key may have been used; try again later."
+);
 const SHARED_CALL_FAILED: ProblemTemplate = problem!(
     "shared-call-failed",
     BAD_GATEWAY,
@@ -187,6 +195,7 @@ impl ProblemTemplate {
             RejectionKind::IdempotencyKeyReused => &KEY_REUSED,
             RejectionKind::IdempotencyKeyInFlight => &KEY_IN_FLIGHT,
             RejectionKind::DedupStoreFull => &DEDUP_STORE_FULL,
+            RejectionKind::DedupStoreUnreachable => &DEDUP_STORE_UNREACHABLE,
             RejectionKind::SharedCallFailed => &SHARED_CALL_FAILED,
             RejectionKind::Paced => &PACED,
             RejectionKind::QueueFull => &QUEUE_FULL,

@@ -121,7 +121,7 @@ use crate::store::answers::{Resumable, ResumableAnswers};
 /// - *The inner service is not ready*: the layer still reads and claims requests. Only the request that makes a call
 ///   waits for readiness, inside the shared call.
 /// - *The store is full*, or has no room left for this tenant: the call passes without dedup, with an event. With
-///   [`strict_keys`](Self::strict_keys) the layer refuses a request with a key with a 503.
+///   [`strict_keys`](Self::strict_keys) the layer refuses a request with a key with a 503, also if the store fails.
 /// - *A request body is longer than [`max_body_bytes`](Self::max_body_bytes)* (2 MiB), or takes longer than
 ///   [`read_timeout`](Self::read_timeout) (30 s): it streams on without dedup, with an event.
 /// - *A request with a key passes without dedup* for one of these reasons: its response has the header
@@ -407,8 +407,8 @@ impl<St> DedupLayer<St> {
         self.with(|config| config.key_required = required)
     }
 
-    /// Refuses a request with an `Idempotency-Key` with a 503 if the store has no room for it. Default: no, the request
-    /// passes, and its response has the header `idempotency-key-ignored`.
+    /// Refuses a request with an `Idempotency-Key` with a 503 if the store has no room for it, or fails. Default: no, the
+    /// request passes, and its response has the header `idempotency-key-ignored` if the store has no room.
     ///
     /// For calls that must not be executed twice, even at the cost of a refusal.
     #[must_use]

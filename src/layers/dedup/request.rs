@@ -99,7 +99,8 @@ where
                 self.refuse(Rejection::new(RejectionKind::DedupStoreFull).with_retry_after(retry_after.unwrap_or(SOON)))
             }
             Err(why) if self.has_key() && self.config.strict_keys => {
-                self.refuse(Rejection::new(RejectionKind::DedupStoreFull).with_retry_after(SOON).with_source(why))
+                let rejection = Rejection::new(RejectionKind::DedupStoreUnreachable);
+                self.refuse(rejection.with_retry_after(SOON).with_source(why))
             }
             Ok(Claim::Full { .. }) => self.on_full(),
             Err(_) => self.bypass("the store failed"),

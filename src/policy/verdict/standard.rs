@@ -130,9 +130,9 @@ impl Standard {
             | RejectionKind::IdempotencyKeyReused
             | RejectionKind::AnswerGone
             | RejectionKind::EventIdUnknown => Verdict::new(NextStep::GiveUp, Health::Ignored).not_executed(),
-            RejectionKind::IdempotencyKeyInFlight | RejectionKind::DedupStoreFull => {
-                ours(retry, Health::Ignored).not_executed()
-            }
+            RejectionKind::IdempotencyKeyInFlight
+            | RejectionKind::DedupStoreFull
+            | RejectionKind::DedupStoreUnreachable => ours(retry, Health::Ignored).not_executed(),
         }
     }
 }

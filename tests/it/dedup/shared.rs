@@ -205,6 +205,30 @@ async fn a_call_whose_processes_die_again_and_again_fails() {
     assert!(stage.is_quiet().await);
 }
 
+/// A store that cannot say what other processes have answered.
+#[derive(Clone)]
+struct Unreachable;
+
+impl Store for Unreachable {
+    type Lease = NoLease;
+    type Claim = Ready<Result<Claim<NoLease>, BoxError>>;
+
+    fn claim(&self, _: ClaimRequest) -> Self::Claim {
+        ready(Err("the backend is unreachable".into()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_strict_keys_a_key_that_others_may_have_used_is_refused_as_such() {
+    let (service, mut stage) = dedup(&DedupLayer::new().store(Unreachable).strict_keys(true));
+    let answer = send(&service, post_key("k", "hi")).await.await.unwrap().unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    assert_eq!(Rejection::of(&answer).unwrap().kind(), RejectionKind::DedupStoreUnreachable);
+    let told = text(answer).await;
+    assert!(told.contains("unreachable") && !told.contains("full"), "{told}");
+    assert!(stage.is_quiet().await);
+}
+
 /// A store whose calls are all made elsewhere: it is told of `parts` parts of 100 KiB, as fast as `waits` allows.
 #[derive(Clone)]
 struct Elsewhere {
