@@ -119,7 +119,7 @@ impl Rejection {
                 headers.insert(CONTENT_TYPE, PROBLEM_JSON);
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(template.problem.len()));
                 if let Some(wait) = self.retry_after {
-                    headers.insert(RETRY_AFTER, number(whole_seconds_up(wait)));
+                    headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds_up(wait)));
                 }
                 if self.kind.is_final() {
                     forbid_retry(&mut headers);
@@ -165,17 +165,6 @@ impl Error for Rejection {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|err| err as _)
     }
-}
-
-/// Formats a number as a header value; below 100, as most waits are, without an allocation.
-fn number(number: u64) -> HeaderValue {
-    const SMALL: &str = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
-                         5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
-    let small = usize::try_from(number).ok().and_then(|number| {
-        let start = number.checked_mul(2)?;
-        SMALL.get(start + usize::from(number < 10)..start + 2)
-    });
-    small.map_or_else(|| HeaderValue::from(number), HeaderValue::from_static)
 }
 
 fn whole_seconds_up(wait: Duration) -> u64 {

@@ -109,7 +109,7 @@ pub enum Matter {
 
 /// Returns the [`Verdict`] on the outcome of an attempt. See the [module](self) for how to replace or wrap a classifier.
 ///
-/// Called once per attempt, including successes: keep it cheap.
+/// Called once per attempt by each layer that judges it, including successes: keep it cheap.
 ///
 /// ```
 /// use tower_buttress::RetryAfterBackoffLayer;

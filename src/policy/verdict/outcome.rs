@@ -102,7 +102,8 @@ impl<'a> Outcome<'a> {
         self
     }
 
-    /// The request. All layers pass it to classifiers that [need](super::Classify::needs_request) it.
+    /// The request. Breaker, retries, fallback and last good answers pass it to classifiers that
+    /// [need](super::Classify::needs_request) it; queue and pace judge by the answer alone.
     #[must_use]
     pub const fn request(&self) -> Option<RequestView<'a>> {
         self.request
