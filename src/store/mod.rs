@@ -178,9 +178,9 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// # Errors
     ///
     /// Returns an error if the store cannot answer (for example because its backend is unreachable) and its operator
-    /// prefers no call to a duplicate call. The layer treats it as [`Claim::Full`], with the error as its cause: the call
-    /// passes, or is refused if the layer has [`strict_keys`](crate::DedupLayer::strict_keys) and the request a key. A
-    /// store that can work with this process's knowledge alone should do so and return no error.
+    /// prefers no call to a duplicate call. As with [`Claim::Full`] the call passes, or is refused if the layer has
+    /// [`strict_keys`](crate::DedupLayer::strict_keys) and the request a key: as unreachable, with the error as the cause.
+    /// A store that can work with this process's knowledge alone should do so and return no error.
     ///
     /// # Cancel safety
     ///
