@@ -386,6 +386,16 @@ pub use self::layers::{
 #[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
 pub use self::layers::{last_good, resume, stream_guard};
 
+/// The types that the services, futures and bodies of several layers are aliases of. Layers make them.
+pub mod generic {
+    pub use crate::admission::{Guarded, GuardedBody, GuardedFuture};
+    pub use crate::body::either::EitherBody;
+    pub use crate::body::monitored::MonitoredBody;
+    pub use crate::body::observed::Observed;
+    pub use crate::body::prefixed::PrefixedBody;
+    pub use crate::rt::layered::Layered;
+}
+
 pub use self::body::ending::Ending;
 pub use self::body::request::CallBody;
 #[cfg(feature = "tower")]

@@ -19,10 +19,10 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 
-pub(crate) use self::body::GuardedBody;
+pub use self::body::GuardedBody;
 pub(crate) use self::caller::CallerHasher;
-pub(crate) use self::future::GuardedFuture;
-pub(crate) use self::service::Guarded;
+pub use self::future::GuardedFuture;
+pub use self::service::Guarded;
 use crate::error::BoxError;
 use crate::rejection::Rejection;
 
