@@ -62,7 +62,7 @@ async fn measure() -> Fallible<()> {
         one.ping().await;
         ping.push(begun.elapsed());
     }
-    row("PING, one after the other", &mut ping, cpu.spent()? - before, OPERATIONS);
+    row("ping (a script of four commands), one after the other", &mut ping, cpu.spent()? - before, OPERATIONS);
 
     let mut claims = Vec::new();
     let before = cpu.spent()?;

@@ -30,7 +30,7 @@
 //!
 //! | Promise | Holds when | Otherwise |
 //! |---|---|---|
-//! | At most one upstream call per key | One Redis primary answers within `patience`, the calling process is neither dead nor suspended for longer than the lease (10 s), and Redis evicts nothing | Two calls, each whole, each read by its own callers |
+//! | At most one upstream call per key | One Redis primary answers within `patience`, the calling process is neither dead nor suspended for longer than the lease (10 s), the tenant has room (`tenant_bytes`), the answer is within `max_log`, and Redis has memory and evicts nothing | Two calls, each whole, each read by its own callers |
 //! | No caller reads another tenant's answer | Always: the key contains the tenant, the log repeats key and payload, and both are compared | |
 //! | A truncated answer never looks whole | Always: a log ends with the number of its records and bytes; anything else is an error | |
 //! | A replay is whole | Always: an answer is kept only under the lease of the calling process, and only at its full length | |
@@ -56,7 +56,7 @@
 //!
 //! | Key | Content | Lifetime |
 //! |---|---|---|
-//! | `buttress:1:{K}:m` | The holder of a key: a digest of the request, the lease, the process | The lease (10 s) in flight, the layer's window when kept |
+//! | `buttress:1:{K}:m` | The holder of a key: a digest of the request, the lease, the process; of a kept answer also the digest of the tenant, and what the answer counts in its quota | The lease (10 s) in flight, the layer's window when kept |
 //! | `buttress:1:{K}:r:T` | The answer: head, data, trailers, end, without `Set-Cookie` | Three leases while shared, the window when kept |
 //! | `buttress:1:{K}:c:T` | Channel of an answer that another process reads live | |
 //! | `buttress:1:{T}:u` | The bytes of a tenant's kept answers, by expiry | The longest window |
@@ -65,7 +65,7 @@
 //! | `buttress:1:{H}:h` | For the token of a resumable answer: the digests of its request and tenant, the lease, the process | The answer's window (5 minutes), renewed in flight; stored again after a restart of Redis. About 400 bytes each: at most 16 per answer, and one per answer that the layer holds (16,384 per process, 2,048 per tenant) |
 //! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | A circuit: the processes that find the upstream failing, those that use it, its open time, the lease of the probe | 1 to 10 minutes |
 //! | `buttress:1:{C}:o` | An operator's order to a circuit, its number, which is the time when it was given, and 16 random bytes for each of the last 16 orders | A day, renewed while a process uses the circuit |
-//! | `buttress:1:{K}:g` | A last good answer: head, data, end, without `Set-Cookie` | The layer's `ttl` (1 h) |
+//! | `buttress:1:{K}:g` | A last good answer: head, data, end, without `Set-Cookie`; the digest of the tenant, and what the answer counts in its quota | The layer's `ttl` (1 h) |
 //! | `buttress:1:{K}:n` | For a request in its normal form: the digest of the last answered request | The same |
 //! | `buttress:1:{T}:y` | The bytes of a tenant's last good answers, by expiry | The same |
 //! | `buttress:1:{L}:w` | The pause of a credential's calls to a host | The pause, at most 60 s |
@@ -101,7 +101,9 @@
 //!
 //! A leading call costs one script before it, one after it, and one every 3.3 s in between; Redis 7 on one core handled 23,000
 //! claims per second. A kept answer takes its size and about 500 bytes until its window ends: 100 answers of 4 KiB per second,
-//! kept for an hour, take 1.7 GB. Choose the layer's windows accordingly. A live stream costs one write per part, only while
+//! kept for an hour, take 1.7 GB. Choose the layer's windows accordingly. A conversation takes up to
+//! 1.5 KiB for an hour after its last message. Without caller keys each credential is a tenant, invented ones too: for
+//! conversations require keys, or bound Redis's `maxmemory`. A live stream costs one write per part, only while
 //! another process reads it, and at most 8 MiB ([`max_log`](RedisStore::max_log)). With [`FleetLastGood`] Redis stores every whole
 //! answer: 100 different answers of 4 KiB per second take 1.5 GB in an hour.
 //!

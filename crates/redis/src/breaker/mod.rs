@@ -44,7 +44,8 @@ use crate::driver::Updates;
 ///   the probe, whenever that comes; the others stay open until they hear the result. All processes share the count of
 ///   probes without an answer, so open times double for the fleet. A process that refuses a call requests the lease; one
 ///   that has it and had no call for 2 s (after its first return 8 s, then 32 s) returns it then. One that dies loses it
-///   after 10 s, during its probe after a minute. No second process joins a long probe.
+///   after 10 s, during its probe after a minute; one that is suspended for longer may probe beside the next. No other
+///   process joins a long probe.
 /// - *The probe succeeds*: all circuits close. For 10 s, one failure reopens them.
 /// - *A process starts*: it reads each circuit at its first use, and learns of an open one. With
 ///   [`key_by_model`](tower_buttress::CircuitBreakerLayer::key_by_model) a model has its circuit only after this process

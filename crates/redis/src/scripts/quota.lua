@@ -1,7 +1,7 @@
 -- Gives back what an answer takes of its tenant's quota. Answers of older versions do not say what that is.
-local function give_back(quota, entry)
-  local v = redis.call('HMGET', entry, 'e', 'z')
-  if v[1] and v[2] and redis.call('HEXISTS', quota, v[1]) == 1 then
-    if redis.call('HINCRBY', quota, v[1], 0 - v[2]) <= 0 then redis.call('HDEL', quota, v[1]) end
+-- Behind the deletion: Redis refuses a first command that may take memory when it has none.
+local function give_back(quota, expires, cost)
+  if expires and cost and redis.call('HEXISTS', quota, expires) == 1 then
+    if redis.call('HINCRBY', quota, expires, 0 - cost) <= 0 then redis.call('HDEL', quota, expires) end
   end
 end

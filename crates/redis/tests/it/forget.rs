@@ -252,3 +252,19 @@ async fn quotas_are_the_same_on_a_real_redis() {
     let server = Server::start();
     what_is_deleted_no_longer_counts(Redis::new(server.fresh().patience(PATIENCE)).unwrap()).await;
 }
+
+#[tokio::test]
+async fn a_redis_without_memory_forgets() {
+    let server = Server::start();
+    let redis = Redis::new(server.fresh().patience(PATIENCE)).unwrap();
+    let (tenant, print) = (Tenant::new("acme"), |byte| Fingerprint::from_bytes([byte; 32]));
+    let ttl = Duration::from_secs(600);
+    for exact in [1, 2] {
+        let keys = LastGoodKeys::new(print(100), Some(TenantHash::of(&tenant)), print(exact), None);
+        let bytes = Bytes::from_static(b"answer");
+        let answer = KeptAnswer { keys, bytes, age: Duration::ZERO, ttl, tenant_bytes: 10_000 };
+        assert!(redis.remember(answer).await.unwrap());
+    }
+    server.say("CONFIG SET maxmemory 1").await.unwrap();
+    assert_eq!(redis.forget_kept(Some(&tenant)).await.unwrap(), 2);
+}
