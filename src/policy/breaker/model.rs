@@ -256,7 +256,7 @@ impl Model {
         (CircuitDecision::Granted(CallGrant { generation, role: CallRole::Probe { id: *given } }), reported)
     }
 
-    /// Removes a probe. Returns `None` if there is none, and false if a later wave of probes is in flight.
+    /// Removes a probe. Returns `None` if there is none, and false if probes that began later are in flight and decide.
     fn remove(&mut self, grant: CallGrant) -> Option<bool> {
         let Mode::HalfOpen { probes, waves, .. } = &mut self.state else { return None };
         let place = probes.iter().position(|probe| grant.role == CallRole::Probe { id: probe.id })?;
