@@ -176,7 +176,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether the request has passed so many gateways that it runs in a circle.
+/// Whether the request has passed so many gateways that they must be forwarding it in a loop.
 pub(crate) fn is_loop(headers: &HeaderMap) -> bool {
     members(headers, &VIA).filter(|hop| hop.split(' ').nth(1) == Some(OWN_NAME)).count() >= MAX_GATEWAYS
 }
