@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::header::ACCEPT_ENCODING;
 use http::{Extensions, HeaderMap, HeaderName, Method, Request, Uri};
 
 use super::config::Config;
@@ -21,6 +22,8 @@ pub(super) struct CallConfig {
     pub(super) json_lines: bool,
     /// The caller forbids changes to the body.
     pub(super) no_transform: bool,
+    /// When the stream begins without an answer; `None`: never.
+    pub(super) begins_after: Option<Duration>,
     /// `None`: the caller gets no notices.
     pub(super) notices: Option<Box<CallNotices>>,
 }
@@ -30,13 +33,21 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 // === impl CallConfig ===
 
 impl CallConfig {
+    /// Removes the `Accept-Encoding` of a request whose stream may begin early: a compressed answer could not follow.
     pub(super) fn new<B>(layer: &Config, request: &mut Request<B>) -> Self {
         let mut layer = layer.clone();
         if request.method() == Method::HEAD {
             layer.interval = None;
         }
         if layer.interval.is_none() {
-            return Self { layer, kind: None, json_lines: false, no_transform: false, notices: None };
+            return Self {
+                layer,
+                kind: None,
+                json_lines: false,
+                no_transform: false,
+                begins_after: None,
+                notices: None,
+            };
         }
         if let Some(frame) = request.extensions().get::<HeartbeatFrame>() {
             layer.frame = frame.clone();
@@ -48,12 +59,16 @@ impl CallConfig {
         let no_transform = head::no_transform(request.headers());
         let text = layer.notices.as_ref().filter(|_| !no_transform);
         let notices = text.map(|text| Box::new(CallNotices::of(text, request)));
-        Self { layer, kind, json_lines, no_transform, notices }
+        let mut config = Self { layer, kind, json_lines, no_transform, begins_after: None, notices };
+        config.begins_after = config.begins_after(request);
+        if config.begins_after.is_some() {
+            request.headers_mut().remove(ACCEPT_ENCODING);
+        }
+        config
     }
 
-    /// Returns after what time the stream of this request begins without an answer; `None`: never.
-    pub(super) fn begins_after<B>(&self, request: &Request<B>) -> Option<Duration> {
-        let after = self.layer.before_headers.filter(|_| self.layer.interval.is_some() && !self.no_transform)?;
+    fn begins_after<B>(&self, request: &Request<B>) -> Option<Duration> {
+        let after = self.layer.before_headers.filter(|_| !self.no_transform)?;
         let begins = if self.json_lines {
             // JSON lines have no heartbeats: only a notice can come before the answer.
             self.notices.is_some()

@@ -1,17 +1,22 @@
 //! Which responses the layer changes, and their heads.
 
-use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Body;
 
 use crate::proto::dialect::Kind;
 use crate::proto::digests;
 use crate::proto::event_stream::EventStream;
-use crate::proto::media_type::BodyForm;
-use crate::proto::{bodiless, list};
+use crate::proto::media_type::{BodyForm, NDJSON};
+use crate::proto::{bodiless, list, retry_after};
 
 /// Tells nginx not to buffer the stream.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// In a response's extensions: its head was sent before there was an answer, and says nothing about it. See
+/// [`SseHeartbeatLayer::before_headers`](crate::SseHeartbeatLayer::before_headers).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadersSentEarly;
 
 /// How the layer handles a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +74,19 @@ fn is_json_lines(headers: &HeaderMap) -> bool {
 /// Whether `Cache-Control` says `no-transform`.
 pub(super) fn no_transform(headers: &HeaderMap) -> bool {
     list::members(headers, &CACHE_CONTROL).any(|directive| directive.eq_ignore_ascii_case(b"no-transform"))
+}
+
+/// The head of a stream whose answer is not there yet.
+pub(super) fn early(json_lines: bool, forbids_retry: bool) -> Response<()> {
+    let mut response = Response::new(());
+    let content_type = if json_lines { NDJSON } else { "text/event-stream" };
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    adapt(response.headers_mut());
+    if forbids_retry {
+        retry_after::forbid_retry(response.headers_mut());
+    }
+    response.extensions_mut().insert(HeadersSentEarly);
+    response
 }
 
 /// Corrects the head of a stream to which bytes are added.

@@ -16,7 +16,8 @@ mod service;
 mod state;
 
 pub use self::body::SseHeartbeatBody;
-pub use self::future::{HeadersSentEarly, SseHeartbeatFuture};
+pub use self::future::SseHeartbeatFuture;
+pub use self::head::HeadersSentEarly;
 pub use self::layer::SseHeartbeatLayer;
 pub use self::service::SseHeartbeat;
 pub use crate::policy::heartbeat_frame::{CustomFrame, HeartbeatFrame};

@@ -2,13 +2,26 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::Response;
+use pin_project_lite::pin_project;
 
 use super::head;
 use crate::error::{BoxError, UnexpectedResponse, UpstreamError};
 use crate::rejection::Rejection;
+use crate::rt::timeout::Timeout;
+
+pin_project! {
+    /// A call whose head is sent early if its answer takes long.
+    #[project = EarlyCallProj]
+    pub(super) enum EarlyCall<F> {
+        Never { #[pin] call: F },
+        // The call is taken when the head is sent.
+        After { call: Option<Pin<Box<F>>>, after: Duration, timeout: Timeout },
+    }
+}
 
 /// A call whose head was sent before its answer.
 ///
@@ -22,8 +35,33 @@ pub(super) struct PendingAnswer<B> {
 
 type PendingCall<B> = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
 
-/// The call, with its error boxed.
-struct Boxing<F>(Pin<Box<F>>);
+// === impl EarlyCall ===
+
+impl<F: Future> EarlyCall<F> {
+    /// `after`: the time after which the head is sent; `None`: never.
+    pub(super) fn new(call: F, after: Option<Duration>) -> Self {
+        match after {
+            None => Self::Never { call },
+            Some(after) => Self::After { call: Some(Box::pin(call)), after, timeout: Timeout::default() },
+        }
+    }
+
+    /// Ready with the answer, or with the call when its head is to be sent.
+    pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<F::Output, Pin<Box<F>>>> {
+        match self.project() {
+            EarlyCallProj::Never { call } => call.poll(cx).map(Ok),
+            EarlyCallProj::After { call: slot, after, timeout } => {
+                // Polled again after its head was sent.
+                let Some(call) = slot else { return Poll::Pending };
+                if let Poll::Ready(answer) = call.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(answer));
+                }
+                ready!(timeout.poll_after(*after, cx));
+                slot.take().map_or(Poll::Pending, |call| Poll::Ready(Err(call)))
+            }
+        }
+    }
+}
 
 // === impl PendingAnswer ===
 
@@ -33,7 +71,7 @@ impl<B> PendingAnswer<B> {
         F: Future<Output = Result<Response<B>, E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        Self { call: Mutex::new(Box::pin(Boxing(call))), json_lines }
+        Self { call: Mutex::new(Box::pin(async move { call.await.map_err(Into::into) })), json_lines }
     }
 
     /// Returns the answer, if it can follow the sent head.
@@ -59,19 +97,5 @@ fn judge<B>(response: Response<B>, json_lines: bool) -> Result<Response<B>, BoxE
 impl<B> fmt::Debug for PendingAnswer<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PendingAnswer").finish_non_exhaustive()
-    }
-}
-
-// === impl Boxing ===
-
-impl<F, B, E> Future for Boxing<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-    E: Into<BoxError>,
-{
-    type Output = Result<Response<B>, BoxError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map_err(Into::into)
     }
 }

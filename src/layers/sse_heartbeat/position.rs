@@ -1,5 +1,7 @@
 //! The reader's position in an event stream.
 
+use http::Extensions;
+
 use crate::body::ending::Ending;
 use crate::proto::sse::Scanner;
 
@@ -20,7 +22,7 @@ impl StreamPosition<'_> {
     }
 }
 
-/// The [`Ending`] of an answer, if a layer inside tracks ids in its stream.
-pub(super) fn followed(answer: Option<&Ending>) -> Option<Ending> {
-    answer.filter(|ending| ending.may_have_ids().is_some()).cloned()
+/// The [`Ending`] of an answer with these extensions, if a layer inside tracks ids in its stream.
+pub(super) fn followed(answer: &Extensions) -> Option<Ending> {
+    answer.get().filter(|ending: &&Ending| ending.may_have_ids().is_some()).cloned()
 }

@@ -1,7 +1,6 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::ACCEPT_ENCODING;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
@@ -31,11 +30,6 @@ where
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let config = CallConfig::new(&self.config, &mut request);
-        let Some(after) = config.begins_after(&request) else {
-            return SseHeartbeatFuture::new(self.inner.call(request), config);
-        };
-        // A compressed answer could not follow the heartbeats.
-        request.headers_mut().remove(ACCEPT_ENCODING);
-        SseHeartbeatFuture::beginning(self.inner.call(request), config, after)
+        SseHeartbeatFuture::new(self.inner.call(request), config)
     }
 }

@@ -1,9 +1,10 @@
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Extensions, Response};
-use http_body::Frame;
+use http_body::{Body, Frame, SizeHint};
 use memchr::memmem;
 
 use super::bom::BomStripper;
@@ -11,7 +12,7 @@ use super::call_config::CallConfig;
 use super::config::NAME;
 use super::delayed_end::DelayedEnd;
 use super::failure;
-use super::head;
+use super::head::{self, AnswerKind};
 use super::notices::CallNotices;
 use super::pending::PendingAnswer;
 use super::position::{self, StreamPosition};
@@ -20,7 +21,7 @@ use crate::body::ending::Ending;
 use crate::error::{BoxError, StreamSilent};
 use crate::event::{Emitter, Event};
 use crate::policy::heartbeat_frame::HeartbeatFrame;
-use crate::policy::heartbeat_schedule::HeartbeatSchedule;
+use crate::policy::heartbeat_schedule::{HeartbeatSchedule, NextAction};
 use crate::proto::dialect::Kind;
 use crate::proto::sse::Scanner;
 use crate::rt::clock;
@@ -29,15 +30,14 @@ use crate::rt::timeout::StreamTimeout;
 /// Keeps one event stream alive.
 #[derive(Debug)]
 pub struct HeartbeatState<B> {
-    pub(super) scanner: Scanner,
+    scanner: Scanner,
     /// From a layer inside that tracks ids.
     ids: Option<Ending>,
-    pub(super) schedule: HeartbeatSchedule,
-    pub(super) timeout: StreamTimeout,
+    schedule: HeartbeatSchedule,
+    timeout: StreamTimeout,
     pub(super) mode: Mode<B>,
-    /// Whether anything was inserted. If not, a stream that begins early needs a first heartbeat, which makes proxies
-    /// forward the head.
-    pub(super) added: bool,
+    /// Whether anything was inserted.
+    added: bool,
     /// `None`: no heartbeats.
     frame: Option<HeartbeatFrame>,
     error_events: bool,
@@ -65,36 +65,66 @@ pub(super) enum Mode<B> {
 // === impl HeartbeatState ===
 
 impl<B> HeartbeatState<B> {
-    /// For an event stream that has begun.
-    pub(super) fn of_stream(config: CallConfig, answer: &Response<B>) -> Self {
-        let state = Self::new(&config, config.frame(answer.extensions()), config.kind_of_event_stream());
-        Self { notices: config.notices.map(in_event_stream), ids: position::followed(Ending::of(answer)), ..state }
-    }
-
-    /// For a stream of JSON lines.
-    pub(super) fn of_json_lines(config: CallConfig) -> Self {
-        let state = Self::new(&config, None, config.kind);
-        Self { notices: config.notices, ..state }
-    }
-
-    /// For a stream that must not change. Only an error event replaces its rest.
-    pub(super) fn of_unchanged(config: &CallConfig, json_lines: bool, answer: &Response<B>) -> Self {
-        let kind = if json_lines { config.kind } else { config.kind_of_event_stream() };
-        let schedule = HeartbeatSchedule::new(Duration::MAX, None);
-        Self { schedule, ids: position::followed(Ending::of(answer)), ..Self::new(config, None, kind) }
-    }
-
-    /// For a stream that begins before its answer.
-    pub(super) fn of_pending(call: PendingAnswer<B>, mut config: CallConfig) -> Self {
-        let (state, notices) = if config.json_lines {
-            (Self::new(&config, None, config.kind), config.notices.take())
-        } else {
-            let frame = config.frame(&Extensions::new());
-            let notices = config.notices.take().map(in_event_stream);
-            (Self::new(&config, frame, config.kind_of_event_stream()), notices)
+    /// Decides how to handle an answer, and adapts its head. `None`: it passes untouched.
+    pub(super) fn of_answer(config: &mut CallConfig, answer: &mut Response<B>) -> Option<Self>
+    where
+        B: Body,
+    {
+        config.layer.interval?;
+        let (kind, error_events) = (AnswerKind::of(answer, config.kind), config.layer.error_events);
+        let forbidden = match kind {
+            AnswerKind::Other => return None,
+            AnswerKind::Untouched(reason) => Some(reason),
+            _ if config.no_transform => Some("the caller forbids changes"),
+            _ => head::no_transform(answer.headers()).then_some("the upstream forbids changes"),
         };
+        if let Some(reason) = forbidden.filter(|_| kind != AnswerKind::JsonLines) {
+            config.layer.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+        }
+        match kind {
+            AnswerKind::EventStream if forbidden.is_none() => {
+                head::adapt(answer.headers_mut());
+                Some(Self::inserting(config, false, answer.extensions()))
+            }
+            AnswerKind::JsonLines if forbidden.is_none() && (error_events || config.notices.is_some()) => {
+                head::forget_bytes(answer.headers_mut());
+                Some(Self::inserting(config, true, answer.extensions()))
+            }
+            AnswerKind::EventStream | AnswerKind::JsonLines if error_events => {
+                // The stream must not change. Only an error event replaces its rest.
+                let kind = config.kind.filter(|_| kind == AnswerKind::JsonLines).or(config.kind_of_event_stream());
+                let schedule = HeartbeatSchedule::new(Duration::MAX, None);
+                let ids = position::followed(answer.extensions());
+                Some(Self { schedule, ids, ..Self::new(config, None, kind) })
+            }
+            _ => None,
+        }
+    }
+
+    /// The head of a stream that begins before its answer, and its state.
+    #[cold]
+    pub(super) fn begin<F, E>(call: Pin<Box<F>>, mut config: CallConfig) -> Response<Self>
+    where
+        F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let json_lines = config.json_lines;
+        let early = head::early(json_lines, config.layer.mark_exhausted == Some(true));
+        let state = Self::inserting(&mut config, json_lines, &Extensions::new());
+        let mode = Mode::Pending(Box::new((PendingAnswer::new(call, json_lines), config)));
         // The status can no longer report an error.
-        Self { error_events: true, notices, mode: Mode::Pending(Box::new((call, config))), ..state }
+        early.map(|()| Self { error_events: true, mode, ..state })
+    }
+
+    /// For a stream that may change.
+    fn inserting(config: &mut CallConfig, json_lines: bool, answer: &Extensions) -> Self {
+        let notices = config.notices.take();
+        if json_lines {
+            return Self { notices, ..Self::new(config, None, config.kind) };
+        }
+        let notices = notices.map(|notices| Box::new(notices.in_event_stream()));
+        let state = Self::new(config, config.frame(answer), config.kind_of_event_stream());
+        Self { notices, ids: position::followed(answer), ..state }
     }
 
     fn new(config: &CallConfig, frame: Option<HeartbeatFrame>, kind: Option<Kind>) -> Self {
@@ -116,9 +146,29 @@ impl<B> HeartbeatState<B> {
         }
     }
 
+    /// The upstream has sent nothing. Ready with a notice or a heartbeat; with `None` if the stream must end.
+    #[inline]
+    pub(super) fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        if let Some(notice) = self.notice(cx) {
+            return Poll::Ready(Some(notice));
+        }
+        let now = self.schedule.waiting(clock::now);
+        let Some((at, due)) = self.schedule.due(self.may_beat()) else { return Poll::Pending };
+        ready!(match now {
+            Some(now) => self.timeout.poll_until_from(now, at, cx),
+            None => self.timeout.poll_until(at, cx),
+        });
+        Poll::Ready((due == NextAction::Beat).then(|| self.beat()))
+    }
+
+    /// Whether a stream that began early lacks its first heartbeat, which makes proxies forward the head.
+    pub(super) fn owes_beat(&self) -> bool {
+        !self.added && self.may_beat()
+    }
+
     /// Whether a heartbeat may be inserted at this position.
     #[inline]
-    pub(super) fn may_beat(&self) -> bool {
+    fn may_beat(&self) -> bool {
         self.frame.as_ref().is_some_and(|frame| self.may_take(frame))
     }
 
@@ -133,7 +183,7 @@ impl<B> HeartbeatState<B> {
     }
 
     #[inline]
-    pub(super) fn follow(&mut self, frame: &Frame<Bytes>) {
+    fn follow(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) {
             if self.ids.is_some() || self.scanner.id_seen() {
                 self.scanner.skim(data);
@@ -166,44 +216,60 @@ impl<B> HeartbeatState<B> {
         self.sequence = number.saturating_add(1);
     }
 
-    /// Handles the answer to a call whose head was sent early.
+    /// Handles the answer to a call whose head was sent early. Returns its body.
     #[cold]
-    pub(super) fn answered(&mut self, answer: &Response<B>) {
+    pub(super) fn answered(&mut self, answer: Response<B>) -> B {
         if let Mode::Pending(pending) = &self.mode {
             let config = &pending.1;
             self.frame = if config.json_lines { None } else { config.frame(answer.extensions()) };
         }
-        self.ids = position::followed(Ending::of(answer));
+        self.ids = position::followed(answer.extensions());
         self.schedule.heard();
         // Heartbeats have gone out.
         self.mode = Mode::BomPending(BomStripper::default());
+        answer.into_body()
     }
 
-    /// Handles a frame that is not data, and data that may begin with a byte order mark.
+    /// Handles what the upstream has sent. Returns whether to forward it: data that is withheld or removed completely is
+    /// not a frame.
+    #[inline]
+    pub(super) fn on_ready(&mut self, polled: &mut Polled) -> bool {
+        match polled {
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => match &mut self.mode {
+                Mode::BomPending(_) => return self.strip(frame),
+                _ => self.follow(frame),
+            },
+            _ => self.on_end(polled),
+        }
+        true
+    }
+
+    /// Handles data that may begin with a byte order mark.
+    #[cold]
+    fn strip(&mut self, frame: &mut Frame<Bytes>) -> bool {
+        let (Mode::BomPending(mark), Some(data)) = (&mut self.mode, frame.data_mut()) else { return true };
+        let was_empty = data.is_empty();
+        self.schedule.heard();
+        if let Some(notices) = &mut self.notices {
+            notices.on_data(data);
+        }
+        mark.strip(&mut self.scanner, data);
+        if !data.is_empty() {
+            self.schedule.sent();
+        }
+        if !self.scanner.bom_is_possible() {
+            self.mode = Mode::Follow;
+        }
+        was_empty || !data.is_empty()
+    }
+
+    /// Handles trailers, an error, or the end.
     #[cold]
     #[inline(never)]
-    pub(super) fn on_unusual(&mut self, polled: &mut Polled) {
+    fn on_end(&mut self, polled: &mut Polled) {
         let Poll::Ready(ready) = polled else { return };
-        let held = match (&mut self.mode, &mut *ready) {
-            (Mode::BomPending(mark), Some(Ok(frame))) if frame.is_data() => {
-                self.schedule.heard();
-                if let Some(data) = frame.data_mut() {
-                    if let Some(notices) = &mut self.notices {
-                        notices.on_data(data);
-                    }
-                    mark.strip(&mut self.scanner, data);
-                    if !data.is_empty() {
-                        self.schedule.sent();
-                    }
-                }
-                if !self.scanner.bom_is_possible() {
-                    self.mode = Mode::Follow;
-                }
-                return;
-            }
-            // Data right after a mark that was removed as a whole frame.
-            (Mode::Follow, Some(Ok(frame))) if frame.is_data() => return self.follow(frame),
-            (Mode::BomPending(mark), _) => mark.release(),
+        let held = match &mut self.mode {
+            Mode::BomPending(mark) => mark.release(),
             _ => Bytes::new(),
         };
         self.mode = Mode::Over;
@@ -242,7 +308,7 @@ impl<B> HeartbeatState<B> {
     }
 
     #[cold]
-    pub(super) fn beat(&mut self) -> Polled {
+    pub(super) fn beat(&mut self) -> Frame<Bytes> {
         let bytes = self
             .frame
             .as_ref()
@@ -254,7 +320,7 @@ impl<B> HeartbeatState<B> {
 
     /// Returns the next notice, while the upstream is silent. It affects neither the upstream's limits nor its activity.
     #[inline]
-    pub(super) fn notice(&mut self, cx: &Context<'_>) -> Option<Polled> {
+    fn notice(&mut self, cx: &Context<'_>) -> Option<Frame<Bytes>> {
         // Between JSON lines corresponds to where a comment may be between the lines of an event.
         let frame =
             if self.kind == Some(Kind::Ollama) { &HeartbeatFrame::CommentNoBlank } else { &HeartbeatFrame::Comment };
@@ -264,13 +330,13 @@ impl<B> HeartbeatState<B> {
     }
 
     #[cold]
-    fn insert(&mut self, bytes: Bytes) -> Polled {
+    fn insert(&mut self, bytes: Bytes) -> Frame<Bytes> {
         if self.scanner.at_stream_start() && matches!(self.mode, Mode::Follow) {
             self.mode = Mode::BomPending(BomStripper::default());
         }
         self.added = true;
         self.schedule.beat(clock::now());
-        Poll::Ready(Some(Ok(Frame::data(bytes))))
+        Frame::data(bytes)
     }
 
     /// Ends the stream after too long a silence of the upstream.
@@ -285,13 +351,38 @@ impl<B> HeartbeatState<B> {
     #[cold]
     pub(super) fn fail(&mut self, err: BoxError) -> Polled {
         let mut ended = Poll::Ready(Some(Err(err)));
-        self.on_unusual(&mut ended);
+        self.on_end(&mut ended);
         ended
     }
 }
 
-fn in_event_stream(notices: Box<CallNotices>) -> Box<CallNotices> {
-    Box::new(notices.in_event_stream())
+// === impl Mode ===
+
+impl<B> Mode<B> {
+    /// Whether nothing follows the inner body.
+    pub(super) fn is_over(&self) -> bool {
+        match self {
+            Self::Pending(_) => false,
+            Self::Last(last) => last.is_over(),
+            Self::BomPending(mark) => mark.is_empty(),
+            Self::Follow | Self::Over => true,
+        }
+    }
+
+    /// The size of the body, given that of the inner one; `is_over`: it has ended.
+    pub(super) fn size(&self, inner: SizeHint, is_over: bool) -> SizeHint {
+        let least = match self {
+            Self::Over => return inner,
+            _ if is_over => return SizeHint::with_exact(0),
+            Self::Follow => inner.lower(),
+            // A mark may be removed.
+            Self::BomPending(_) => inner.lower().saturating_sub(3),
+            Self::Pending(_) | Self::Last(_) => 0,
+        };
+        let mut size = SizeHint::new();
+        size.set_lower(least);
+        size
+    }
 }
 
 #[cfg(test)]
@@ -307,10 +398,10 @@ mod tests {
         let config = Config { interval: Some(Duration::from_secs(1)), ..Config::disabled() };
         let mut request = Request::new(());
         *request.uri_mut() = http::Uri::from_static("/v1/responses");
-        let config = CallConfig::new(&config, &mut request);
-        let mut answer = Response::new(Empty::new());
+        let mut config = CallConfig::new(&config, &mut request);
+        let mut answer = Response::new(Empty::<Bytes>::new());
         answer.extensions_mut().insert(ending);
-        HeartbeatState::of_stream(config, &answer)
+        HeartbeatState::inserting(&mut config, false, answer.extensions())
     }
 
     fn follow(state: &mut HeartbeatState<Empty<Bytes>>, number: u64) -> u64 {
