@@ -101,21 +101,7 @@ impl<B: CircuitBackend> Circuits<B> {
     fn watch(&mut self, circuit: PeerCircuit) -> CircuitId {
         let id = self.group.circuit(circuit.key());
         self.circuits.retain(|_, watched| watched.circuit.handle().is_some());
-        let look_at = Instant::now() + LOOK_CLOSED;
-        self.circuits.entry(id).or_insert_with(|| Watched {
-            circuit,
-            probe: Probe::None,
-            returns: 0,
-            look_at,
-            is_to_tell: false,
-            owes_vote: false,
-            owes_verdict: None,
-            opened: None,
-            order: None,
-            order_given: None,
-            obeyed_since: Instant::now(),
-            owes_order: None,
-        });
+        self.circuits.entry(id).or_insert_with(|| Watched::new(circuit));
         id
     }
 

@@ -86,16 +86,30 @@ impl Watched {
                 if is_sure && !is_returned {
                     return Some(ProbeStep::Renew(lease));
                 }
-                if is_sure {
-                    self.returns += 1;
-                    self.hold_until_called(jittered(NO_CALL));
-                } else {
-                    self.probe = Probe::None;
-                }
-                Some(ProbeStep::GiveBack(lease))
+                self.give_back(lease, is_sure)
             }
             _ => None,
         }
+    }
+
+    /// Returns the lease, unless a call has begun to probe meanwhile: then it keeps it.
+    fn give_back(&mut self, lease: Token, is_sure: bool) -> Option<ProbeStep> {
+        let ours = std::mem::replace(&mut self.probe, Probe::None);
+        self.hold_until_called(jittered(NO_CALL));
+        // From the hold on no further call probes.
+        if self.is_probing() {
+            self.probe = ours;
+            if let Probe::Ours { renew_at, .. } = &mut self.probe {
+                *renew_at = None;
+            }
+            return None;
+        }
+        if is_sure {
+            self.returns += 1;
+        } else {
+            self.probe = Probe::None;
+        }
+        Some(ProbeStep::GiveBack(lease))
     }
 
     /// Handles the reply to a renewed lease. On failure the next look repeats it.
@@ -145,6 +159,61 @@ impl Watched {
             StepReply::GivenBack(lease, given_back) => {
                 self.verdict_reported(lease, ProbeVerdict::GivenBack, &given_back);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+
+    use http::{Request, Response, StatusCode};
+    use tower::{Layer, ServiceExt, service_fn};
+    use tower_buttress::{
+        CircuitBreakerConfig, CircuitBreakerLayer, CircuitChange, CircuitPeers, CircuitState, PeerCircuit,
+    };
+
+    use super::*;
+
+    /// The circuit of a layer.
+    #[derive(Clone, Default)]
+    struct Peers(Arc<Mutex<Option<PeerCircuit>>>);
+
+    impl CircuitPeers for Peers {
+        fn on_new(&self, circuit: PeerCircuit) {
+            *self.0.lock().unwrap() = Some(circuit);
+        }
+
+        fn on_change(&self, _: PeerCircuit, _: &CircuitChange) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_not_returned_once_a_call_probes_with_it() {
+        let peers = Peers::default();
+        let layer = CircuitBreakerLayer::with_config(CircuitBreakerConfig::new()).share(peers.clone());
+        let service = layer.layer(service_fn(|_: Request<String>| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok::<_, Infallible>(Response::builder().status(StatusCode::BAD_GATEWAY).body(String::new()).unwrap())
+        }));
+        let call = || service.clone().oneshot(Request::new(String::new()));
+        while layer.handle().state() != CircuitState::Open {
+            call().await.unwrap();
+        }
+        let circuit = peers.0.lock().unwrap().clone().unwrap();
+        for is_sure in [true, false] {
+            tokio::time::sleep(layer.handle().snapshot().open_for.unwrap()).await;
+            let mut watched = Watched::new(circuit.clone());
+            let lease = Token::random();
+            let (since, renew_at) = (Instant::now(), Some(Instant::now()));
+            watched.probe = Probe::Ours { lease, since, is_sure, is_returned: true, renew_at };
+            let probe = tokio::spawn(call());
+            // The call comes after the task has looked for one, and before it holds the circuit.
+            tokio::task::yield_now().await;
+            assert!(watched.give_back(lease, is_sure).is_none(), "a call probes");
+            assert_eq!(watched.lease(), Some(lease));
+            assert!(watched.due() > Instant::now(), "it is not due while the call probes");
+            probe.await.unwrap().unwrap();
         }
     }
 }

@@ -92,6 +92,23 @@ pub(super) const LOOK_OPEN: Duration = Duration::from_secs(5);
 // === impl Watched ===
 
 impl Watched {
+    pub(super) fn new(circuit: PeerCircuit) -> Self {
+        Self {
+            circuit,
+            probe: Probe::None,
+            returns: 0,
+            look_at: Instant::now() + LOOK_CLOSED,
+            is_to_tell: false,
+            owes_vote: false,
+            owes_verdict: None,
+            opened: None,
+            order: None,
+            order_given: None,
+            obeyed_since: Instant::now(),
+            owes_order: None,
+        }
+    }
+
     /// Holds probes, and requests their lease after `open_for`.
     pub(super) fn hold(&mut self, open_for: Duration) {
         self.returns = 0;
