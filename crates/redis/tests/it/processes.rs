@@ -74,9 +74,17 @@ async fn until_claimed(server: &Server, prefix: &str) {
     panic!("the other process claims nothing");
 }
 
-/// Whose the only key is.
-async fn holder(server: &Server, prefix: &str) -> redis::Value {
-    server.eval("return redis.call('HGET', redis.call('KEYS', ARGV[1] .. ':*:m')[1], 't')", &[prefix]).await
+/// Waits until the answer to the only key is kept, and returns whose it is. A caller reads its end earlier.
+async fn until_kept(server: &Server, prefix: &str) -> redis::Value {
+    let kept = "local key = redis.call('KEYS', ARGV[1] .. ':*:m')[1]
+        return key and redis.call('HGET', key, 's') == 'k' and redis.call('HGET', key, 't') or false";
+    for _ in 0..2000 {
+        match server.eval(kept, &[prefix]).await {
+            redis::Value::Nil => tokio::time::sleep(5 * MS).await,
+            holder => return holder,
+        }
+    }
+    panic!("no answer is kept");
 }
 
 #[tokio::test]
@@ -118,7 +126,8 @@ async fn a_leader_that_is_killed_after_its_head_is_an_error_and_the_next_call_is
 #[tokio::test]
 async fn a_leader_that_is_suspended_loses_its_lease_and_keeps_nothing() {
     let server = Server::start();
-    let mut other = OtherProcess::start(&server, "zombie", 600 * MS);
+    // Longer than it takes to suspend it.
+    let mut other = OtherProcess::start(&server, "zombie", 3000 * MS);
     until_claimed(&server, "zombie").await;
     other.signal("STOP");
     let script = script(600 * MS);
@@ -127,10 +136,14 @@ async fn a_leader_that_is_suspended_loses_its_lease_and_keeps_nothing() {
     let heard = mine.await.unwrap();
     assert!(heard.is_whole(script));
     assert_eq!((here.calls(), heard.role), (1, Some(DedupRole::Leader)));
-    let kept = holder(&server, "zombie").await;
+    let kept = until_kept(&server, "zombie").await;
     other.signal("CONT");
     assert!(other.0.wait().unwrap().success(), "its own caller reads its own answer, all of it");
-    assert_eq!(holder(&server, "zombie").await, kept, "what is kept is the answer of the process that had the lease");
+    assert_eq!(
+        until_kept(&server, "zombie").await,
+        kept,
+        "what is kept is the answer of the process that had the lease"
+    );
     let third = process(&server.url(), "zombie", script);
     assert_eq!(third.ask(Some("k")).await.unwrap().role, Some(DedupRole::Replayed));
     assert_eq!(third.calls(), 0);
