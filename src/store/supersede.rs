@@ -47,6 +47,7 @@ pub struct PeerMessage {
     tenant: Fingerprint,
     conversation: Fingerprint,
     payload: Fingerprint,
+    is_served: bool,
 }
 
 /// The conversations of a layer.
@@ -64,8 +65,14 @@ impl PeerMessage {
         tenant: Fingerprint,
         conversation: Fingerprint,
         payload: Fingerprint,
+        is_served: bool,
     ) -> Self {
-        Self { conversations, tenant, conversation, payload }
+        Self { conversations, tenant, conversation, payload, is_served }
+    }
+
+    /// The upstream has answered its call with a 2xx.
+    pub(crate) fn set_served(&mut self) {
+        self.is_served = true;
     }
 
     /// Identifies the tenant in every process: a digest of its name, or of its credentials.
@@ -84,6 +91,13 @@ impl PeerMessage {
     #[must_use]
     pub fn payload(&self) -> &Fingerprint {
         &self.payload
+    }
+
+    /// Whether the tenant is authenticated, or the upstream has answered this call with a 2xx. Any caller can invent
+    /// other tenants: limit all of these together as one tenant.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.is_served
     }
 
     /// Reports a newer message in another process. The calls of this one end, and it is refused when it comes again.

@@ -85,17 +85,21 @@ impl EnteredMessage {
     where
         B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
     {
-        let Self { call, config, .. } = self;
+        let Self { mut call, config, .. } = self;
         // The answer comes later, at another URL: until then a newer message replaces it.
         let goes_on = response.extensions().get::<GoesOn>().is_some();
         let is_final = !goes_on && !retry_after::is_retried(response.status(), response.headers());
         let is_over = response.body().is_end_stream();
+        let is_served = response.status().is_success() && !goes_on;
         if is_over && is_final {
-            // Nothing of it is remembered.
+            // Nothing of it is remembered here.
+            if is_served {
+                call.announce_served();
+            }
             call.answered();
             return response.map(SupersedeBody::untouched);
         }
-        if response.status().is_success() && !goes_on {
+        if is_served {
             call.served();
         }
         if is_over {

@@ -30,6 +30,8 @@ pub(super) struct PendingMessage {
     pub(super) conversation: Fingerprint,
     /// A hash of it.
     pub(super) tenant: u64,
+    /// Whether the tenant is authenticated.
+    pub(super) is_authenticated: bool,
     scope: Fingerprinter,
     pub(super) mode: SupersedeMode,
     payload: Fingerprinter,
@@ -57,8 +59,9 @@ impl Recognition {
             None => Self::Passes(None),
             Some(None) => Self::Passes(Some("a message without a tenant")),
             Some(Some((scope, conversation))) => {
-                let tenant = account(parts, callers);
-                Self::Message(PendingMessage { conversation, tenant, scope, mode, payload: payload(parts) })
+                let (tenant, is_authenticated) = (account(parts, callers), authenticated(parts).is_some());
+                let payload = payload(parts);
+                Self::Message(PendingMessage { conversation, tenant, is_authenticated, scope, mode, payload })
             }
         }
     }
@@ -85,13 +88,17 @@ pub(super) fn account_of(tenant: &Tenant, callers: &CallerHasher) -> u64 {
 
 /// The account of a request: a hash of its tenant, or of its credentials.
 fn account(parts: &Parts, callers: &CallerHasher) -> u64 {
-    if let Some(tenant) = parts.extensions.get::<Tenant>().filter(|tenant| !tenant.as_str().is_empty()) {
+    if let Some(tenant) = authenticated(parts) {
         return account_of(tenant, callers);
     }
     let mut account = callers.hasher();
     credentials::hash_account(&parts.headers, &mut account);
     credentials::in_uri(&parts.uri).for_each(|value| value.hash(&mut account));
     account.finish()
+}
+
+fn authenticated(parts: &Parts) -> Option<&Tenant> {
+    parts.extensions.get::<Tenant>().filter(|tenant| !tenant.as_str().is_empty())
 }
 
 fn within(mut scope: Fingerprinter, conversation: &[u8]) -> Fingerprint {

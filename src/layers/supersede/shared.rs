@@ -118,6 +118,7 @@ impl Shared {
                         message.tenant_print(),
                         message.conversation,
                         arriving.payload,
+                        message.is_authenticated,
                     );
                     peers.0.on_message(announcement.clone());
                     (peers.clone(), announcement)
@@ -208,10 +209,18 @@ impl ConversationCall {
     }
 
     /// The upstream has served the call.
-    pub(super) fn served(&self) {
+    pub(super) fn served(&mut self) {
+        self.announce_served();
         self.shared.with(&self.id.conversation(), |conversations| {
             conversations.served(self.id, clock::now);
         });
+    }
+
+    /// The upstream has answered with a 2xx, which no invented tenant gets.
+    pub(super) fn announce_served(&mut self) {
+        if let Some((_, message)) = &mut self.announced {
+            message.set_served();
+        }
     }
 
     /// It has an answer that clients do not retry.

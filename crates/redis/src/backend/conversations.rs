@@ -9,12 +9,16 @@ use tower_buttress::store::Fingerprint;
 
 use super::circuits::AT_ONCE;
 use super::redis::{millis, number, unexpected, unsigned, whole_millis};
-use super::{BackendError, Subscription};
+use super::{BackendError, STRANGERS, Subscription};
 use crate::client::Redis;
 use crate::client::script::Script;
 
-static NEWEST: Script = Script::new("newest", include_str!("../scripts/newest.lua"));
-static ANSWERED: Script = Script::new("answered", include_str!("../scripts/answered.lua"));
+static NEWEST: Script =
+    Script::new("newest", concat!(include_str!("../scripts/conversations.lua"), include_str!("../scripts/newest.lua")));
+static ANSWERED: Script = Script::new(
+    "answered",
+    concat!(include_str!("../scripts/conversations.lua"), include_str!("../scripts/answered.lua")),
+);
 
 /// The engine of [`FleetSupersede`](crate::FleetSupersede).
 ///
@@ -35,8 +39,12 @@ pub trait ConversationBackend: Clone + Send + Sync + 'static {
 
     /// Reports that a message has a final answer, so that a newer one does not supersede it. Another call of the
     /// message, reported by [`newest`](Self::newest), puts it in flight again. `false`: another message is the newest,
-    /// or this was known.
-    fn answered(&self, message: Message) -> impl Future<Output = Result<bool, BackendError>> + Send;
+    /// or this was known. If the upstream has served it, the conversation counts as its tenant's own, if there is room.
+    fn answered(
+        &self,
+        message: Message,
+        share: ConversationShare,
+    ) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
     /// Subscribes to news of conversations: see [`ConversationNews`].
     fn conversation_news(&self) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
@@ -56,6 +64,9 @@ pub struct Message {
 pub struct ConversationShare {
     /// The tenant.
     pub tenant: Fingerprint,
+    /// Whether it is the tenant's own. Else the conversation counts with those of all tenants of whom this is false,
+    /// because any caller can invent them: together they have one share.
+    pub is_served: bool,
     /// Their number.
     pub most: u64,
 }
@@ -148,9 +159,20 @@ impl ConversationBackend for Redis {
         }
     }
 
-    async fn answered(&self, message: Message) -> Result<bool, BackendError> {
-        let key = self.names().conversation(&message.conversation, 'i');
-        let command = ANSWERED.keys(&[&key]).arg(message.payload.as_bytes().as_slice());
+    async fn answered(&self, message: Message, share: ConversationShare) -> Result<bool, BackendError> {
+        let names = self.names();
+        let keys = [
+            names.conversation(&message.conversation, 'i'),
+            names.conversations_of(&share.tenant),
+            names.conversations_of(&STRANGERS),
+        ];
+        let command = ANSWERED
+            .keys(&keys.each_ref().map(Vec::as_slice))
+            .arg(message.payload.as_bytes().as_slice())
+            .arg(message.conversation.as_bytes().as_slice())
+            .arg(millis(KEPT))
+            .arg(share.most)
+            .arg(u8::from(share.is_served));
         Ok(number(&self.call(&command).await?)? == 1)
     }
 
@@ -177,6 +199,7 @@ impl Redis {
             names.conversation(&conversation, 's'),
             names.conversations(),
             names.conversations_of(&share.tenant),
+            names.conversations_of(&STRANGERS),
         ];
         let command = NEWEST
             .keys(&keys.each_ref().map(Vec::as_slice))
@@ -188,7 +211,8 @@ impl Redis {
             .arg(whole_millis(came.elapsed()))
             .arg(whole_millis(AT_ONCE))
             .arg(known)
-            .arg(share.most);
+            .arg(share.most)
+            .arg(u8::from(share.is_served));
         let sent = Instant::now();
         let Value::Array(reply) = self.call(&command).await? else { return Err(unexpected()) };
         let [Value::Int(number), Value::Int(what), Value::Int(now), payloads @ ..] = reply.as_slice() else {
@@ -209,9 +233,70 @@ impl Redis {
 }
 
 #[cfg(any(test, feature = "model"))]
-mod model {
+pub(super) mod model {
+    use std::collections::HashMap;
+
     use super::super::model::{Channel, Conversation, Model, State};
     use super::*;
+
+    /// The conversations of each tenant.
+    #[derive(Clone, Default)]
+    pub(in super::super) struct Shares(HashMap<Fingerprint, Spoken>);
+
+    /// A tenant's conversations, by expiry.
+    #[derive(Clone, Default)]
+    struct Spoken {
+        conversations: HashMap<Fingerprint, Instant>,
+        until: Option<Instant>,
+    }
+
+    // === impl Shares ===
+
+    impl Shares {
+        /// In whose share a conversation counts; `None`: there is no room.
+        fn share_of(
+            &mut self,
+            conversation: &Fingerprint,
+            share: ConversationShare,
+            now: Instant,
+        ) -> Option<Fingerprint> {
+            let ConversationShare { tenant, is_served, most } = share;
+            for tenant in [tenant, STRANGERS] {
+                let spoken = self.0.entry(tenant).or_default();
+                if spoken.until.is_some_and(|until| until.saturating_duration_since(now) > KEPT) {
+                    spoken.conversations.clear();
+                }
+                spoken.conversations.retain(|_, until| *until > now);
+            }
+            let is_strangers = self.expiry(&STRANGERS, conversation).is_some();
+            if self.expiry(&tenant, conversation).is_some() {
+                return Some(tenant);
+            }
+            if is_strangers && !is_served {
+                return Some(STRANGERS);
+            }
+            let whose = if is_served { tenant } else { STRANGERS };
+            let has_room = self.0.get(&whose).is_none_or(|spoken| (spoken.conversations.len() as u64) < most);
+            if has_room { Some(whose) } else { is_strangers.then_some(STRANGERS) }
+        }
+
+        fn expiry(&self, tenant: &Fingerprint, conversation: &Fingerprint) -> Option<Instant> {
+            self.0.get(tenant)?.conversations.get(conversation).copied()
+        }
+
+        fn keep(&mut self, whose: Fingerprint, conversation: Fingerprint, expires: Instant, now: Instant) {
+            if let Some(strangers) = self.0.get_mut(&STRANGERS).filter(|_| whose != STRANGERS) {
+                strangers.conversations.remove(&conversation);
+            }
+            let spoken = self.0.entry(whose).or_default();
+            spoken.conversations.insert(conversation, expires);
+            spoken.until = Some(now + KEPT);
+        }
+
+        pub(in super::super) fn clear(&mut self) {
+            self.0.clear();
+        }
+    }
 
     impl ConversationBackend for Model {
         async fn newest(
@@ -226,11 +311,18 @@ mod model {
             let (now, millis, age) = (state.now(), state.millis(), came.elapsed());
             let came = if age <= AT_ONCE { now } else { now.checked_sub(age).unwrap_or(now) };
             let State { conversations, spoken, .. } = &mut *state;
-            let spoken = spoken.entry(share.tenant).or_default();
             let is_known = conversations.get(&conversation).is_some_and(|known| known.until > now);
-            if !spoken.has_room(&conversation, share.most, now, KEPT) && !is_known {
-                return Ok(Newest::NoRoom);
-            }
+            let whose = match spoken.share_of(&conversation, share, now) {
+                None if !is_known => return Ok(Newest::NoRoom),
+                None => {
+                    if share.is_served {
+                        share.tenant
+                    } else {
+                        STRANGERS
+                    }
+                }
+                Some(whose) => whose,
+            };
             let known = conversations.entry(conversation).or_insert_with(|| Conversation::new(now));
             if known.until <= now {
                 *known = Conversation { superseded: std::mem::take(&mut known.superseded), ..Conversation::new(now) };
@@ -240,7 +332,7 @@ mod model {
             let is_older = known.came.is_some_and(|newest| newest > came && newest <= now);
             if known.newest == Some(payload) && (is_older || !known.is_answered) {
                 (known.is_answered, known.until) = (false, now + KEPT);
-                spoken.keep(conversation, now + KEPT);
+                spoken.keep(whose, conversation, now + KEPT, now);
                 return Ok(Newest::number(known.number, known.payloads()));
             }
             if known.superseded.iter().any(|(superseded, _)| *superseded == payload) {
@@ -256,24 +348,28 @@ mod model {
             known.number = millis.max(known.number.max(numbered) + 1);
             (known.newest, known.is_answered) = (Some(payload), false);
             (known.came, known.until) = (Some(came), now + KEPT);
-            spoken.keep(conversation, now + KEPT);
+            spoken.keep(whose, conversation, now + KEPT, now);
             let newest = Newest::number(known.number, known.payloads());
             let news = ConversationNews { conversation, number: known.number, payload };
             state.publish(Channel::Conversations, &news.encode());
             Ok(newest)
         }
 
-        async fn answered(&self, message: Message) -> Result<bool, BackendError> {
+        async fn answered(&self, message: Message, share: ConversationShare) -> Result<bool, BackendError> {
+            let Message { conversation, payload } = message;
             let mut state = self.reach()?;
             let now = state.now();
-            let known = state.conversations.get_mut(&message.conversation);
-            let is_newest = |known: &&mut Conversation| {
-                known.until > now && known.newest == Some(message.payload) && !known.is_answered
+            let State { conversations, spoken, .. } = &mut *state;
+            let known = conversations.get_mut(&conversation);
+            let Some(known) = known.filter(|known| known.until > now && known.newest == Some(payload)) else {
+                return Ok(false);
             };
-            let known = known.filter(is_newest);
-            let found = known.is_some();
-            known.into_iter().for_each(|known| known.is_answered = true);
-            Ok(found)
+            if let Some(expires) = spoken.expiry(&STRANGERS, &conversation).filter(|_| share.is_served)
+                && spoken.share_of(&conversation, share, now) == Some(share.tenant)
+            {
+                spoken.keep(share.tenant, conversation, expires, now);
+            }
+            Ok(!std::mem::replace(&mut known.is_answered, true))
         }
 
         async fn conversation_news(&self) -> Result<Subscription, BackendError> {

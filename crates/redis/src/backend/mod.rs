@@ -112,7 +112,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Stores the answer of a flight, or frees its key.
     fn settle(&self, flight: Flight, outcome: FlightEnd) -> impl Future<Output = Result<Settled, BackendError>> + Send;
 
-    /// Deletes a stored answer that cannot be read, and gives back its part of the tenant's quota. `false`: another flight
+    /// Deletes a stored answer that cannot be read, and gives back its part of the quota of the tenant, or of
+    /// [`STRANGERS`]. `false`: another flight
     /// holds the key, or the call is in flight.
     fn discard(&self, flight: Flight, tenant: Fingerprint) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
@@ -236,6 +237,10 @@ pub enum FlightState {
     /// It is in flight, and closed to new followers.
     Outgrown,
 }
+
+/// Stands for all tenants that any caller can invent: they are not authenticated, and the upstream has not answered their
+/// call with a 2xx. Together they have the share of one.
+pub const STRANGERS: Fingerprint = Fingerprint::from_bytes([0; 32]);
 
 /// A tenant's share for the logs of its calls in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

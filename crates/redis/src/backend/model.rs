@@ -12,6 +12,7 @@ use tower_buttress::store::{Fingerprint, TenantHash};
 
 use super::circuits::{CircuitGroup, CircuitId};
 use super::conversations::MOST_REMEMBERED;
+use super::conversations::model::Shares;
 use super::held_circuit::HeldCircuit;
 use super::redis::whole_millis;
 use super::{BackendError, Flight, FlightState, Offered, Process, Subscription, Token};
@@ -71,7 +72,7 @@ pub(super) struct State {
     pub(super) processes: HashMap<Process, Instant>,
     pub(super) conversations: HashMap<Fingerprint, Conversation>,
     /// The conversations of each tenant.
-    pub(super) spoken: HashMap<Fingerprint, Spoken>,
+    pub(super) spoken: Shares,
     channels: HashMap<Channel, Vec<(Hearer, Arc<Connection>)>>,
     is_unreachable: bool,
     operations: u64,
@@ -164,13 +165,6 @@ pub(super) struct Conversation {
     pub(super) until: Instant,
 }
 
-/// A tenant's conversations, by expiry.
-#[derive(Clone, Default)]
-pub(super) struct Spoken {
-    conversations: HashMap<Fingerprint, Instant>,
-    until: Option<Instant>,
-}
-
 /// What its clock shows at `epoch`: ten days, so that orders and messages may be older than the model.
 const EPOCH_MILLIS: u64 = 10 * 24 * 60 * 60 * 1000;
 
@@ -189,24 +183,6 @@ impl Conversation {
 
     pub(super) fn payloads(&self) -> Vec<Fingerprint> {
         self.superseded.iter().map(|(payload, _)| *payload).collect()
-    }
-}
-
-// === impl Spoken ===
-
-impl Spoken {
-    /// Whether there is room for this conversation, which may be one of them. `kept`: the longest time that one is kept.
-    pub(super) fn has_room(&mut self, conversation: &Fingerprint, most: u64, now: Instant, kept: Duration) -> bool {
-        if self.until.is_some_and(|until| until.saturating_duration_since(now) > kept) {
-            self.conversations.clear();
-        }
-        self.conversations.retain(|_, until| *until > now);
-        self.conversations.contains_key(conversation) || (self.conversations.len() as u64) < most
-    }
-
-    pub(super) fn keep(&mut self, conversation: Fingerprint, until: Instant) {
-        self.conversations.insert(conversation, until);
-        self.until = Some(until);
     }
 }
 

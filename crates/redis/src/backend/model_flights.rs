@@ -9,7 +9,7 @@ use super::model::{Channel, ENTRY_BYTES, Expiring, Meta, Model, Offer, Quota, St
 use super::names::{Want, encode_want};
 use super::{
     Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightEnd, FlightState, LogShare,
-    Offered, Piece, Process, Settled, Subscription, Token,
+    Offered, Piece, Process, STRANGERS, Settled, Subscription, Token,
 };
 
 impl Backend for Model {
@@ -152,7 +152,10 @@ impl Backend for Model {
         let Some(meta) = flights.get(&flight.key).filter(|meta| is_kept(meta)).map(|meta| meta.value) else {
             return Ok(false);
         };
-        meta.quota.filter(|quota| quota.tenant == tenant).iter().for_each(|quota| quota.give_back(kept));
+        meta.quota
+            .filter(|quota| [tenant, STRANGERS].contains(&quota.tenant))
+            .iter()
+            .for_each(|quota| quota.give_back(kept));
         flights.remove(&flight.key);
         logs.remove(&flight);
         Ok(true)

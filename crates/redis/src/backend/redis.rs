@@ -10,7 +10,7 @@ use tower_buttress::store::{Fingerprint, TenantHash};
 use super::names::{Names, Want, encode_want};
 use super::{
     Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightEnd, FlightState, LogShare,
-    Offered, Piece, Process, Settled, Subscription, Token,
+    Offered, Piece, Process, STRANGERS, Settled, Subscription, Token,
 };
 use crate::client::Redis;
 use crate::client::script::{Command, Script};
@@ -133,11 +133,12 @@ impl Backend for Redis {
 
     async fn discard(&self, flight: Flight, tenant: Fingerprint) -> Result<bool, BackendError> {
         let names = self.names();
-        let keys = [names.meta(&flight.key), names.log(&flight), names.tenant(&tenant)];
+        let keys = [names.meta(&flight.key), names.log(&flight), names.tenant(&tenant), names.tenant(&STRANGERS)];
         let command = DISCARD
             .keys(&keys.each_ref().map(Vec::as_slice))
             .arg(flight.token.as_bytes().as_slice())
-            .arg(tenant.as_bytes().as_slice());
+            .arg(tenant.as_bytes().as_slice())
+            .arg(STRANGERS.as_bytes().as_slice());
         Ok(number(&self.call(&command).await?)? == 1)
     }
 

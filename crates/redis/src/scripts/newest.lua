@@ -1,19 +1,16 @@
--- KEYS i s c k   ARGV payload remember_ms keep_ms message came_ms age_ms late_ms known most
+-- KEYS i s c k, and the k of invented tenants   ARGV payload remember_ms keep_ms message came_ms age_ms late_ms known most is_served
 -- came_ms: when it came, by this clock; 0: it came age_ms ago
 -- {number, what, now, superseded payloads..}: 0 newest, new | 1 newest, repeated | 2 superseded
 -- | 3 older than the newest, by came_ms | 4 the tenant has no room for another conversation
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
--- If this clock has gone back, the tenant's conversations are counted anew.
-if redis.call('PTTL', KEYS[4]) > tonumber(ARGV[3]) then redis.call('UNLINK', KEYS[4]) end
-redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
-local conversation = string.sub(ARGV[4], 1, 32)
-local is_known = redis.call('ZSCORE', KEYS[4], conversation) or redis.call('EXISTS', KEYS[1]) == 1
-if not is_known and redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[9]) then return {0, 4, now} end
+local conversation, keep_ms, is_served = string.sub(ARGV[4], 1, 32), tonumber(ARGV[3]), ARGV[10] == '1'
+local share = share_of(KEYS[4], KEYS[5], conversation, is_served, tonumber(ARGV[9]), keep_ms)
+if not share then
+  if redis.call('EXISTS', KEYS[1]) == 0 then return {0, 4, now} end
+  share = is_served and KEYS[4] or KEYS[5]
+end
 local function keep()
-  redis.call('PEXPIRE', KEYS[1], ARGV[3])
-  redis.call('ZADD', KEYS[4], now + ARGV[3], conversation)
-  redis.call('PEXPIRE', KEYS[4], ARGV[3])
+  redis.call('PEXPIRE', KEYS[1], keep_ms)
+  count(share, KEYS[5], conversation, now + keep_ms, keep_ms)
 end
 local function answer(number, what)
   local reply = {number, what, now}

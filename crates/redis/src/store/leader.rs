@@ -11,7 +11,9 @@ use super::inner::{Inner, Reachable, Settings};
 use super::offers::{Call, Offers};
 use super::relay::{Relay, Shared};
 use super::updates::{Keep, Update};
-use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, FlightEnd, Process, Settled, Token};
+use crate::backend::{
+    Backend, BackendError, ClaimArgs, Claimed, Flight, FlightEnd, Process, STRANGERS, Settled, Token,
+};
 
 /// Receives messages for the task of a call. Dropping it makes the task unreachable.
 pub(super) struct Mailbox<B: Backend> {
@@ -28,6 +30,8 @@ pub(super) struct Leader<B: Backend> {
     process: Process,
     flight: Flight,
     payload: Fingerprint,
+    /// Whose share the answer takes: its tenant's, or the common one of tenants that any caller can invent.
+    share: Fingerprint,
     tenant: Fingerprint,
     owner: Option<TenantHash>,
     log: ResponseLog,
@@ -74,7 +78,8 @@ impl<B: Backend> Leader<B> {
         let Mailbox { sender, updates, wants, registration } = mailbox;
         // Only the lease holds the sender: a copy in the task would hide that the lease is gone.
         let (payload, tenant) = (*request.payload(), *request.tenant());
-        let relay = Relay::new(flight, payload, tenant, log.clone(), store.settings);
+        let share = if request.owner().is_some() { tenant } else { STRANGERS };
+        let relay = Relay::new(flight, payload, share, log.clone(), store.settings);
         let leader = Self {
             backend: store.backend.clone(),
             store: Arc::downgrade(store),
@@ -82,6 +87,7 @@ impl<B: Backend> Leader<B> {
             process: store.process,
             flight,
             payload,
+            share,
             tenant,
             owner: request.owner(),
             log,
@@ -133,6 +139,10 @@ impl<B: Backend> Leader<B> {
                 _ = tick.tick(), if self.relay.is_sharing() => { self.share().await; continue }
             };
             match update {
+                Some(Update::Accepted) => {
+                    self.share = self.tenant;
+                    self.relay.set_tenant(self.tenant);
+                }
                 Some(Update::Free) => self.free().await,
                 Some(Update::Keep(keep)) => {
                     let Keep { memory, retention, undecided } = *keep;
@@ -253,7 +263,7 @@ impl<B: Backend> Leader<B> {
             let length = self.relay.finish(&self.backend).await?;
             let passed = Instant::now().into_std().saturating_duration_since(retention.now());
             let window = retention.window().saturating_sub(passed);
-            let (tenant, tenant_bytes, owner) = (self.tenant, self.settings.tenant_bytes, self.owner);
+            let (tenant, tenant_bytes, owner) = (self.share, self.settings.tenant_bytes, self.owner);
             let keep = FlightEnd::Keep { window, length, tenant, tenant_bytes, owner };
             settled = self.backend.settle(self.flight, keep).await?;
             match settled {

@@ -39,6 +39,7 @@ impl Lease for RedisLease {
         if let Some(memory) = &mut self.memory {
             memory.accepted();
         }
+        let _ = self.updates.send(Update::Accepted);
     }
 
     fn release(&mut self) {

@@ -166,6 +166,9 @@ impl<B: Backend> RedisStore<B> {
     /// for answers. Beyond the limit only the calling process keeps an answer, within the tenant's share of its
     /// [`memory`](Self::memory), and an event reports it.
     ///
+    /// Callers without an authenticated [`Tenant`](tower_buttress::Tenant), whose call is not answered with a 2xx, have one
+    /// tenant's share together.
+    ///
     /// Its answers in flight that other processes read may take as much again, or one [`max_log`](Self::max_log) if that is
     /// more. Beyond it an answer is not shared, which an event reports: other processes make their own calls, and readers
     /// that have its head get an error.

@@ -117,6 +117,11 @@ impl Relay {
         }
     }
 
+    /// From now on the log counts as this tenant's.
+    pub(super) fn set_tenant(&mut self, tenant: Fingerprint) {
+        self.tenant = tenant;
+    }
+
     /// One answer of any length always has room.
     fn share(&self) -> LogShare {
         LogShare { tenant: self.tenant, bytes: self.settings.tenant_bytes.max(self.settings.max_log) }

@@ -6,6 +6,8 @@ use super::settling::Undecided;
 
 #[derive(Debug)]
 pub(super) enum Update {
+    /// The upstream has answered with a 2xx.
+    Accepted,
     /// The layer will not keep the answer: free the key.
     Free,
     /// The answer ended whole, and the layer keeps it.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tower_buttress::store::Fingerprint;
 
 use super::live::{LiveMessages, Question};
-use crate::backend::{BackendError, ConversationBackend, ConversationNews, ConversationShare, Message, Newest};
+use crate::backend::{BackendError, ConversationBackend, ConversationNews, Message, Newest};
 use crate::driver::{Driver, Subscribing};
 
 /// A conversation has changed.
@@ -122,16 +122,15 @@ impl<B: ConversationBackend> Messages<B> {
             self.waiting.insert(conversation);
             return;
         }
-        let Some((message, question)) = self.live.next(&conversation) else { return };
+        let Some((message, question)) = self.live.next(&conversation, self.most) else { return };
         self.busy.insert(conversation);
-        let (backend, most) = (self.backend.clone(), self.most);
+        let backend = self.backend.clone();
         self.asking.spawn(async move {
             match question {
-                Question::Newest(tenant, came, known) => {
-                    let share = ConversationShare { tenant, most };
+                Question::Newest(share, came, known) => {
                     (message, Reply::Newest(backend.newest(message, came, known, share).await))
                 }
-                Question::Answered => (message, Reply::Answered(backend.answered(message).await.is_ok())),
+                Question::Answered(share) => (message, Reply::Answered(backend.answered(message, share).await.is_ok())),
             }
         });
     }

@@ -9,12 +9,14 @@ use tokio::time::Instant;
 use tower_buttress::PeerMessage;
 use tower_buttress::store::Fingerprint;
 
-use crate::backend::Message;
+use super::served::ServedTenants;
+use crate::backend::{ConversationShare, Message};
 
 /// Calls and the task both write to it. A call notifies the task of its changes.
 #[derive(Debug, Default)]
 pub(super) struct LiveMessages {
     conversations: Mutex<HashMap<Fingerprint, LiveConversation>>,
+    served: ServedTenants,
     /// Whether the task missed a change.
     is_behind: AtomicBool,
 }
@@ -31,6 +33,8 @@ struct LiveConversation {
 struct Live {
     message: PeerMessage,
     came: Instant,
+    /// Whether its tenant is authenticated, or the upstream has served the message.
+    is_served: bool,
     /// Zero until Redis assigns one.
     number: u64,
     /// Redis must be asked for its place.
@@ -45,10 +49,10 @@ struct Live {
 /// A request to Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
-    /// The place of this tenant's message that came at this time, and the highest number of its conversation that this
-    /// process knows.
-    Newest(Fingerprint, Instant, u64),
-    Answered,
+    /// The place of the message that came at this time, and the highest number of its conversation that this process
+    /// knows.
+    Newest(ConversationShare, Instant, u64),
+    Answered(ConversationShare),
 }
 
 /// How long the report of an answered message is repeated: Redis refuses superseded messages this long.
@@ -70,19 +74,30 @@ impl LiveMessages {
         if let Some(live) = conversation.get(&id) {
             live.calls += 1;
             live.is_unasked = true;
+            live.is_served |= message.is_served();
             // First reports that the earlier calls were answered: they count as another message.
             live.is_answered |= live.answered_at.is_some();
             return;
         }
-        let came = Instant::now();
-        let live = Live { message, came, number: 0, is_unasked: true, is_answered: false, answered_at: None, calls: 1 };
-        conversation.messages.push(live);
+        conversation.messages.push(Live {
+            came: Instant::now(),
+            is_served: message.is_served(),
+            message,
+            number: 0,
+            is_unasked: true,
+            is_answered: false,
+            answered_at: None,
+            calls: 1,
+        });
     }
 
-    pub(super) fn ended(&self, id: &Message, is_answered: bool) {
+    pub(super) fn ended(&self, id: &Message, is_served: bool, is_answered: bool) {
         let mut conversations = self.lock();
         if let Some(live) = conversations.get_mut(&id.conversation).and_then(|known| known.get(id)) {
             live.calls = live.calls.saturating_sub(1);
+            if is_served && !std::mem::replace(&mut live.is_served, true) {
+                self.served.add(*live.message.tenant());
+            }
             if is_answered {
                 (live.is_answered, live.answered_at) = (true, Some(Instant::now()));
             }
@@ -114,23 +129,27 @@ impl LiveMessages {
         self.lock().keys().copied().collect()
     }
 
-    /// The next request to Redis; `None`: none.
-    pub(super) fn next(&self, conversation: &Fingerprint) -> Option<(Message, Question)> {
+    /// The next request to Redis; `None`: none. `most`: how many conversations of one tenant are shared.
+    pub(super) fn next(&self, conversation: &Fingerprint, most: u64) -> Option<(Message, Question)> {
         let mut conversations = self.lock();
         let known = conversations.get_mut(conversation)?;
         let id = |live: &Live| Message { conversation: *conversation, payload: *live.message.payload() };
+        let share = |live: &Live| {
+            let tenant = *live.message.tenant();
+            ConversationShare { tenant, is_served: live.is_served || self.served.contains(&tenant), most }
+        };
         // An answered message is reported only after Redis has numbered it.
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_answered && live.number > 0) {
             live.is_answered = false;
-            return Some((id(live), Question::Answered));
+            return Some((id(live), Question::Answered(share(live))));
         }
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_unasked) {
             live.is_unasked = false;
-            return Some((id(live), Question::Newest(*live.message.tenant(), live.came, known.newest)));
+            return Some((id(live), Question::Newest(share(live), live.came, known.newest)));
         }
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_answered) {
             live.is_answered = false;
-            return Some((id(live), Question::Answered));
+            return Some((id(live), Question::Answered(share(live))));
         }
         known.messages.retain(|live| live.calls > 0 || live.answered_at.is_some());
         if known.messages.is_empty() {

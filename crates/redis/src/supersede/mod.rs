@@ -2,6 +2,7 @@
 
 mod driver;
 mod live;
+mod served;
 
 use std::fmt;
 use std::sync::Arc;
@@ -88,6 +89,10 @@ impl<B: ConversationBackend> FleetSupersede<B> {
     /// Limits the conversations of one tenant in Redis, each of which takes up to 1.5 KiB for an hour after its last
     /// message. Default: 16,384. Beyond the limit a new conversation is not shared until older ones expire: each process
     /// knows the order of its own messages.
+    ///
+    /// Callers without an authenticated [`Tenant`](tower_buttress::Tenant) can invent tenants: all of them together have
+    /// the room of one. A tenant has its own room once the upstream has answered one of its calls with a 2xx, and in each
+    /// process that has seen that, 16,384 such tenants at most.
     #[must_use]
     pub fn tenant_conversations(mut self, conversations: u64) -> Self {
         self.most = conversations;
@@ -125,7 +130,7 @@ impl<B: ConversationBackend> SupersedePeers for FleetSupersede<B> {
 
     fn on_end(&self, message: PeerMessage, is_answered: bool) {
         let id = self.id(&message);
-        self.live.ended(&id, is_answered);
+        self.live.ended(&id, message.is_served(), is_answered);
         self.changed(id);
     }
 }

@@ -17,7 +17,7 @@ use tower_buttress_redis::backend::{
     Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed,
     ConversationBackend, ConversationShare, Flight, FlightEnd, ForgetBackend, GivenOrder, Heard, HeldOrder, KeptAnswer,
     LastGoodBackend, LogShare, Message, Newest, NumberedOrder, Offered, OrderNews, PauseBackend, PauseNews, ProbeLease,
-    ProbeVerdict, Process, RateBackend, RateTurn, Subscription, TakenRate, Token, Votes, Want,
+    ProbeVerdict, Process, RateBackend, RateTurn, STRANGERS, Subscription, TakenRate, Token, Votes, Want,
 };
 use tower_buttress_redis::{Model, Redis};
 
@@ -139,11 +139,13 @@ enum Step {
         is_late: bool,
         late: Duration,
         knows: bool,
+        is_served: bool,
         most: u64,
     },
     Answered {
         conversation: u8,
         payload: u8,
+        is_served: bool,
     },
     Order {
         process: usize,
@@ -247,11 +249,11 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (flight(), 0..2_u8, time()).prop_map(|(flight, payload, lease)| Step::Claim { flight, payload, lease }),
         2 => (flight(), time()).prop_map(|(flight, lease)| Step::Renew { flight, lease }),
         1 => flight().prop_map(|flight| Step::Outgrow { flight }),
-        6 => (flight(), 0..12_u64, prop::collection::vec(any::<u8>(), 0..6), time(), 0..2_u8)
+        6 => (flight(), 0..12_u64, prop::collection::vec(any::<u8>(), 0..6), time(), 0..3_u8)
             .prop_map(|(flight, offset, bytes, ttl, tenant)| Step::Append { flight, offset, bytes, ttl, tenant }),
         1 => flight().prop_map(|flight| Step::Free { flight }),
         1 => (flight(), 0..2_u8).prop_map(|(flight, tenant)| Step::Discard { flight, tenant }),
-        3 => (flight(), time(), 0..8_u64, 0..2_u8)
+        3 => (flight(), time(), 0..8_u64, 0..3_u8)
             .prop_map(|(flight, window, length, tenant)| Step::Keep { flight, window, length, tenant }),
         2 => (flight(), 0..8_u64, 1..8_usize).prop_map(|(flight, offset, max)| Step::Read { flight, offset, max }),
         1 => (0..2_u8).prop_map(|key| Step::Holder { key }),
@@ -279,17 +281,19 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<u128>(), 0..2_usize, prop::sample::select(&[-100_i64, -50, 50][..]))
             .prop_map(|(request, rate, seconds)| Step::Refund { request, rate, seconds }),
         1 => (0..3_usize, time()).prop_map(|(process, ttl)| Step::Beat { process, ttl }),
-        4 => (0..2_u8, 0..4_u8, any::<[bool; 2]>(), prop::sample::select(&[1, 2, 2, 2][..])).prop_map(
-            |(conversation, payload, [is_late, knows], most)| Step::Say {
+        5 => (0..3_u8, 0..4_u8, any::<[bool; 3]>(), prop::sample::select(&[1, 2, 2, 2][..])).prop_map(
+            |(conversation, payload, [is_late, knows, is_served], most)| Step::Say {
                 conversation,
                 payload,
                 is_late,
                 late: Duration::ZERO,
                 knows,
+                is_served,
                 most,
             }
         ),
-        2 => (0..2_u8, 0..4_u8).prop_map(|(conversation, payload)| Step::Answered { conversation, payload }),
+        3 => (0..3_u8, 0..4_u8, any::<bool>())
+            .prop_map(|(conversation, payload, is_served)| Step::Answered { conversation, payload, is_served }),
         3 => (0..3_usize, prop::sample::select(&ORDERS[..]), any::<[bool; 2]>(), 0..20_u8)
             .prop_map(|(process, order, [is_late, knows], id)| Step::Order {
                 process,
@@ -333,7 +337,7 @@ fn verdict() -> impl Strategy<Value = ProbeVerdict> {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let twice = (step(), prop::bool::weighted(0.2)).prop_map(|(step, twice)| vec![step; 1 + usize::from(twice)]);
     // A step alone seldom meets a log of its length.
-    let kept = (0..FLIGHTS, prop::collection::vec(any::<u8>(), 0..6), prop::sample::select(&TIMES[..]), 0..2_u8)
+    let kept = (0..FLIGHTS, prop::collection::vec(any::<u8>(), 0..6), prop::sample::select(&TIMES[..]), 0..3_u8)
         .prop_map(|(flight, bytes, window, tenant)| {
             let (length, lease) = (bytes.len() as u64, Duration::from_secs(10));
             vec![
@@ -366,7 +370,7 @@ struct Engine<B> {
     inbox: Subscription,
     news: Subscription,
     /// The numbers that messages of each conversation were given.
-    numbers: [Vec<u64>; 2],
+    numbers: [Vec<u64>; 3],
     /// The orders that held.
     orders: Vec<NumberedOrder>,
 }
@@ -415,14 +419,14 @@ where
             Step::Renew { flight: at, lease } => self.answer(backend.renew(flight(at), lease)),
             Step::Outgrow { flight: at } => self.answer(backend.outgrow(flight(at))),
             Step::Append { flight: at, offset, bytes, ttl, tenant } => {
-                let share = LogShare { tenant: print(100 + tenant), bytes: LOG_BYTES };
+                let share = LogShare { tenant: payer(tenant), bytes: LOG_BYTES };
                 self.answer(backend.append(flight(at), offset, bytes.into(), ttl, share))
             }
             Step::Free { flight: at } => self.answer(backend.settle(flight(at), FlightEnd::Free)),
             Step::Discard { flight: at, tenant } => self.answer(backend.discard(flight(at), print(100 + tenant))),
             Step::Keep { flight: at, window, length, tenant } => {
                 let owner = Some(TenantHash::of(&named(tenant)));
-                let tenant = Fingerprint::from_bytes([100 + tenant; 32]);
+                let tenant = payer(tenant);
                 let keep = FlightEnd::Keep { window, length, tenant, tenant_bytes: TENANT_BYTES, owner };
                 self.answer(backend.settle(flight(at), keep))
             }
@@ -515,12 +519,12 @@ where
                 self.answer(backend.refund(Fingerprint::from_bytes([200; 32]), token(request), changes))
             }
             Step::Beat { process, ttl } => self.answer(backend.beat(self.owners[process], ttl)),
-            Step::Say { conversation, payload, late, knows, most, .. } => {
+            Step::Say { conversation, payload, late, knows, is_served, most, .. } => {
                 let numbers = &self.numbers[usize::from(conversation)];
                 let known = numbers.iter().max().copied().filter(|_| knows).unwrap_or(0);
                 let newest = self.runtime.block_on(async {
                     let came = Instant::now().checked_sub(late).unwrap();
-                    let share = ConversationShare { tenant: print(100), most };
+                    let share = ConversationShare { tenant: speaker(conversation), is_served, most };
                     backend.newest(message(conversation, payload), came, known, share).await
                 });
                 match newest.unwrap() {
@@ -531,7 +535,10 @@ where
                     other => format!("{other:?}"),
                 }
             }
-            Step::Answered { conversation, payload } => self.answer(backend.answered(message(conversation, payload))),
+            Step::Answered { conversation, payload, is_served } => {
+                let share = ConversationShare { tenant: speaker(conversation), is_served, most: 2 };
+                self.answer(backend.answered(message(conversation, payload), share))
+            }
             Step::Order { process, order, late, knows, id, .. } => {
                 let known = if knows { self.orders.last().map_or(0, |order| order.number) } else { 0 };
                 let held = self.runtime.block_on(async {
@@ -618,6 +625,16 @@ fn named(tenant: u8) -> Tenant {
 
 fn token(bytes: u128) -> Token {
     Token::from_slice(&bytes.to_le_bytes()).unwrap()
+}
+
+/// Whose share an answer takes.
+fn payer(tenant: u8) -> Fingerprint {
+    if tenant == 2 { STRANGERS } else { print(100 + tenant) }
+}
+
+/// Whose a conversation is: two are one tenant's.
+fn speaker(conversation: u8) -> Fingerprint {
+    print(100 + conversation / 2)
 }
 
 fn message(conversation: u8, payload: u8) -> Message {

@@ -74,3 +74,35 @@ async fn an_answer_with_a_long_head_is_replayed_again_and_again() {
     }
     assert_eq!(calls.load(SeqCst), 1);
 }
+
+/// A 400 is kept, too.
+#[tokio::test(start_paused = true)]
+async fn answers_to_callers_who_invent_credentials_take_the_share_of_one_tenant() {
+    let (model, calls) = (Model::new(), Arc::new(AtomicUsize::new(0)));
+    // Each time another process.
+    let ask = async |credential: String| {
+        let calls = calls.clone();
+        let upstream = service_fn(move |request: Request<CallBody>| {
+            calls.fetch_add(1, SeqCst);
+            let is_known = request.headers()["authorization"] == "known";
+            let answer = Response::builder().status(if is_known { 200 } else { 400 }).header("content-length", 5);
+            async move { Ok::<_, Infallible>(answer.body(Full::<Bytes>::from("hello")).unwrap()) }
+        });
+        let store = RedisStore::new(model.clone()).tenant_bytes(2_000);
+        let service = DedupLayer::new().store(store).layer(upstream);
+        let request = Request::post("http://upstream/").header("authorization", credential);
+        let request = request.header("idempotency-key", "k").body(Full::<Bytes>::default()).unwrap();
+        service.oneshot(request).await.unwrap().into_body().collect().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    for times in 0..2 {
+        for number in 0..9 {
+            ask(format!("invented {number}")).await;
+        }
+        assert_eq!(calls.swap(0, SeqCst), [9, 9 - 3][times], "three of them are kept for all processes");
+    }
+    for times in 0..2 {
+        ask("known".into()).await;
+        assert_eq!(calls.swap(0, SeqCst), 1 - times, "it is nothing to a tenant that was served");
+    }
+}

@@ -23,7 +23,8 @@ use crate::support::slow::Slow;
 
 const MS: Duration = Duration::from_millis(1);
 
-const SHARE: ConversationShare = ConversationShare { tenant: Fingerprint::from_bytes([9; 32]), most: 100 };
+const SHARE: ConversationShare =
+    ConversationShare { tenant: Fingerprint::from_bytes([9; 32]), is_served: true, most: 100 };
 
 /// How long the upstream takes.
 const ANSWER: Duration = Duration::from_millis(600);
@@ -47,12 +48,15 @@ impl Process {
     fn taking<B: ConversationBackend>(answer: Duration, peers: FleetSupersede<B>) -> Self {
         let finished = Arc::new(AtomicUsize::new(0));
         let done = finished.clone();
-        let upstream = service_fn(move |_: Request<CallBody>| {
+        let upstream = service_fn(move |request: Request<CallBody>| {
             let done = done.clone();
+            let is_invented = request.headers()["authorization"].as_bytes().starts_with(b"invented");
+            let status = if is_invented { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
             async move {
                 tokio::time::sleep(answer).await;
                 done.fetch_add(1, SeqCst);
-                Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("answer")))
+                let response = Response::builder().status(status).body(Full::<Bytes>::from("answer"));
+                Ok::<_, Infallible>(response.unwrap())
             }
         });
         let conversations = HeaderName::from_static("x-conversation-id");
@@ -169,12 +173,12 @@ async fn an_answered_message_is_not_older_than_itself<B: ConversationBackend>(ba
         async |message, came| backend.newest(message, came, 0, SHARE).await.unwrap() == Newest::Superseded;
     tokio::time::sleep(20 * MS).await;
     assert!(!is_superseded(hello, came).await);
-    assert!(backend.answered(hello).await.unwrap());
-    assert!(!backend.answered(hello).await.unwrap(), "it was, already");
+    assert!(backend.answered(hello, SHARE).await.unwrap());
+    assert!(!backend.answered(hello, SHARE).await.unwrap(), "it was, already");
     tokio::time::sleep(200 * MS).await;
     // Another call of it, that is under way.
     assert!(!is_superseded(hello, came).await);
-    assert!(backend.answered(hello).await.unwrap());
+    assert!(backend.answered(hello, SHARE).await.unwrap());
     // A newer one does not supersede what was answered: it may be said again.
     assert!(!is_superseded(other, Instant::now()).await);
     assert!(!is_superseded(hello, Instant::now()).await);
@@ -348,23 +352,32 @@ async fn numbers_go_on_in_the_model_as_in_redis() {
     numbers_go_on(server.redis()).await;
 }
 
-/// A tenant with room for two conversations.
-async fn one_conversation_too_many<B: ConversationBackend>(backend: B) {
-    let fleet = || Process::taking(1_000 * MS, FleetSupersede::new(backend.clone()).tenant_conversations(2));
-    let (one, two) = (fleet(), fleet());
+/// Three messages of a conversation that come to two processes of a fleet.
+async fn say_thrice([one, two]: &[Process; 2], tenant: &str, conversation: &str) -> [u16; 3] {
     // Both processes know of the conversation before its next message.
-    let say = async |conversation: &str| {
-        let first = one.say_in(conversation, "ann", "first");
-        tokio::time::sleep(150 * MS).await;
-        let second = two.say_in(conversation, "ann", "second");
-        tokio::time::sleep(150 * MS).await;
-        let third = two.say_in(conversation, "ann", "third");
-        [first.await.unwrap(), second.await.unwrap(), third.await.unwrap()].map(|status| status.as_u16())
-    };
-    assert_eq!(say("one").await, [410, 410, 200]);
-    assert_eq!(say("two").await, [410, 410, 200]);
-    assert_eq!(say("three").await, [200, 410, 200], "each process orders its own");
-    assert_eq!(say("one").await, [410, 410, 200], "it is known");
+    let first = one.say_in(conversation, tenant, "first");
+    tokio::time::sleep(150 * MS).await;
+    let second = two.say_in(conversation, tenant, "second");
+    tokio::time::sleep(150 * MS).await;
+    let third = two.say_in(conversation, tenant, "third");
+    [first.await.unwrap(), second.await.unwrap(), third.await.unwrap()].map(|status| status.as_u16())
+}
+
+/// Two processes that share two conversations of a tenant.
+fn with_room_for_two<B: ConversationBackend>(backend: &B) -> [Process; 2] {
+    [(); 2].map(|()| Process::taking(1_000 * MS, FleetSupersede::new(backend.clone()).tenant_conversations(2)))
+}
+
+async fn one_conversation_too_many<B: ConversationBackend>(backend: B) {
+    let fleet = with_room_for_two(&backend);
+    // Both processes have seen that she is served.
+    for process in &fleet {
+        assert_eq!(process.say_in("one", "ann", "hello").await.unwrap(), StatusCode::OK);
+    }
+    assert_eq!(say_thrice(&fleet, "ann", "one").await, [410, 410, 200]);
+    assert_eq!(say_thrice(&fleet, "ann", "two").await, [410, 410, 200]);
+    assert_eq!(say_thrice(&fleet, "ann", "three").await, [200, 410, 200], "each process orders its own");
+    assert_eq!(say_thrice(&fleet, "ann", "one").await, [410, 410, 200], "it is known");
 }
 
 #[tokio::test(start_paused = true)]
@@ -376,4 +389,34 @@ async fn the_conversations_of_one_tenant_are_limited() {
 async fn conversations_are_limited_on_a_real_redis() {
     let server = Server::start();
     one_conversation_too_many(server.redis()).await;
+}
+
+async fn invented_tenants_have_the_room_of_one<B: ConversationBackend>(backend: B) {
+    let fleet = with_room_for_two(&backend);
+    // Both processes have seen that she is served.
+    for process in &fleet {
+        assert_eq!(process.say_in("old", "ann", "hello").await.unwrap(), StatusCode::OK);
+    }
+    for number in 0..9 {
+        let (tenant, conversation) = (format!("invented {number}"), format!("invented {number}"));
+        let refused = fleet[number % 2].say_in(&conversation, &tenant, "hello").await.unwrap();
+        assert_eq!(refused, StatusCode::UNAUTHORIZED);
+    }
+    let unknown = say_thrice(&fleet, "bob", "his").await;
+    assert_eq!(unknown, [200, 410, 200], "one who was never served has no room left");
+    assert_eq!(say_thrice(&fleet, "ann", "hers").await, [410, 410, 200], "it is nothing to one who was served");
+    assert_eq!(say_thrice(&fleet, "bob", "new").await, [410, 410, 200], "he was served since");
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_who_invent_credentials_have_the_room_of_one_tenant() {
+    invented_tenants_have_the_room_of_one(Model::new()).await;
+}
+
+#[tokio::test]
+async fn callers_who_invent_credentials_have_the_room_of_one_tenant_on_a_real_redis() {
+    let server = Server::start();
+    invented_tenants_have_the_room_of_one(server.redis()).await;
+    let count = "return #redis.call('KEYS', '*:i')";
+    assert_eq!(server.eval(count, &[]).await, redis::Value::Int(2 + 1 + 2), "hers, his, and two invented");
 }

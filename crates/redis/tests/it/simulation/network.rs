@@ -373,8 +373,8 @@ impl ConversationBackend for Way {
         self.run("newest", |model| async move { model.newest(message, came, known, share).await }).await
     }
 
-    async fn answered(&self, message: Message) -> Result<bool, BackendError> {
-        self.run("answered", |model| async move { model.answered(message).await }).await
+    async fn answered(&self, message: Message, share: ConversationShare) -> Result<bool, BackendError> {
+        self.run("answered", |model| async move { model.answered(message, share).await }).await
     }
 
     async fn conversation_news(&self) -> Result<Subscription, BackendError> {

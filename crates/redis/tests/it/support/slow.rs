@@ -106,12 +106,12 @@ impl ConversationBackend for Slow {
         self.model.newest(message, came, known, share).await
     }
 
-    async fn answered(&self, message: Message) -> Result<bool, BackendError> {
+    async fn answered(&self, message: Message, share: ConversationShare) -> Result<bool, BackendError> {
         sleep(self.takes).await;
         if self.loses_answered.load(SeqCst) {
             return Err(BackendError::Unreachable);
         }
-        self.model.answered(message).await
+        self.model.answered(message, share).await
     }
 
     async fn conversation_news(&self) -> Result<Subscription, BackendError> {
