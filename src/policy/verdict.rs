@@ -247,11 +247,17 @@ impl Classifier {
     /// The same for one call, if the layer does not keep the request itself.
     #[inline]
     pub(crate) fn for_call<B>(self, request: &Request<B>) -> Self {
+        self.reading(request).unwrap_or(self)
+    }
+
+    /// The classifier of one call, if it reads the request.
+    #[inline]
+    pub(crate) fn reading<B>(&self, request: &Request<B>) -> Option<Self> {
         match self {
             Self::Other(classifier) if classifier.needs_request() => {
-                Self::ForCall(classifier, Arc::new(KeptRequest::of(request)))
+                Some(Self::ForCall(classifier.clone(), Arc::new(KeptRequest::of(request))))
             }
-            other => other,
+            _ => None,
         }
     }
 

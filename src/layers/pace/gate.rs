@@ -44,7 +44,8 @@ impl Admit for PaceGate {
         if limit.config().counts_tokens() || !limit.is_open() {
             return limited(limit, tenant, request);
         }
-        Admission::Pass(PacePermit::new(limit, Grant::unlimited(tenant), None))
+        let charge = limit.config().classifier.reading(request).map(Charge::judged_by);
+        Admission::Pass(PacePermit::new(limit, Grant::unlimited(tenant), charge))
     }
 }
 
@@ -71,7 +72,9 @@ fn limited<B: Body + 'static>(
         tokens = Some(TokenCount { length, max_output, upload: Upload::watch(request.body_mut()), usage });
     }
     let is_shared = limit.shares_rates();
-    let charge = (tokens.is_some() || is_shared).then(|| Box::new(Charge { demand, tokens, share: Share::default() }));
+    let classifier = limit.config().classifier.reading(request);
+    let is_charged = tokens.is_some() || is_shared || classifier.is_some();
+    let charge = is_charged.then(|| Box::new(Charge { demand, tokens, share: Share::default(), classifier }));
     let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
     if is_shared {
         let turn = PeersTurn { tenant, demand, notices: Notices::of(request.extensions()), place: None };

@@ -9,7 +9,7 @@ use super::usage::{TokenCount, Used};
 use crate::admission::{Permit, PermitEnd, Watch};
 use crate::policy::pace::estimate::tokens_of;
 use crate::policy::pace::{Demand, Grant};
-use crate::policy::verdict::{Health, Outcome};
+use crate::policy::verdict::{Classifier, Health, Outcome, Verdict};
 use crate::proto::rate_limit::{exhausted, quotas};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
@@ -20,7 +20,8 @@ use crate::rt::per_thread::ThreadArc;
 pub struct PacePermit {
     limit: ThreadArc<Limit>,
     grant: Grant,
-    /// `None`: it is one request, of limits of this process alone, and its tokens are not counted.
+    /// `None`: it is one request, of limits of this process alone, its tokens are not counted, and the classifier does not
+    /// read it.
     charge: Option<Box<Charge>>,
     state: State,
 }
@@ -33,6 +34,8 @@ pub(super) struct Charge {
     /// `None`: tokens are not counted.
     pub(super) tokens: Option<TokenCount>,
     pub(super) share: Share,
+    /// Set if the classifier reads the request.
+    pub(super) classifier: Option<Classifier>,
 }
 
 // A byte would be copied with its neighbours, piece by piece.
@@ -52,6 +55,17 @@ enum State {
     Throttled,
 }
 
+// === impl Charge ===
+
+impl Charge {
+    /// Of one request in a limit that is open.
+    #[cold]
+    pub(super) fn judged_by(classifier: Classifier) -> Box<Self> {
+        let (demand, tokens, share) = (Demand::REQUEST, None, Share::default());
+        Box::new(Self { demand, tokens, share, classifier: Some(classifier) })
+    }
+}
+
 // === impl PacePermit ===
 
 impl PacePermit {
@@ -64,6 +78,11 @@ impl PacePermit {
     /// What it took of the limits.
     fn demand(&self) -> Demand {
         self.charge.as_ref().map_or(Demand::REQUEST, |charge| charge.demand.times(charge.share.processes))
+    }
+
+    fn classify(&self, outcome: &Outcome<'_>) -> Verdict {
+        let of_call = self.charge.as_ref().and_then(|charge| charge.classifier.as_ref());
+        of_call.unwrap_or(&self.limit.config().classifier).classify(outcome)
     }
 
     fn tokens(&mut self) -> Option<&mut TokenCount> {
@@ -95,7 +114,7 @@ impl PacePermit {
     fn settle(&mut self, is_whole: bool, has_left: bool) {
         // Without token counts it was one request, even if it failed.
         let Some(charge) = self.charge.take() else { return };
-        let Charge { demand: asked, tokens, share: Share { reserved: shared, processes: parts } } = *charge;
+        let Charge { demand: asked, tokens, share: Share { reserved: shared, processes: parts }, .. } = *charge;
         let Some(tokens) = tokens else { return shared.into_iter().for_each(|reserved| reserved.keep()) };
         let reserved = asked.times(parts);
         if matches!(self.state, State::Refused | State::Throttled) {
@@ -161,7 +180,7 @@ impl Permit for PacePermit {
         let config = self.limit.config();
         match Rejection::of(response).map(Rejection::kind) {
             None => {
-                let verdict = config.classifier.classify(&Outcome::head(response));
+                let verdict = self.classify(&Outcome::head(response));
                 if config.reads_limits() && !response.headers().is_empty() {
                     let quotas = quotas(response.headers(), clock::wall());
                     self.limit.observe(&quotas, config.learn, clock::now());
@@ -212,9 +231,7 @@ impl Permit for PacePermit {
         if let State::Unsent | State::Sent = self.state {
             let was_sent = self.state == State::Sent;
             let was_sent = match end {
-                PermitEnd::Failed(err) => {
-                    was_sent && !self.limit.config().classifier.classify(&Outcome::failure(err)).not_executed
-                }
+                PermitEnd::Failed(err) => was_sent && !self.classify(&Outcome::failure(err)).not_executed,
                 _ => was_sent,
             };
             if was_sent {

@@ -39,7 +39,7 @@ impl Admit for QueueGate {
         if let Some(uploading) = Uploading::of(request, shared.uploads()) {
             return self.admit_upload(tenant, &uploading, request);
         }
-        let waiting = shared.counts_losses().then(|| Box::new(Waiting::new(request, None)));
+        let waiting = shared.counts_losses().then(|| Box::new(Waiting::new(request, shared, None)));
         let mut patience = None;
         let arrived = shared.arrive(tenant, || {
             let (now, known) = patience_of(request, shared.config.max_wait);
@@ -72,7 +72,7 @@ impl QueueGate {
         let Self(shared) = self;
         let (now, patience) = patience_of(request, shared.config.max_wait);
         let now = || (now, patience.left(now));
-        let waiting = Box::new(Waiting::new(request, Some(uploading.clone())));
+        let waiting = Box::new(Waiting::new(request, shared, Some(uploading.clone())));
         let expected = match uploading.places().arrive(tenant, now) {
             Arrived::Place(place) => {
                 uploading.begin(place);

@@ -12,7 +12,7 @@ use crate::admission::{Permit, PermitEnd, Watch};
 use crate::body::request::Upload;
 use crate::policy::queue::Load;
 use crate::policy::timeout_profile::TimeoutProfile;
-use crate::policy::verdict::{Health, Outcome};
+use crate::policy::verdict::{Classifier, Health, Outcome, Verdict};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
@@ -40,19 +40,26 @@ pub(super) struct Waiting {
     cancellation: Option<Cancellation>,
     /// An upstream that has had the complete request for this long is slow.
     patience: Duration,
+    /// Set if an adaptive limit's classifier reads the request.
+    classifier: Option<Classifier>,
     uploading: Option<Arc<Uploading>>,
 }
 
 // === impl Waiting ===
 
 impl Waiting {
-    pub(super) fn new<B: Body + 'static>(request: &mut Request<B>, uploading: Option<Arc<Uploading>>) -> Self {
+    pub(super) fn new<B: Body + 'static>(
+        request: &mut Request<B>,
+        shared: &Shared,
+        uploading: Option<Arc<Uploading>>,
+    ) -> Self {
         let profile = request.extensions().get().copied().unwrap_or(TimeoutProfile::EXTENDED_THINKING);
         Self {
             since: clock::now(),
             upload: Upload::watch(request.body_mut()),
             cancellation: request.extensions().get().cloned(),
             patience: profile.first_byte / 2,
+            classifier: if shared.counts_losses() { shared.config.classifier.reading(request) } else { None },
             uploading,
         }
     }
@@ -95,11 +102,16 @@ impl QueuePermit {
         }
     }
 
+    fn classify(&self, outcome: &Outcome<'_>) -> Verdict {
+        let of_call = self.waiting.as_ref().and_then(|waiting| waiting.classifier.as_ref());
+        of_call.unwrap_or(&self.shared.config.classifier).classify(outcome)
+    }
+
     /// Judges the upstream's capacity by a head.
     fn load_of<B>(&self, response: &Response<B>) -> Load {
         let refused = Rejection::of(response).map(Rejection::kind);
         let status = response.status().as_u16();
-        match self.shared.config.classifier.classify(&Outcome::head(response)).health {
+        match self.classify(&Outcome::head(response)).health {
             _ if refused == Some(RejectionKind::FirstByteTimeout) => Load::Lost,
             Health::Throttled => Load::Lost,
             Health::Failure if refused.is_none() && matches!(status, 503 | 529) => Load::Lost,
@@ -154,7 +166,7 @@ impl Permit for QueuePermit {
             // As in the breaker: if callers cancel first, no time limit ends a call.
             PermitEnd::Dropped if self.waiting.as_ref().is_some_and(|waiting| waiting.was_slow()) => Load::Lost,
             PermitEnd::Failed(err) => {
-                let verdict = self.shared.config.classifier.classify(&Outcome::failure(err));
+                let verdict = self.classify(&Outcome::failure(err));
                 // A refused connection counts like a refusing status.
                 if verdict.health == Health::Failure && verdict.not_executed { Load::Lost } else { Load::Unknown }
             }

@@ -8,8 +8,8 @@ use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
 use crate::error;
 use crate::rejection::Rejection;
 
-/// The outcome of an attempt: the head of an answer, an error, or the end of a body; with the request, if the layer keeps
-/// it.
+/// The outcome of an attempt: the head of an answer, an error, or the end of a body; with the request, if the classifier
+/// [needs](super::Classify::needs_request) it.
 #[derive(Clone, Copy)]
 pub struct Outcome<'a> {
     part: OutcomePart<'a>,
@@ -102,8 +102,7 @@ impl<'a> Outcome<'a> {
         self
     }
 
-    /// The request. Breaker, retries, fallback and last good answers pass it to classifiers that
-    /// [need](super::Classify::needs_request) it; queue and pace judge by the answer alone.
+    /// The request, which the layers pass to classifiers that [need](super::Classify::needs_request) it.
     #[must_use]
     pub const fn request(&self) -> Option<RequestView<'a>> {
         self.request

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::io;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,6 +11,7 @@ use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Ver
 use tower_buttress::{Deadline, Rate};
 
 use super::*;
+use crate::support::upstream::{Answer as Scripted, Upstream, request};
 use crate::support::{Log, secs};
 
 fn fails_at_first(headers: &'static [(&'static str, &'static str)]) -> impl Fn(usize) -> Answer + Clone {
@@ -212,6 +214,50 @@ async fn one_that_is_off_pauses_nothing() {
         assert_eq!(service.clone().oneshot(ask("a")).await.unwrap().status(), 429);
     }
     assert_eq!(calls.times(), [0.0; 6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_follows_a_classifier_that_reads_requests() {
+    let of_batch = |outcome: &Outcome<'_>| match outcome.request() {
+        Some(request) if request.uri.path() == "/batch" => {
+            Verdict::new(NextStep::retry(Some(secs(20).into())), Health::Throttled)
+        }
+        _ => Verdict::new(NextStep::Done, Health::Success),
+    };
+    // With a rate and without.
+    for layer in [PaceLayer::new(), PaceLayer::new().requests(Rate::per_minute(600))] {
+        let calls = Calls::new();
+        let answers = upstream(&calls, |_| answer(200, &[]));
+        let service = layer.classifier(of_batch).layer(answers);
+        for path in ["/chat", "/batch", "/chat"] {
+            let mut request = ask("a");
+            *request.uri_mut() = format!("http://upstream{path}").parse().unwrap();
+            tokio::time::sleep(secs(1)).await;
+            assert_eq!(service.clone().oneshot(request).await.unwrap().status(), 200);
+        }
+        assert_eq!(calls.times(), [1.0, 2.0, 22.0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_callers_follows_a_classifier_that_reads_requests() {
+    // What failed before its batch began was not executed.
+    let of_batch = |outcome: &Outcome<'_>| {
+        let verdict = Verdict::new(NextStep::GiveUp, Health::Failure);
+        let is_batch = outcome.request().is_some_and(|request| request.uri.path() == "/batch");
+        if is_batch { verdict.not_executed() } else { verdict }
+    };
+    for (path, second) in [("/batch", None), ("/chat", Some(RejectionKind::Paced))] {
+        let layer = PaceLayer::per_caller().requests(Rate::per_minute(1)).classifier(of_batch);
+        let call = || {
+            let service = layer.layer(Upstream::new([Scripted::fails(io::ErrorKind::Other)]));
+            let mut request = request("POST", []);
+            *request.uri_mut() = path.parse().unwrap();
+            service.oneshot(request)
+        };
+        call().await.unwrap_err();
+        assert_eq!(call().await.ok().and_then(|answer| kind(&answer)), second, "{path}");
+    }
 }
 
 /// Else its 429 would pause all that have no limit of their own.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 use tower::Layer;
+use tower_buttress::verdict::{Health, NextStep, Outcome, Verdict};
 use tower_buttress::{Deadline, FirstByteTimeoutLayer, TimeoutProfile};
 
 use super::*;
@@ -219,6 +220,31 @@ async fn a_hung_upstream_shrinks_the_limit_to_its_minimum_and_it_recovers() {
     calls.join_all().await;
     is_empty(&layer);
     assert!(log.names().iter().all(|name| name == "concurrency_changed: queue"), "{:?}", log.names());
+}
+
+/// A batch endpoint answers 200 while it is overloaded, and the connection of one that is refused executed nothing.
+#[tokio::test(start_paused = true)]
+async fn an_adaptive_limit_follows_a_classifier_that_reads_requests() {
+    let of_batch = |outcome: &Outcome<'_>| match outcome.request() {
+        Some(request) if request.uri.path() == "/batch" && outcome.status().is_some() => {
+            Verdict::new(NextStep::retry(None), Health::Throttled)
+        }
+        Some(request) if request.uri.path() == "/batch" => {
+            Verdict::new(NextStep::retry(None), Health::Failure).not_executed()
+        }
+        _ => Verdict::new(NextStep::Done, Health::Success),
+    };
+    for answer in [|| Scripted::status(200), || Scripted::fails(io::ErrorKind::Other)] {
+        for (path, limit) in [("/chat", 10), ("/batch", 7)] {
+            let layer = QueueLayer::auto(2, 40).classifier(of_batch);
+            let mut request = request("POST", []);
+            *request.uri_mut() = path.parse().unwrap();
+            if let Ok(answer) = layer.layer(Upstream::new([answer()])).oneshot(request).await {
+                answer.into_body().collect().await.unwrap();
+            }
+            assert_eq!(layer.stats().limit, limit, "{path}");
+        }
+    }
 }
 
 /// No limit of time ends their calls: their callers do.
