@@ -173,7 +173,8 @@ pub enum Event {
         reason: &'static str,
     },
     /// A backend that several processes share became reachable, or unreachable. While it is unreachable this process
-    /// works alone.
+    /// works alone. Made with [`backend_changed`](Self::backend_changed).
+    #[non_exhaustive]
     BackendChanged {
         /// Its name: `"redis"`.
         backend: &'static str,
@@ -183,7 +184,8 @@ pub enum Event {
         why: Arc<str>,
     },
     /// A backend that several processes share is reachable, and refuses operations: its memory is full. At most one event
-    /// in 10 s.
+    /// in 10 s. Made with [`backend_refused`](Self::backend_refused).
+    #[non_exhaustive]
     BackendRefused {
         /// Its name: `"redis"`.
         backend: &'static str,

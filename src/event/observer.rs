@@ -65,6 +65,18 @@ impl Event {
         Self::Bypassed { layer, reason }
     }
 
+    /// A backend became reachable, or unreachable for this reason.
+    #[must_use]
+    pub fn backend_changed(backend: &'static str, reached: Result<(), Arc<str>>) -> Self {
+        Self::BackendChanged { backend, reached: reached.is_ok(), why: reached.err().unwrap_or_default() }
+    }
+
+    /// A backend is reachable and refused an operation with these words.
+    #[must_use]
+    pub const fn backend_refused(backend: &'static str, why: Arc<str>) -> Self {
+        Self::BackendRefused { backend, why }
+    }
+
     /// Emits the event as a layer of this crate does: through the features `tracing` and `metrics`, and to `observer`.
     /// For stores and layers in other crates.
     ///
@@ -74,7 +86,7 @@ impl Event {
     /// let print = |event: &Event, _: Option<&CallInfo>| {
     ///     assert_eq!(event.to_string(), "redis: unreachable: connection refused");
     /// };
-    /// Event::BackendChanged { backend: "redis", reached: false, why: "connection refused".into() }.emit(Some(&print));
+    /// Event::backend_changed("redis", Err("connection refused".into())).emit(Some(&print));
     /// ```
     #[cold]
     pub fn emit(&self, observer: Option<&dyn Observer>) {

@@ -10,7 +10,8 @@ use crate::proto::fingerprint::Fingerprint;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Claim<L> {
-    /// The key is taken: the layer makes the call, and records its answer.
+    /// The key is taken: the layer makes the call, and records its answer. Made with [`lead`](Self::lead).
+    #[non_exhaustive]
     Lead {
         /// The lock.
         lease: L,
@@ -23,7 +24,8 @@ pub enum Claim<L> {
     Replay(ResponseLog),
     /// The key was used for another payload.
     Mismatch,
-    /// The store, or this tenant's share of it, has no room.
+    /// The store, or this tenant's share of it, has no room. Made with [`full`](Self::full).
+    #[non_exhaustive]
     Full {
         /// When there may be room, if known.
         retry_after: Option<Duration>,
@@ -49,6 +51,22 @@ pub struct Retention {
     pub(crate) now: Instant,
     pub(crate) window: Duration,
     pub(crate) guaranteed: bool,
+}
+
+// === impl Claim ===
+
+impl<L> Claim<L> {
+    /// The key is taken with this lock; `recorder` is that of [`ClaimRequest::open_log`].
+    #[must_use]
+    pub const fn lead(lease: L, recorder: Recorder) -> Self {
+        Self::Lead { lease, recorder }
+    }
+
+    /// There is no room, perhaps until then.
+    #[must_use]
+    pub const fn full(retry_after: Option<Duration>) -> Self {
+        Self::Full { retry_after }
+    }
 }
 
 // === impl ClaimRequest ===

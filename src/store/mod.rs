@@ -113,7 +113,7 @@ use crate::error::BoxError;
 ///                 let (recorder, log) = request.open_log();
 ///                 let token = Arc::new(());
 ///                 calls.insert(key, (payload, log, token.clone()));
-///                 Claim::Lead { lease: InFlightLease { calls: self.0.clone(), key, token }, recorder }
+///                 Claim::lead(InFlightLease { calls: self.0.clone(), key, token }, recorder)
 ///             }
 ///         }))
 ///     }

@@ -75,17 +75,20 @@ pub type PeerReserving = Pin<Box<dyn Future<Output = PeerTurn> + Send>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerTurn {
-    /// After this wait. Its cost is taken.
+    /// After this wait. Its cost is taken. Made with [`go`](Self::go).
+    #[non_exhaustive]
     Go {
         /// Zero: now.
         wait: Duration,
     },
-    /// Later than the call can wait. Nothing is taken.
+    /// Later than the call can wait. Nothing is taken. Made with [`too_long`](Self::too_long).
+    #[non_exhaustive]
     TooLong {
         /// How long it would have to wait.
         wait: Duration,
     },
-    /// The other processes are unreachable: this process has its part of the rates.
+    /// The other processes are unreachable: this process has its part of the rates. Made with [`alone`](Self::alone).
+    #[non_exhaustive]
     Alone {
         /// The number of processes when they were last reachable.
         processes: u32,
@@ -122,6 +125,28 @@ pub struct PeerLimit {
 /// A limit that peers can pause.
 pub(crate) trait Pausing: Send + Sync {
     fn pause(&self, pause: PeerPause);
+}
+
+// === impl PeerTurn ===
+
+impl PeerTurn {
+    /// A call may be sent after `wait`; its cost is taken.
+    #[must_use]
+    pub const fn go(wait: Duration) -> Self {
+        Self::Go { wait }
+    }
+
+    /// A call would have to wait for `wait`, which is longer than it can; nothing is taken.
+    #[must_use]
+    pub const fn too_long(wait: Duration) -> Self {
+        Self::TooLong { wait }
+    }
+
+    /// The other processes are unreachable. `processes`: their number when they were last reachable, with this one.
+    #[must_use]
+    pub const fn alone(processes: u32) -> Self {
+        Self::Alone { processes }
+    }
 }
 
 // === impl PeerPause ===

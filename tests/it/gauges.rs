@@ -122,7 +122,7 @@ fn limits_of_callers_show_the_calls_at_a_time() {
 fn conversations_show_the_messages_under_way_and_those_that_wait() {
     watched(|gauges| async move {
         let layer = SupersedeLayer::by_header(HeaderName::from_static("x-conversation-id"));
-        let service = layer.mode(SupersedeMode::Enqueue { max: 8 }).layer(service_fn(slow));
+        let service = layer.mode(SupersedeMode::enqueue(8)).layer(service_fn(slow));
         let calls = [begin(&service, "a").await, begin(&service, "b").await];
         let shown = || ["in_flight", "waiting"].map(|name| gauges.of("supersede", &format!("supersede_{name}")));
         assert_eq!(shown(), [2.0, 1.0]);

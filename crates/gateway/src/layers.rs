@@ -61,7 +61,7 @@ pub(crate) fn supersede(args: &LayerArgs, state: &mut RouteState) -> SupersedeLa
     layer.settle(args.supersede_settle.0.unwrap_or_default()).mode(match args.supersede {
         Superseding::Interrupt => SupersedeMode::Interrupt,
         Superseding::Reject => SupersedeMode::Reject,
-        Superseding::Enqueue => SupersedeMode::Enqueue { max: ENQUEUED },
+        Superseding::Enqueue => SupersedeMode::enqueue(ENQUEUED),
     })
 }
 

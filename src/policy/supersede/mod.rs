@@ -71,7 +71,8 @@ pub enum SupersedeMode {
     Interrupt,
     /// The newer message is refused while one is in flight.
     Reject,
-    /// The newer message waits until the earlier ones have ended.
+    /// The newer message waits until the earlier ones have ended. Made with [`enqueue`](Self::enqueue).
+    #[non_exhaustive]
     Enqueue {
         /// The number of messages of one conversation that may wait. Further ones are refused.
         max: u32,
@@ -404,6 +405,12 @@ impl CallId {
 // === impl SupersedeMode ===
 
 impl SupersedeMode {
+    /// At most `max` messages of one conversation wait. Further ones are refused.
+    #[must_use]
+    pub const fn enqueue(max: u32) -> Self {
+        Self::Enqueue { max }
+    }
+
     /// A stable name: `"interrupt"`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -225,7 +225,7 @@ impl PacePeers for Busy {
     }
 
     fn reserve(&self, _: PeerLimit, _: Vec<RateCost>, _: Duration, _: Duration) -> PeerReserving {
-        Box::pin(std::future::ready(PeerTurn::Go { wait: secs(20) }))
+        Box::pin(std::future::ready(PeerTurn::go(secs(20))))
     }
 }
 

@@ -41,7 +41,7 @@ async fn a_newer_message_can_be_refused() {
 /// The mode that a caller's own request names.
 fn queued(text: &str) -> Request<Full<Bytes>> {
     let mut request = message(text);
-    request.extensions_mut().insert(SupersedeMode::Enqueue { max: 2 });
+    request.extensions_mut().insert(SupersedeMode::enqueue(2));
     request
 }
 

@@ -60,11 +60,11 @@ impl Store for DedupStore {
 
 fn with<L>(claim: Claimed<L>, lease_of: fn(L) -> DedupLease) -> Claimed<DedupLease> {
     Ok(match claim? {
-        Claim::Lead { lease, recorder } => Claim::Lead { lease: lease_of(lease), recorder },
+        Claim::Lead { lease, recorder, .. } => Claim::lead(lease_of(lease), recorder),
         Claim::Follow(log) => Claim::Follow(log),
         Claim::Replay(log) => Claim::Replay(log),
         Claim::Mismatch => Claim::Mismatch,
-        Claim::Full { retry_after } => Claim::Full { retry_after },
+        Claim::Full { retry_after, .. } => Claim::full(retry_after),
         _ => return Err("a claim that this gateway does not know".into()),
     })
 }

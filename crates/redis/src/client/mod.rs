@@ -309,10 +309,8 @@ impl Inner {
 
     fn tell(&self, health: Health) {
         let event = match &health {
-            Health::Reached => Event::BackendChanged { backend: BACKEND, reached: true, why: "".into() },
-            Health::Unreachable { why, .. } => {
-                Event::BackendChanged { backend: BACKEND, reached: false, why: why.clone() }
-            }
+            Health::Reached => Event::backend_changed(BACKEND, Ok(())),
+            Health::Unreachable { why, .. } => Event::backend_changed(BACKEND, Err(why.clone())),
         };
         self.health.send_replace(health);
         event.emit(self.observer.as_deref());
@@ -325,7 +323,7 @@ impl Inner {
         }
         *refused = Some(now());
         drop(refused);
-        Event::BackendRefused { backend: BACKEND, why: why.into() }.emit(self.observer.as_deref());
+        Event::backend_refused(BACKEND, why.into()).emit(self.observer.as_deref());
     }
 }
 

@@ -140,10 +140,10 @@ impl<B: PauseBackend + RateBackend> PacePeers for FleetPace<B> {
             match turn.await {
                 Ok((Ok(RateTurn::Taken(wait)), granted)) => {
                     granted.into_iter().for_each(Granted::arrived);
-                    PeerTurn::Go { wait }
+                    PeerTurn::go(wait)
                 }
-                Ok((Ok(RateTurn::TooLong(wait)), _)) => PeerTurn::TooLong { wait },
-                Ok((Err(_), _)) | Err(_) => PeerTurn::Alone { processes: fleet.processes.load(Relaxed) },
+                Ok((Ok(RateTurn::TooLong(wait)), _)) => PeerTurn::too_long(wait),
+                Ok((Err(_), _)) | Err(_) => PeerTurn::alone(fleet.processes.load(Relaxed)),
             }
         })
     }

@@ -241,11 +241,11 @@ impl<B: Backend> Inner<B> {
         // A call of this process has just ended, and its task is asking Redis to keep the answer.
         self.settling.wait(request.key(), self.backend.patience()).await;
         let (memory, recorder) = match self.memory.claim(request).await? {
-            Claim::Lead { lease, recorder } => (lease, recorder),
+            Claim::Lead { lease, recorder, .. } => (lease, recorder),
             Claim::Follow(log) => return Ok(Claim::Follow(log)),
             Claim::Replay(log) => return Ok(Claim::Replay(log)),
             Claim::Mismatch => return Ok(Claim::Mismatch),
-            Claim::Full { retry_after } => return Ok(Claim::Full { retry_after }),
+            Claim::Full { retry_after, .. } => return Ok(Claim::full(retry_after)),
             _ => return Err("unknown result of a claim".into()),
         };
         self.hear_wants();

@@ -36,11 +36,11 @@ impl<B: Backend> Taken<B> {
 
     pub(super) fn lead(mut self, request: &ClaimRequest) -> Claim<RedisLease> {
         let (Some((memory, recorder)), Some(mailbox)) = (self.parts(), self.mailbox.take()) else {
-            return Claim::Full { retry_after: None };
+            return Claim::full(None);
         };
         let updates = Leader::spawn(&self.inner, self.flight, request, recorder.log(), mailbox);
         let lease = RedisLease::new(memory, self.flight.key, updates, self.inner.settling.clone());
-        Claim::Lead { lease, recorder }
+        Claim::lead(lease, recorder)
     }
 
     pub(super) fn follow(
@@ -50,7 +50,7 @@ impl<B: Backend> Taken<B> {
         owner: Process,
         age: Duration,
     ) -> Claim<RedisLease> {
-        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
+        let Some((memory, recorder)) = self.parts() else { return Claim::full(None) };
         let log = recorder.log();
         let backend = self.inner.backend.clone();
         Follower::spawn(backend, flight, *request.payload(), owner, age, recorder, memory, self.inner.settings.lease);
@@ -64,7 +64,7 @@ impl<B: Backend> Taken<B> {
         age: Duration,
         ttl: Duration,
     ) -> Claim<RedisLease> {
-        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
+        let Some((memory, recorder)) = self.parts() else { return Claim::full(None) };
         let log = recorder.log();
         let undecided = self.inner.settling.begin(self.flight.key);
         replayed.feed(self.inner.backend.clone(), recorder, memory, undecided, age, ttl, *request.tenant());
@@ -73,7 +73,7 @@ impl<B: Backend> Taken<B> {
 
     /// The answer is in flight, and closed to new followers.
     pub(super) fn refuse_to_join(mut self) -> Claim<RedisLease> {
-        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
+        let Some((memory, recorder)) = self.parts() else { return Claim::full(None) };
         drop(memory);
         let log = recorder.log();
         recorder.fail("the answer is too long to join");

@@ -555,7 +555,7 @@ impl Store for Caught {
 
     fn claim(&self, request: ClaimRequest) -> Self::Claim {
         self.0.send(request).unwrap();
-        ready(Ok(Claim::Full { retry_after: None }))
+        ready(Ok(Claim::full(None)))
     }
 }
 
@@ -573,7 +573,7 @@ async fn flight_at<B: Backend>(here: RedisStore<B>) -> (RedisLease, Recorder) {
     let request = Request::post("/").header("authorization", "Bearer caller").body(Full::<Bytes>::default());
     service.oneshot(request.unwrap()).await.unwrap();
     match here.claim(requests.recv().await.unwrap()).await.unwrap() {
-        Claim::Lead { lease, recorder } => (lease, recorder),
+        Claim::Lead { lease, recorder, .. } => (lease, recorder),
         other => panic!("{other:?}"),
     }
 }
