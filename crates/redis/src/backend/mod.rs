@@ -69,7 +69,7 @@ pub use self::conversations::{ConversationBackend, ConversationNews, Conversatio
 pub use self::forget::{ForgetBackend, Forgotten};
 pub use self::last_good::{KeptAnswer, LastGoodBackend};
 #[cfg(any(test, feature = "model"))]
-pub use self::model::{Checkpoint, Model};
+pub use self::model::{Checkpoint, Counted, Model};
 pub use self::names::Want;
 pub use self::offers::{Ask, Offered};
 pub use self::pauses::{PauseBackend, PauseNews};

@@ -45,6 +45,20 @@ pub struct Model {
 #[derive(Clone)]
 pub struct Checkpoint(State);
 
+/// What counts in one tenant's quota of answers, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counted {
+    /// The tenant.
+    pub tenant: Fingerprint,
+    /// What counts for kept answers.
+    pub kept: u64,
+    /// What those answers take. After the clock has gone back some may expire earlier than they are counted.
+    pub taken: u64,
+    /// What counts for the logs of calls in flight.
+    pub in_flight: u64,
+}
+
 #[derive(Debug, Default)]
 struct Connection {
     is_cut: AtomicBool,
@@ -286,6 +300,31 @@ impl Model {
         let flights = state.flights.values().filter(|meta| meta.until > now).count();
         let answers = state.answers.values().filter(|answer| answer.until > now).count();
         flights + answers + state.logs.values().filter(|log| log.until > now).count()
+    }
+
+    /// What counts for each tenant whose answers are kept or in flight.
+    #[must_use]
+    pub fn counted(&self) -> Vec<Counted> {
+        let mut state = self.lock();
+        state.expire();
+        let (now, State { flights, logs, kept, shared, .. }) = (state.now(), &*state);
+        let mut tenants: Vec<Fingerprint> = kept.keys().chain(shared.keys()).copied().collect();
+        let quotas = flights.iter().filter_map(|(key, meta)| Some((*key, meta.value.token, meta.value.quota?.tenant)));
+        tenants.extend(quotas.clone().map(|(_, _, tenant)| tenant));
+        tenants.sort_by_key(|tenant| *tenant.as_bytes());
+        tenants.dedup();
+        let sum = |tenant: Fingerprint| {
+            let log = |key, token| logs.get(&Flight { key, token }).map_or(0, |log| log.value.len()) as u64;
+            let theirs = quotas.clone().filter(|(_, _, of)| *of == tenant);
+            let counts = kept.get(&tenant).into_iter().flatten().filter(|(_, until)| *until > now);
+            Counted {
+                tenant,
+                kept: counts.map(|(bytes, _)| bytes).sum(),
+                taken: theirs.map(|(key, token, _)| log(key, token) + ENTRY_BYTES).sum(),
+                in_flight: shared.get(&tenant).into_iter().flatten().map(|(_, (bytes, _))| bytes).sum(),
+            }
+        };
+        tenants.into_iter().map(sum).collect()
     }
 
     /// Loses everything, as a restarted Redis. Listeners hear a gap.

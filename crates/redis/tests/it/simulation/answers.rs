@@ -18,6 +18,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::dedup::DedupBody;
 use tower_buttress::error::BoxError;
 use tower_buttress::{CallBody, DedupLayer};
+use tower_buttress_redis::backend::ForgetBackend;
 use tower_buttress_redis::{Model, RedisStore};
 
 use super::history::History;
@@ -27,6 +28,12 @@ use super::time;
 
 const PROCESSES: usize = 3;
 const CALLERS: usize = 24;
+/// A tenant that asks for more than its share of Redis has room for.
+const GREEDY: usize = 2;
+const GREEDY_CALLERS: usize = 10;
+const GREEDY_BYTES: usize = 6_000;
+/// The share of each tenant. Those of the others are never full.
+const TENANT_BYTES: u64 = 24 * 1024;
 /// In which callers come.
 const TIME: Duration = Duration::from_secs(40);
 /// An answer to a key is known for so long.
@@ -140,7 +147,7 @@ impl Drop for InFlight {
 
 impl Upstream {
     fn service(&self, process: usize, way: &Way) -> Service {
-        let store = RedisStore::new(way.clone()).lease(LEASE);
+        let store = RedisStore::new(way.clone()).lease(LEASE).tenant_bytes(TENANT_BYTES).max_log(TENANT_BYTES);
         let layer = DedupLayer::new().store(store).grace(Duration::ZERO).window(WINDOW);
         let upstream = self.clone();
         let calls = service_fn(move |request: Request<CallBody>| {
@@ -155,7 +162,8 @@ impl Upstream {
         let has_length = self.calls.lock().unwrap()[in_flight.number].has_length;
         let length: usize = parts.iter().map(Vec::len).sum();
         sleep(time(&mut rng, 5.0, 2_000.0)).await;
-        let fails_after = (rng.u32(..100) < 10).then(|| rng.usize(..parts.len()));
+        let fails = rng.u32(..100) < 10 && asked.tenant != GREEDY;
+        let fails_after = fails.then(|| rng.usize(..parts.len()));
         let next = Box::pin(sleep(Duration::ZERO));
         let body = Answer { parts: parts.into(), fails_after, has_length, next, rng, in_flight };
         let mut response = Response::new(body);
@@ -176,8 +184,11 @@ impl Upstream {
             text.resize(text.len() + rng.usize(..60), b'.');
             text
         });
-        let parts: Vec<Vec<u8>> = parts.collect();
-        let (text, has_length) = (parts.concat(), rng.u32(..100) < 70);
+        let mut parts: Vec<Vec<u8>> = parts.collect();
+        if tenant == GREEDY {
+            parts[0].resize(GREEDY_BYTES, b'.');
+        }
+        let (text, has_length) = (parts.concat(), tenant == GREEDY || rng.u32(..100) < 70);
         self.history.say(format!("process {process}: call {number} for {asked:?}, {} bytes", text.len()));
         calls.push(Call { asked, process, begun: now, ended: None, text, has_length });
         (InFlight { upstream: self.clone(), number }, rng, parts)
@@ -227,13 +238,17 @@ pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
     let services: Vec<Service> = (0..PROCESSES).map(|process| upstream.service(process, &ways[process])).collect();
     let nemesis = Nemesis { model: model.clone(), ways: ways.clone(), history: history.clone() };
     nemesis.begin(rng.fork(), faults.events, TIME);
-    let callers: Vec<_> = (0..CALLERS)
+    let callers: Vec<_> = (0..CALLERS + GREEDY_CALLERS)
         .map(|number| {
+            // Few of them, so that several ask the same; of the greedy one's each asks for an answer of its own.
+            let payload = if number < CALLERS { rng.usize(..2) } else { 2 + number };
+            let tenant = if number < CALLERS { rng.usize(..2) } else { GREEDY };
+            let asked = Asked { tenant, payload, has_key: payload != 1 };
             let (history, process) = (history.clone(), rng.usize(..PROCESSES));
             let (service, way, rng) = (services[process].clone(), ways[process].clone(), rng.fork());
             // They come in swarms.
-            let at = TIME.mul_f64((number / 4) as f64 / (CALLERS / 4) as f64);
-            (process, tokio::spawn(caller(number, process, service, way, history, rng, at)))
+            let at = TIME.mul_f64((number % CALLERS / 4) as f64 / (CALLERS / 4) as f64);
+            (process, tokio::spawn(caller(number, asked, process, service, way, history, rng, at)))
         })
         .collect();
     for (process, caller) in callers {
@@ -243,19 +258,51 @@ pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
             Err(_) => history.broken("a caller has neither an answer nor an error".into()),
         }
     }
+    check_quotas(&model, &history, faults);
+    let forgotten = if rng.bool() { model.forget_kept(None).await.ok() } else { None };
+    if let Some(forgotten) = forgotten {
+        history.say(format!("all is forgotten: {forgotten:?}"));
+        let counted = model.counted().iter().map(|counted| counted.kept).sum::<u64>();
+        if counted > 0 && history.gone_back().is_zero() {
+            history.broken(format!("(8) {counted} bytes count for answers that were deleted"));
+        }
+    }
     drop(services);
     // What is in flight for a process that has crashed is not ended by it.
     sleep(2 * (WINDOW + 3 * LEASE)).await;
     let calls = upstream.calls.lock().unwrap();
     let open = calls.iter().filter(|call| call.ended.is_none() && !ways[call.process].has_crashed()).count();
     let held = history.held(&model);
-    if open > 0 || held > 0 {
-        history.broken(format!("(8) {open} calls are under way, and {held} entries in Redis, when all is over"));
+    let counted = model.counted();
+    if open > 0 || held > 0 || !counted.is_empty() {
+        history.broken(format!(
+            "(8) {open} calls are under way, {held} entries in Redis, and {counted:?} count when all is over"
+        ));
     }
 }
 
+/// Each tenant is within its share, and what counts is what its answers take.
+fn check_quotas(model: &Model, history: &History, faults: Faults) {
+    let all = model.counted();
+    for counted in &all {
+        let is_right = match history.gone_back() {
+            Duration::ZERO => counted.kept == counted.taken,
+            _ => counted.kept >= counted.taken,
+        };
+        if !is_right || counted.kept > TENANT_BYTES || counted.in_flight > TENANT_BYTES {
+            history.broken(format!("(8) a tenant's share of {TENANT_BYTES}: {counted:?}"));
+        }
+    }
+    let most = all.iter().map(|counted| counted.kept).max().unwrap_or_default();
+    if faults.none() && most + 2 * GREEDY_BYTES as u64 <= TENANT_BYTES {
+        history.broken(format!("the greedy tenant could have been kept more than {most} bytes of"));
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "what a caller is")]
 async fn caller(
     number: usize,
+    asked: Asked,
     process: usize,
     service: Service,
     way: Way,
@@ -263,17 +310,15 @@ async fn caller(
     mut rng: Rng,
     at: Duration,
 ) -> Option<Heard> {
-    // Few of them, so that several ask the same.
-    let payload = rng.usize(..2);
-    let asked = Asked { tenant: rng.usize(..2), payload, has_key: payload == 0 };
     sleep(at + time(&mut rng, 1.0, 3_000.0)).await;
     if way.has_crashed() {
         return None;
     }
-    let leaves_after = (rng.u32(..100) < 15).then(|| rng.usize(..6));
+    let Asked { tenant, payload, .. } = asked;
+    let leaves_after = (rng.u32(..100) < 15 && tenant != GREEDY).then(|| rng.usize(..6));
     let pause = if rng.u32(..100) < 15 { time(&mut rng, 10.0, 700.0) } else { Duration::ZERO };
-    let path = format!("http://upstream/{}/{payload}", asked.tenant);
-    let mut request = Request::post(path).header("authorization", format!("Bearer {}", asked.tenant));
+    let path = format!("http://upstream/{tenant}/{payload}");
+    let mut request = Request::post(path).header("authorization", format!("Bearer {tenant}"));
     if asked.has_key {
         request = request.header("idempotency-key", payload.to_string());
     }
@@ -351,7 +396,7 @@ impl Call {
 fn asked(path: &str) -> Asked {
     let mut words = path.split('/').skip(1).map(|word| word.parse().unwrap());
     let (tenant, payload) = (words.next().unwrap(), words.next().unwrap());
-    Asked { tenant, payload, has_key: payload == 0 }
+    Asked { tenant, payload, has_key: payload != 1 }
 }
 
 #[test]
