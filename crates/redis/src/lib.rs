@@ -98,6 +98,22 @@
 //! of an earlier one do not count a tenant's answers in flight or conversations, and an answer that they kept counts until its
 //! window ends, even if it is forgotten.
 //!
+//! # Clusters
+//!
+//! Not supported yet. In a cluster a script may touch keys of one slot, which the part of their names in braces chooses.
+//! These scripts touch keys of several. A version for clusters must rename those keys, which makes it version 2 of the
+//! format, or divide the scripts:
+//!
+//! | Scripts | Now | In one slot |
+//! |---|---|---|
+//! | `append`, `settle`, `discard` | `{K}:m`, `{K}:r:T` and `{K}:c:T`, with the `{T}:u`, `{T}:q` and `{T}:z` of the tenant, or of zeros | `{T}:m:K`, `{T}:r:K:T` and `{T}:c:K:T`: one tenant's answers are on one node, and the record of a token (`{H}:h`), the request to share an answer, and the process that follows it name the tenant too. A script of its own counts for zeros |
+//! | `remember` | `{K}:g`, `{K}:n` and `{T}:y` | `{T}:g:K` and `{T}:n:K` |
+//! | `newest`, `answered` | `{V}:i` and `{V}:s`, with the `{T}:k` of the tenant and of zeros | `{T}:i:V` and `{T}:s:V`. A script of its own counts for zeros |
+//! | `kept`, `forget` | the keys of a step of `SCAN` | one call per slot, on each node |
+//! | `newest`, `vote`, `verdict`, `order`, `pause`, `ping` | the channel of all conversations, circuits or pauses | the same channel, as an argument and not as a key |
+//!
+//! All other scripts touch one slot.
+//!
 //! # Sizing
 //!
 //! A leading call costs one script before it, one after it, and one every 3.3 s in between; Redis 7 on one core handled 23,000
