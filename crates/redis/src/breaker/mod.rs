@@ -47,9 +47,10 @@ use crate::driver::Updates;
 ///   after 10 s, during its probe after a minute; one that is suspended for longer may probe beside the next. No other
 ///   process joins a long probe.
 /// - *The probe succeeds*: all circuits close. For 10 s, one failure reopens them.
-/// - *A process starts*: it reads each circuit at its first use, and learns of an open one. With
+/// - *A process starts*: it reads each circuit at its first use, and learns of an open one in one round trip. With
 ///   [`key_by_model`](tower_buttress::CircuitBreakerLayer::key_by_model) a model has its circuit only after this process
-///   had a 2xx for it.
+///   had a 2xx for it, because callers can invent models. Until then its calls use the circuit `"<host> other"`, and this
+///   process does not see that the model's circuit is open elsewhere.
 /// - *Redis is unreachable*: each process continues and probes alone.
 /// - *An operator gives an order* ([`order_everywhere`](tower_buttress::CircuitBreakerHandle::order_everywhere)):
 ///   every process applies it within milliseconds; one that missed it with its next look, a new one with its first. It
