@@ -184,6 +184,9 @@ enum Step {
 const RATES: [(&str, Duration); 2] =
     [("requests-60", Duration::from_secs(100)), ("tokens-60", Duration::from_secs(200))];
 
+/// How many cases there are, unless the environment says otherwise.
+const CASES: u32 = 150;
+
 /// Two keys, and of each the flights of three processes.
 const FLIGHTS: usize = 6;
 
@@ -661,7 +664,8 @@ fn rounded(Votes { open_for, votes, active, .. }: Votes) -> String {
 #[test]
 fn the_model_answers_as_redis_does() {
     let server = Server::start();
-    let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
+    let cases = std::env::var("MODEL_CASES").map_or(CASES, |cases| cases.parse().expect("MODEL_CASES=number"));
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let (number, kept, remembered) = (Cell::new(0), Cell::new(0), Cell::new(0));
     let result = runner.run(&steps(), |steps| {
         number.set(number.get() + 1);
