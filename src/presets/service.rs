@@ -19,6 +19,7 @@ use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::layers::inspect_request::InspectRequest;
 use crate::layers::timeout_profile::TimeoutProfileService;
+use crate::rt::clock;
 
 /// The layers that see only the request, around all others in a box.
 pub(super) type Outer<E> = InspectRequest<TimeoutProfileService<Upstream<E>>>;
@@ -105,6 +106,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let _once = clock::read_once();
         ResilienceFuture { inner: self.outer.call(request.map(CallBody::new)) }
     }
 }
@@ -127,6 +129,7 @@ impl<E: Error + Send + Sync + 'static> Future for ResilienceFuture<E> {
     type Output = Result<Response<ResilienceBody>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let _once = clock::read_once();
         self.project().inner.poll(cx).map_ok(|response| response.map(|inner| ResilienceBody { inner }))
     }
 }
@@ -145,6 +148,7 @@ impl Body for ResilienceBody {
 
     #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        let _once = clock::read_once();
         self.project().inner.poll_frame(cx)
     }
 

@@ -15,6 +15,8 @@ use pin_project_lite::pin_project;
 use tokio::task::unconstrained;
 use tokio::time::Sleep;
 
+use super::clock;
+
 #[derive(Debug, Default)]
 pub(crate) struct LazyTimer {
     armed: Option<Pin<Box<Armed>>>,
@@ -92,6 +94,7 @@ impl LazyTimer {
                 return Poll::Pending;
             }
             if armed.sleep.deadline() >= at {
+                clock::renew();
                 return Poll::Ready(());
             }
             armed.sleep.reset(at);
@@ -104,7 +107,6 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
-    use crate::rt::clock;
 
     const SECOND: Duration = Duration::from_secs(1);
 
