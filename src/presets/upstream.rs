@@ -21,7 +21,6 @@ use crate::rt::per_thread::PerThread;
 ///
 /// Clones share the service. Each call uses its own clone of it, and waits for that clone's readiness: one allocation for
 /// the clone and its call together, and one for the response's body.
-/// allocation for the clone and its call together, and one for the response's body.
 pub(super) struct Upstream<E>(PerThread<dyn BoxedCall<E>>);
 
 type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<ErasedBody>, E>> + Send>>;
