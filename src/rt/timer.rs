@@ -120,6 +120,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn its_owner_finds_that_the_instant_has_passed() {
+        let _once = clock::read_once();
+        let start = clock::now();
+        let mut timer = LazyTimer::default();
+        poll_fn(|cx| timer.poll_until(start + SECOND, cx)).await;
+        assert_eq!(clock::now() - start, SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_instant_that_moved_away_is_waited_for_in_full() {
         let start = clock::now();
         let mut timer = LazyTimer::default();
