@@ -11,7 +11,7 @@ use super::held::HeldPermit;
 use super::{Permit, PermitEnd};
 use crate::body::boxed::Polled;
 use crate::body::observed::{BodyEnd, BodyObserver, Observed};
-use crate::body::response::ResponseBody;
+use crate::body::response::{LayerBody, ResponseBody};
 use crate::error::BoxError;
 
 pin_project! {
@@ -37,6 +37,17 @@ where
     pub(super) fn new(body: ResponseBody<B>, permit: HeldPermit<P>) -> Self {
         let watching = if permit.is_empty() { None } else { Some(PermitObserver(permit)) };
         Self { body: Observed::new(body, watching) }
+    }
+}
+
+impl<B, P> LayerBody<B> for GuardedBody<B, P>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+    P: Permit,
+{
+    fn pass(body: ResponseBody<B>) -> Self {
+        Self::new(body, HeldPermit::new(None))
     }
 }
 

@@ -12,7 +12,7 @@ use tower_service::Service;
 use super::body::GuardedBody;
 use super::held::HeldPermit;
 use super::{Admit, Permit, PermitEnd, Wait, Watch};
-use crate::body::response::ResponseBody;
+use crate::body::response::{LayerBody, ResponseBody};
 use crate::error::BoxError;
 use crate::proto::bodiless;
 use crate::rejection::{Rejection, RejectionFormat};
@@ -164,7 +164,7 @@ where
         if this.before.is_some() {
             match ready!(BeforeCall::poll(this.before, this.permit, cx)) {
                 Begin::Call(call) => this.call.set(Some(call)),
-                Begin::Refused(rejection, format) => return Poll::Ready(Ok(refuse(rejection, format))),
+                Begin::Refused(rejection, format) => return Poll::Ready(Ok(GuardedBody::refuse(rejection, format))),
                 Begin::Failed(err) => return Poll::Ready(Err(err)),
             }
         }
@@ -206,16 +206,6 @@ fn watch<B: Body, P: Permit>(
         return HeldPermit::new(None);
     }
     held.take()
-}
-
-#[cold]
-fn refuse<B, P>(rejection: Rejection, format: RejectionFormat) -> Response<GuardedBody<B, P>>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
-    P: Permit,
-{
-    ResponseBody::refuse(rejection, format).map(|body| GuardedBody::new(body, HeldPermit::new(None)))
 }
 
 impl<S, A, ReqB> fmt::Debug for GuardedFuture<S, A, ReqB>

@@ -5,14 +5,12 @@ use std::pin::Pin;
 use std::task::Context;
 
 use bytes::Bytes;
-use http::Response;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::boxed::Polled;
-use super::response::ResponseBody;
+use super::response::{LayerBody, ResponseBody};
 use crate::error::BoxError;
-use crate::rejection::{Rejection, RejectionFormat};
 
 pin_project! {
     /// The inner body, a refusal, or another body in their place.
@@ -33,25 +31,14 @@ pin_project! {
 // === impl EitherBody ===
 
 impl<A, B> EitherBody<A, B> {
-    pub(crate) fn inner(body: A) -> Self {
-        Self::response(ResponseBody::inner(body))
-    }
-
     pub(crate) fn other(body: B) -> Self {
         Self { either: Either::Other { body } }
     }
+}
 
-    /// An empty body.
-    pub(crate) fn over() -> Self {
-        Self::response(ResponseBody::Over)
-    }
-
-    #[cold]
-    pub(crate) fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
-        ResponseBody::refuse(rejection, format).map(Self::response)
-    }
-
-    fn response(body: ResponseBody<A>) -> Self {
+impl<A, B> LayerBody<A> for EitherBody<A, B> {
+    #[inline]
+    fn pass(body: ResponseBody<A>) -> Self {
         Self { either: Either::Inner { body } }
     }
 }

@@ -5,14 +5,12 @@ use std::pin::Pin;
 use std::task::Context;
 
 use bytes::Bytes;
-use http::Response;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::boxed::Polled;
-use super::response::ResponseBody;
+use super::response::{LayerBody, ResponseBody};
 use crate::error::BoxError;
-use crate::rejection::{Rejection, RejectionFormat};
 
 /// Polls a response body for its layer.
 pub trait Monitor<B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static> {
@@ -51,10 +49,12 @@ impl<B, M> MonitoredBody<B, M> {
     pub(crate) fn without_inner(monitor: M) -> Self {
         Self { body: ResponseBody::Over, monitor: Some(monitor) }
     }
+}
 
-    #[cold]
-    pub(crate) fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
-        ResponseBody::refuse(rejection, format).map(|body| Self { body, monitor: None })
+impl<B, M> LayerBody<B> for MonitoredBody<B, M> {
+    #[inline]
+    fn pass(body: ResponseBody<B>) -> Self {
+        Self { body, monitor: None }
     }
 }
 

@@ -10,6 +10,7 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::boxed::{self, Polled};
+use super::response::{LayerBody, ResponseBody};
 use crate::error::BoxError;
 
 /// How a body ended.
@@ -120,6 +121,13 @@ impl<B: Body, W: BodyObserver> Observed<B, W> {
     pub(crate) fn new(body: B, watch: Option<W>) -> Self {
         let whole = watch.is_some() && has_no_more_data(&body);
         Self { body, slot: ObserverSlot { watch, whole } }
+    }
+}
+
+impl<B, I: LayerBody<B> + Body, W: BodyObserver> LayerBody<B> for Observed<I, W> {
+    #[inline]
+    fn pass(body: ResponseBody<B>) -> Self {
+        Self::new(I::pass(body), None)
     }
 }
 

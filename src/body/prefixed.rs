@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::response::{LayerBody, ResponseBody};
 use crate::call::Reservation;
 
 pin_project! {
@@ -83,6 +84,13 @@ impl<B> PrefixedBody<B> {
 }
 
 // === impl PrefixedBody ===
+
+impl<B, I: LayerBody<B>> LayerBody<B> for PrefixedBody<I> {
+    #[inline]
+    fn pass(body: ResponseBody<B>) -> Self {
+        ReadAhead::default().before(I::pass(body))
+    }
+}
 
 impl<B: fmt::Debug> fmt::Debug for PrefixedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -26,16 +26,39 @@ pin_project! {
     }
 }
 
+/// The body of a layer's responses, around that of the service.
+pub(crate) trait LayerBody<B>: Sized {
+    /// A body that the layer passes on as it is.
+    fn pass(body: ResponseBody<B>) -> Self;
+
+    /// The service's body as it is.
+    #[inline]
+    fn inner(body: B) -> Self {
+        Self::pass(ResponseBody::inner(body))
+    }
+
+    /// A body in place of the service's.
+    fn text(text: Bytes) -> Self {
+        Self::pass(ResponseBody::Refusal { text })
+    }
+
+    /// An empty body.
+    fn over() -> Self {
+        Self::pass(ResponseBody::Over)
+    }
+
+    #[cold]
+    fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
+        rejection.into_response(format).map(Self::text)
+    }
+}
+
 // === impl ResponseBody ===
 
 impl<B> ResponseBody<B> {
     #[inline]
     pub(crate) fn inner(body: B) -> Self {
         Self::Inner { body }
-    }
-
-    pub(crate) fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
-        rejection.into_response(format).map(|text| Self::Refusal { text })
     }
 
     /// Whether it was read to its end, or given up.
@@ -88,6 +111,13 @@ impl<B> Drop for Fuse<'_, B> {
         if self.over {
             self.body.as_mut().drop_inner();
         }
+    }
+}
+
+impl<B> LayerBody<B> for ResponseBody<B> {
+    #[inline]
+    fn pass(body: Self) -> Self {
+        body
     }
 }
 

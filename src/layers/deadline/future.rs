@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 
 use super::body::DeadlineBody;
 use super::limit::DeadlineLimit;
+use crate::body::response::LayerBody;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};

@@ -18,6 +18,7 @@ use super::driver::SharedCall;
 use super::offer::Offer;
 use super::role::DedupRole;
 use super::shared_body::SharedBody;
+use crate::body::response::LayerBody;
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;
 use crate::proto::grpc;

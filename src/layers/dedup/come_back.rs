@@ -11,6 +11,7 @@ use super::body::DedupBody;
 use super::config::Config;
 use super::key;
 use super::returning::{Returning, rejection, status};
+use crate::body::response::LayerBody;
 use crate::call::Tenant;
 use crate::error::BoxError;
 use crate::event::Event;

@@ -16,6 +16,7 @@ use super::config::Config;
 use super::offer::{self, Later};
 use super::role::DedupRole;
 use super::shared_body::SharedBody;
+use crate::body::response::LayerBody;
 use crate::call::Reservation;
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;

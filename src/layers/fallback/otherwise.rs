@@ -7,7 +7,7 @@ use http_body::Body;
 use super::body::FallbackBody;
 #[cfg(feature = "schema")]
 use crate::body::output_usage::OutputUsage;
-use crate::body::response::ResponseBody;
+use crate::body::response::{LayerBody, ResponseBody};
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 

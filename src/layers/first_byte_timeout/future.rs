@@ -10,6 +10,7 @@ use pin_project_lite::pin_project;
 use super::body::FirstByteTimeoutBody;
 use super::limit::FirstByteLimit;
 use super::withheld::WithheldHead;
+use crate::body::response::LayerBody;
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionKind};
 
@@ -63,7 +64,7 @@ where
             match call.poll(cx) {
                 Poll::Ready(Ok(response)) => match this.wait.as_mut().and_then(|wait| wait.after_head(&response)) {
                     Some(first) => this.stage.set(Stage::Data { withheld: WithheldHead::new(response, first) }),
-                    None => return Poll::Ready(Ok(FirstByteTimeoutBody::pass(response))),
+                    None => return Poll::Ready(Ok(response.map(FirstByteTimeoutBody::inner))),
                 },
                 Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
                 Poll::Pending => {}

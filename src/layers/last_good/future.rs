@@ -15,6 +15,7 @@ use super::reading::Reading;
 use super::search::Search;
 use super::stand_in::{Settled, StandIn};
 use crate::body::request::CallBody;
+use crate::body::response::LayerBody;
 use crate::error::BoxError;
 use crate::rt::ready::ReadyCall;
 
@@ -84,26 +85,24 @@ where
                     continue;
                 }
                 StageProj::Calling { call, stand_in } => match (call.poll(cx), stand_in.as_deref_mut()) {
-                    (Poll::Ready(result), None) => {
-                        result.map(|response| response.map(|body| LastGoodBody::inner(body, None)))
-                    }
+                    (Poll::Ready(result), None) => result.map(|response| response.map(LastGoodBody::inner)),
                     (Poll::Ready(result), Some(held)) => match held.settle(&result) {
                         Settled::Upstream => held.forward(result),
-                        Settled::Stored(response) => Ok(LastGoodBody::stored(response)),
+                        Settled::Stored(response) => Ok(response.map(LastGoodBody::text)),
                         Settled::Search(search) => {
                             let stand_in = stand_in.take();
                             stage.set(Stage::Searching { search, stand_in, otherwise: Some(result) });
                             continue;
                         }
                     },
-                    (Poll::Pending, Some(stand_in)) => Ok(LastGoodBody::stored(ready!(stand_in.poll_deadline(cx)))),
+                    (Poll::Pending, Some(stand_in)) => Ok(ready!(stand_in.poll_deadline(cx)).map(LastGoodBody::text)),
                     (Poll::Pending, None) => return Poll::Pending,
                 },
                 StageProj::Searching { search, stand_in, otherwise } => {
                     let Some(stand_in) = stand_in else { return Poll::Pending };
                     let found = ready!(stand_in.poll_search(search, cx));
                     let Some(result) = otherwise.take() else { return Poll::Pending };
-                    found.map_or_else(|| stand_in.forward(result), |found| Ok(LastGoodBody::stored(found)))
+                    found.map_or_else(|| stand_in.forward(result), |found| Ok(found.map(LastGoodBody::text)))
                 }
                 // Polled again after its end.
                 StageProj::Over => return Poll::Pending,

@@ -16,6 +16,7 @@ use super::recorder::AnswerRecorder;
 use super::search::{Found, Search, SearchSource};
 use super::stored::{AnswerStore, StoredAnswer, mark_template};
 use crate::body::request::CallBody;
+use crate::body::response::ResponseBody;
 use crate::call::{StaleKind, Tenant};
 use crate::error::BoxError;
 use crate::event::Event;
@@ -126,7 +127,7 @@ impl StandIn {
             if recorder.is_none() {
                 self.store.reap();
             }
-            response.map(|body| LastGoodBody::inner(body, recorder))
+            response.map(|body| LastGoodBody::new(ResponseBody::inner(body), recorder.map(Box::new)))
         })
     }
 

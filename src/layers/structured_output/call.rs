@@ -19,6 +19,7 @@ use crate::body::ending::Ending;
 use crate::body::erased::ErasedBody;
 use crate::body::output_usage::OutputUsage;
 use crate::body::request::{CallBody, RequestRead, RequestReading};
+use crate::body::response::LayerBody;
 use crate::call::{InvalidOutput, NoRetry, OutputFault, Tenant};
 use crate::error::BoxError;
 use crate::event::Event;

@@ -11,6 +11,7 @@ use tower_service::Service;
 
 use super::body::StructuredOutputBody;
 use crate::body::request::CallBody;
+use crate::body::response::LayerBody;
 use crate::error::BoxError;
 use crate::rt::ready::ReadyCall;
 

@@ -13,6 +13,7 @@ use super::body::SupersedeBody;
 use super::entered::EnteredMessage;
 use super::reading::{Arrived, ReadMessage, Reading};
 use crate::body::request::CallBody;
+use crate::body::response::LayerBody;
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::ready::ReadyCall;
