@@ -42,19 +42,23 @@ pin_project! {
 
 impl<B, M> MonitoredBody<B, M> {
     pub(crate) fn new(body: B, monitor: Option<M>) -> Self {
-        Self { body: ResponseBody::inner(body), monitor }
+        Self::of(ResponseBody::inner(body), monitor)
     }
 
     /// A body that its monitor replaces, or makes itself.
     pub(crate) fn without_inner(monitor: M) -> Self {
-        Self { body: ResponseBody::Over, monitor: Some(monitor) }
+        Self::of(ResponseBody::Over, Some(monitor))
+    }
+
+    pub(crate) fn of(body: ResponseBody<B>, monitor: Option<M>) -> Self {
+        Self { body, monitor }
     }
 }
 
 impl<B, M> LayerBody<B> for MonitoredBody<B, M> {
     #[inline]
     fn pass(body: ResponseBody<B>) -> Self {
-        Self { body, monitor: None }
+        Self::of(body, None)
     }
 }
 

@@ -58,6 +58,12 @@ impl ReadAhead {
         self.rest.len() + usize::from(self.first.is_some())
     }
 
+    /// The held data.
+    #[cfg(feature = "llm")]
+    pub(crate) fn data(&self) -> impl Iterator<Item = &Bytes> {
+        self.first.iter().chain(self.rest.iter().filter_map(Frame::data_ref))
+    }
+
     /// Returns the frames in their order.
     pub(crate) fn into_frames(self) -> impl Iterator<Item = Frame<Bytes>> {
         self.first.map(Frame::data).into_iter().chain(self.rest)
@@ -79,7 +85,8 @@ impl fmt::Debug for ReadAhead {
 impl<B> PrefixedBody<B> {
     /// Counts the frames until all of them are read.
     pub(crate) fn reserving(self, reservation: Option<Reservation>) -> Self {
-        Self { reservation, ..self }
+        let is_empty = self.first.is_none() && self.rest.is_empty();
+        Self { reservation: reservation.filter(|_| !is_empty), ..self }
     }
 }
 
@@ -106,9 +113,8 @@ impl<B: Body<Data = Bytes>> Body for PrefixedBody<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
         if this.first.is_some() || !this.rest.is_empty() {
-            return next_held(this.first, this.rest);
+            return next_held(this.first, this.rest, this.reservation);
         }
-        *this.reservation = None;
         this.body.poll_frame(cx)
     }
 
@@ -135,6 +141,15 @@ pub(crate) fn size_with<'a>(held: impl Iterator<Item = &'a Bytes>, body: &SizeHi
 
 #[cold]
 #[inline(never)]
-fn next_held<E>(first: &mut Option<Bytes>, rest: &mut VecDeque<Frame<Bytes>>) -> Poll<Option<Result<Frame<Bytes>, E>>> {
-    Poll::Ready(first.take().map(Frame::data).or_else(|| rest.pop_front()).map(Ok))
+fn next_held<E>(
+    first: &mut Option<Bytes>,
+    rest: &mut VecDeque<Frame<Bytes>>,
+    reservation: &mut Option<Reservation>,
+) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+    let frame = first.take().map(Frame::data).or_else(|| rest.pop_front());
+    if rest.is_empty() {
+        // The body may go on for long without it.
+        (*rest, *reservation) = (VecDeque::new(), None);
+    }
+    Poll::Ready(frame.map(Ok))
 }

@@ -1,5 +1,6 @@
 //! The inner body, or the body of a refusal; fused.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -22,9 +23,13 @@ pin_project! {
     pub enum ResponseBody<B> {
         Inner { #[pin] body: B },
         Refusal { text: Bytes },
+        Rest { rest: BodyRest },
         Over,
     }
 }
+
+/// What follows in the place of an inner body.
+pub(crate) type BodyRest = VecDeque<Result<Frame<Bytes>, BoxError>>;
 
 /// The body of a layer's responses, around that of the service.
 pub(crate) trait LayerBody<B>: Sized {
@@ -73,15 +78,25 @@ impl<B> ResponseBody<B> {
         self.set(Self::Over);
     }
 
+    /// Drops the inner body, and ends with `rest`.
+    #[cfg(feature = "llm")]
+    #[cold]
+    pub(crate) fn end_with(mut self: Pin<&mut Self>, rest: BodyRest) -> Polled {
+        self.set(Self::Rest { rest });
+        self.poll_rest()
+    }
+
     /// Polls the next frame without an inner body.
     #[cold]
     #[inline(never)]
     fn poll_rest(self: Pin<&mut Self>) -> Polled {
-        let text = match self.project() {
-            StateProj::Refusal { text } => std::mem::take(text),
-            _ => Bytes::new(),
-        };
-        Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))))
+        Poll::Ready(match self.project() {
+            StateProj::Refusal { text } => {
+                Some(std::mem::take(text)).filter(|text| !text.is_empty()).map(Frame::data).map(Ok)
+            }
+            StateProj::Rest { rest } => rest.pop_front(),
+            StateProj::Inner { .. } | StateProj::Over => None,
+        })
     }
 }
 
@@ -141,6 +156,7 @@ where
         match self {
             Self::Inner { body } => body.is_end_stream(),
             Self::Refusal { text } => text.is_empty(),
+            Self::Rest { rest } => rest.is_empty(),
             Self::Over => true,
         }
     }
@@ -149,6 +165,12 @@ where
         match self {
             Self::Inner { body } => body.size_hint(),
             Self::Refusal { text } => SizeHint::with_exact(text.len() as u64),
+            // After the announced number of bytes the caller would not read an error.
+            Self::Rest { rest } if rest.iter().any(Result::is_err) => SizeHint::default(),
+            Self::Rest { rest } => {
+                let data = rest.iter().flatten().filter_map(Frame::data_ref);
+                SizeHint::with_exact(data.map(|data| data.len() as u64).sum())
+            }
             Self::Over => SizeHint::with_exact(0),
         }
     }
@@ -160,6 +182,7 @@ impl<B> fmt::Debug for ResponseBody<B> {
         f.write_str(match self {
             Self::Inner { .. } => "Inner",
             Self::Refusal { .. } => "Refusal",
+            Self::Rest { .. } => "Rest",
             Self::Over => "Over",
         })
     }

@@ -15,7 +15,9 @@ use super::refusal;
 use super::state::StreamState;
 use super::watch::{BodyWatch, ContentLimit, StreamWatch};
 use crate::body::ending::Ending;
-use crate::body::response::ResponseBody;
+use crate::body::monitored::MonitoredBody;
+use crate::body::prefixed::ReadAhead;
+use crate::body::response::LayerBody;
 use crate::call::{AsksForRest, Tenant};
 use crate::event::Event;
 use crate::policy::timeout_profile::TimeoutProfile;
@@ -116,9 +118,7 @@ impl Expected {
                 }
                 let watch = BodyWatch::Stream(Box::new(StreamWatch { state, limit: ContentLimit::none() }));
                 response.headers_mut().remove(CONTENT_LENGTH);
-                Plan::Forward(
-                    response.map(|body| StreamGuardBody::new(Default::default(), watch, ResponseBody::inner(body))),
-                )
+                Plan::Forward(response.map(|body| ReadAhead::default().before(MonitoredBody::new(body, Some(watch)))))
             }
         }
     }

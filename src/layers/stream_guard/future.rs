@@ -10,6 +10,7 @@ use pin_project_lite::pin_project;
 use super::body::StreamGuardBody;
 use super::expected::{Expected, Plan};
 use super::prelude::WithheldPrelude;
+use crate::body::response::LayerBody;
 use crate::error::BoxError;
 
 pin_project! {

@@ -12,6 +12,7 @@ use super::config::{Chosen, Config, NAME};
 use super::refusal;
 use super::state::{Readable, Seen, StreamState};
 use crate::body::ending::Ending;
+use crate::body::response::BodyRest;
 use crate::error::{BoxError, FirstContentElapsed, StreamTruncated};
 use crate::event::{Event, StreamFault};
 use crate::proto::dialect::{AnswerReader, End, Framing};
@@ -19,7 +20,7 @@ use crate::rt::timeout::Timeout;
 
 /// The kind of watch.
 #[derive(Debug)]
-pub(super) enum BodyWatch {
+pub enum BodyWatch {
     Nothing,
     Stream(Box<StreamWatch>),
     Answer(Box<AnswerWatch>),
@@ -27,14 +28,14 @@ pub(super) enum BodyWatch {
 
 /// A stream of events.
 #[derive(Debug)]
-pub(super) struct StreamWatch {
+pub struct StreamWatch {
     pub(super) state: StreamState,
     pub(super) limit: ContentLimit,
 }
 
 /// A JSON answer that is too large to withhold.
 #[derive(Debug)]
-pub(super) struct AnswerWatch {
+pub struct AnswerWatch {
     pub(super) config: Arc<Config>,
     pub(super) reader: AnswerReader,
     pub(super) dialect: Chosen,
@@ -59,20 +60,15 @@ pub(super) enum WatchStep {
     More,
     /// Forward this.
     Give(Frame<Bytes>),
-    /// Forward this, then end the body.
-    Last(Option<Frame<Bytes>>, Option<Frame<Bytes>>),
-    /// Forward this, then fail the body.
-    Fail(Fail),
+    /// Drop the body, and end with this.
+    End(BodyRest),
 }
 
 /// How a body fails.
-#[derive(Debug)]
-pub(super) struct Fail {
-    /// The data before the error.
-    pub(super) before: Bytes,
+struct Fail {
     /// The event for the caller.
-    pub(super) frame: Bytes,
-    pub(super) error: BoxError,
+    frame: Bytes,
+    error: BoxError,
 }
 
 // === impl BodyWatch ===
@@ -108,8 +104,8 @@ impl BodyWatch {
             Self::Answer(watch) => watch.end(),
         };
         match ended {
-            Ok(rest) => WatchStep::Last((!rest.is_empty()).then(|| Frame::data(rest)), trailers),
-            Err(fail) => WatchStep::Fail(fail),
+            Ok(rest) => WatchStep::End(some_data(rest).chain(trailers).map(Ok).collect()),
+            Err(fail) => fail.after(Bytes::new()),
         }
     }
 
@@ -123,7 +119,7 @@ impl BodyWatch {
                 *self = Self::Nothing;
                 WatchStep::Give(frame)
             }
-            Err(fail) => WatchStep::Fail(fail),
+            Err(fail) => fail.after(Bytes::new()),
         }
     }
 
@@ -146,9 +142,9 @@ impl BodyWatch {
     }
 
     /// Handles silence. Ready when content is overdue.
-    pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<Fail> {
+    pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<WatchStep> {
         let Self::Stream(watch) = self else { return Poll::Pending };
-        watch.limit.poll(cx).map(|error| watch.elapsed(error))
+        watch.limit.poll(cx).map(|error| watch.elapsed(error).after(Bytes::new()))
     }
 }
 
@@ -160,10 +156,10 @@ impl StreamWatch {
     fn part(&mut self, part: Bytes) -> WatchStep {
         self.limit.settle(self.state.seen());
         if self.state.failure().is_some() {
-            return WatchStep::Fail(Fail { before: part, ..self.failed() });
+            return self.failed().after(part);
         }
         if self.state.is_unproven() {
-            return WatchStep::Fail(Fail { before: part, ..self.truncated(self.state.truncated()) });
+            return self.truncated(self.state.truncated()).after(part);
         }
         if part.is_empty() { WatchStep::More } else { WatchStep::Give(Frame::data(part)) }
     }
@@ -193,12 +189,12 @@ impl StreamWatch {
     fn elapsed(&self, error: FirstContentElapsed) -> Fail {
         self.config().emitter.emit(&Event::BodyTimedOut { layer: NAME, after: error.after });
         let frame = error.frame(self.state.kind_as_framed(), self.state.next_sequence(), self.state.line_ending());
-        Fail { before: Bytes::new(), frame: self.shown(frame.into()), error: error.into() }
+        Fail { frame: self.shown(frame.into()), error: error.into() }
     }
 
     fn fail(&self, fault: StreamFault, frame: Bytes, error: BoxError) -> Fail {
         self.config().emitter.emit(&Event::StreamFailed { fault });
-        Fail { before: Bytes::new(), frame: self.shown(frame), error }
+        Fail { frame: self.shown(frame), error }
     }
 
     /// Returns the event for the caller, if this layer writes it, and there is a place for it.
@@ -239,8 +235,22 @@ impl AnswerWatch {
     /// Fails without an event, which has no place here.
     fn fail(&self, fault: StreamFault, error: BoxError) -> Fail {
         self.config.emitter.emit(&Event::StreamFailed { fault });
-        Fail { before: Bytes::new(), frame: Bytes::new(), error }
+        Fail { frame: Bytes::new(), error }
     }
+}
+
+// === impl Fail ===
+
+impl Fail {
+    /// Forwards the data before the error, then fails the body.
+    fn after(self, before: Bytes) -> WatchStep {
+        let data = some_data(before).chain(some_data(self.frame)).map(Ok);
+        WatchStep::End(data.chain([Err(self.error)]).collect())
+    }
+}
+
+fn some_data(data: Bytes) -> impl Iterator<Item = Frame<Bytes>> {
+    Some(data).filter(|data| !data.is_empty()).map(Frame::data).into_iter()
 }
 
 // === impl ContentLimit ===

@@ -9,7 +9,6 @@
 mod read;
 mod refuse;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,7 +27,9 @@ use super::state::StreamState;
 use super::watch::{AnswerWatch, BodyWatch, ContentLimit, StreamWatch};
 use crate::body::ending::Ending;
 use crate::body::frame_budget::FrameBudget;
-use crate::body::response::ResponseBody;
+use crate::body::monitored::MonitoredBody;
+use crate::body::prefixed::ReadAhead;
+use crate::body::response::{LayerBody, ResponseBody};
 use crate::call::Reservation;
 use crate::error::BoxError;
 use crate::event::Event;
@@ -53,8 +54,7 @@ pub(super) struct WithheldPrelude<B> {
     config: Arc<Config>,
     head: Option<Parts>,
     body: ResponseBody<B>,
-    held: VecDeque<Frame<Bytes>>,
-    bytes: usize,
+    held: ReadAhead,
     /// The withheld bytes, in the memory that all calls share.
     reservation: Reservation,
     content: PreludeContent,
@@ -100,7 +100,7 @@ enum Decision {
 
 impl<B> fmt::Debug for WithheldPrelude<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WithheldPrelude").field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("WithheldPrelude").field("held", &self.held).finish_non_exhaustive()
     }
 }
 
@@ -137,22 +137,18 @@ impl<B> WithheldPrelude<B> {
     fn new(config: Arc<Config>, reservation: Reservation, response: Response<B>, content: PreludeContent) -> Self {
         let (head, body) = response.into_parts();
         let body = ResponseBody::inner(body);
-        Self { config, head: Some(head), body, held: VecDeque::new(), bytes: 0, reservation, content }
+        Self { config, head: Some(head), body, held: ReadAhead::default(), reservation, content }
     }
 
     fn hold(&mut self, frame: Frame<Bytes>) {
-        match frame.data_ref() {
-            // Empty frames must not pile up.
-            Some(data) if data.is_empty() => {}
-            data => {
-                self.bytes = self.bytes.saturating_add(data.map_or(0, Bytes::len));
-                self.held.push_back(frame);
-            }
+        // Empty frames must not pile up.
+        if !frame.data_ref().is_some_and(Bytes::is_empty) {
+            self.held.push(frame);
         }
     }
 
     fn is_full(&self, bytes: usize) -> bool {
-        self.bytes > bytes || self.held.len() >= MAX_FRAMES
+        self.held.bytes() > bytes || self.held.frames() >= MAX_FRAMES
     }
 }
 
@@ -185,27 +181,23 @@ where
         let held = std::mem::take(&mut self.held);
         let body = std::mem::replace(&mut self.body, ResponseBody::Over);
         let reservation = std::mem::replace(&mut self.reservation, self.config.memory.reserve(None));
-        let refused =
-            |refusal: Response<Bytes>| refusal.map(|text| StreamGuardBody::pass(ResponseBody::Refusal { text }));
-        Some(match decision {
+        let forward = |body| held.before(body).reserving(Some(reservation).filter(Reservation::is_counted));
+        let (kind, refusal) = match decision {
             Decision::Release(watch) => {
                 if watch.hides_length() {
                     head.headers.remove(CONTENT_LENGTH);
                 }
-                Response::from_parts(head, StreamGuardBody::new(held, watch, body).reserving(reservation))
+                return Some(Response::from_parts(head, forward(MonitoredBody::of(body, Some(watch)))));
             }
             Decision::Broken(err) => {
-                Response::from_parts(head, StreamGuardBody::failed(held, err).reserving(reservation))
+                let body = ResponseBody::Rest { rest: [Err(err)].into() };
+                return Some(Response::from_parts(head, forward(MonitoredBody::pass(body))));
             }
-            Decision::Refuse(refusal) => {
-                self.config.emitter.emit(&Event::Refused { kind: RejectionKind::UpstreamFailed });
-                refused(refusal)
-            }
-            Decision::Reject(rejection) => {
-                self.config.emitter.emit(&Event::Refused { kind: rejection.kind() });
-                refused(rejection.into_response(RejectionFormat::Http))
-            }
-        })
+            Decision::Refuse(refusal) => (RejectionKind::UpstreamFailed, refusal),
+            Decision::Reject(rejection) => (rejection.kind(), rejection.into_response(RejectionFormat::Http)),
+        };
+        self.config.emitter.emit(&Event::Refused { kind });
+        Some(refusal.map(StreamGuardBody::text))
     }
 
     /// Decides by time, when no data has arrived.

@@ -41,7 +41,7 @@ where
                     return self.turn_to_array();
                 }
                 match self.config.hold {
-                    Some(max) => self.beyond(max.max(MAX_WITHHELD), self.bytes),
+                    Some(max) => self.beyond(max.max(MAX_WITHHELD), self.held.bytes()),
                     None => self.is_full(MAX_WITHHELD).then(|| self.release()),
                 }
             }
@@ -61,7 +61,7 @@ where
             PreludeContent::Answer(..) => (true, 0),
             PreludeContent::Error(..) | PreludeContent::Over => (false, 0),
         };
-        if self.reservation.set(self.bytes.saturating_add(partial)) {
+        if self.reservation.set(self.held.bytes().saturating_add(partial)) {
             return None;
         }
         if of_answer && self.config.hold.is_some() {
@@ -83,7 +83,7 @@ where
     /// Judges a stream by its events so far.
     fn judge_stream(&mut self) -> Option<Decision> {
         let PreludeContent::Stream(stream) = &mut self.content else { return None };
-        let (seen, withheld) = (stream.state.seen(), self.bytes.saturating_add(stream.state.withheld()));
+        let (seen, withheld) = (stream.state.seen(), self.held.bytes().saturating_add(stream.state.withheld()));
         stream.limit.settle(seen);
         if stream.state.failure().is_some() {
             return Some(self.refuse_failure());
@@ -109,7 +109,7 @@ where
             return self.beyond(max, withheld);
         }
         let enough = seen.content || seen.reason || seen.events > MAX_EVENTS;
-        if enough || withheld > MAX_WITHHELD || self.held.len() >= MAX_FRAMES {
+        if enough || withheld > MAX_WITHHELD || self.held.frames() >= MAX_FRAMES {
             return Some(self.release());
         }
         if seen.started && stream.release_at.is_none() {
@@ -120,7 +120,7 @@ where
 
     /// Refuses an answer that is larger than the limit.
     fn beyond(&mut self, max: usize, withheld: usize) -> Option<Decision> {
-        let full = withheld > max || self.held.len() >= max.max(MAX_FRAMES);
+        let full = withheld > max || self.held.frames() >= max.max(MAX_FRAMES);
         let why = "The upstream's answer is larger than what may be held back.";
         full.then(|| self.refuse_as("answer_too_large", why, ANOTHER))
     }
@@ -141,8 +141,7 @@ where
             release_at: None,
             timer: LazyTimer::default(),
         }));
-        self.bytes = 0;
-        for frame in std::mem::take(&mut self.held) {
+        for frame in std::mem::take(&mut self.held).into_frames() {
             if let Some(decision) = self.data(frame) {
                 return Some(decision);
             }
@@ -161,7 +160,7 @@ where
             }
             PreludeContent::Over => Decision::Release(BodyWatch::Nothing),
         };
-        self.held.extend(trailers);
+        trailers.into_iter().for_each(|trailers| self.held.push(trailers));
         decision
     }
 

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use http::response::Parts;
 use http::{Response, StatusCode};
-use http_body::{Body, Frame};
+use http_body::Body;
 
 use super::super::refusal;
 use super::super::watch::BodyWatch;
@@ -33,15 +33,12 @@ where
     }
 
     fn joined(&self) -> Bytes {
-        let mut pieces = self.held.iter().filter_map(Frame::data_ref);
-        match (pieces.next(), self.held.len()) {
-            (Some(only), 1) => only.clone(),
-            (first, _) => {
-                let mut joined = BytesMut::with_capacity(self.bytes);
-                first.into_iter().chain(pieces).for_each(|piece| joined.extend_from_slice(piece));
-                joined.freeze()
-            }
+        if let (Some(only), 1) = (self.held.data().next(), self.held.frames()) {
+            return only.clone();
         }
+        let mut joined = BytesMut::with_capacity(self.held.bytes());
+        self.held.data().for_each(|piece| joined.extend_from_slice(piece));
+        joined.freeze()
     }
 
     pub(super) fn failed(&mut self, err: BoxError) -> Decision {
