@@ -393,6 +393,7 @@ pub mod generic {
     pub use crate::body::monitored::MonitoredBody;
     pub use crate::body::observed::Observed;
     pub use crate::body::prefixed::PrefixedBody;
+    pub use crate::body::request::HandledFuture;
     pub use crate::rt::layered::Layered;
 }
 

@@ -32,7 +32,7 @@ pin_project! {
 pub(crate) type BodyRest = VecDeque<Result<Frame<Bytes>, BoxError>>;
 
 /// The body of a layer's responses, around that of the service.
-pub(crate) trait LayerBody<B>: Sized {
+pub trait LayerBody<B>: Sized {
     /// A body that the layer passes on as it is.
     fn pass(body: ResponseBody<B>) -> Self;
 

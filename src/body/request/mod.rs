@@ -1,6 +1,7 @@
 //! The request's body below the layers, and how a request is sent again.
 
 mod call_body;
+mod handled;
 #[cfg(all(test, buttress_loom))]
 mod loom_tests;
 mod reading;
@@ -12,6 +13,8 @@ mod tests;
 mod upload;
 
 pub use self::call_body::CallBody;
+pub use self::handled::HandledFuture;
+pub(crate) use self::handled::{Handled, Next};
 pub(crate) use self::reading::{RequestRead, RequestReading, Unread};
 pub(crate) use self::recording::ReadState;
 pub(crate) use self::resend::Resend;

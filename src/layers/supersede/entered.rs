@@ -6,19 +6,24 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use tower_service::Service;
 
 use super::body::SupersedeBody;
+use super::cancel_watch::CancelWatch;
 use super::config::Config;
 use super::reading::Arrived;
 use super::shared::ConversationCall;
 use super::waiting::Waiting;
+use crate::body::monitored::MonitoredBody;
 use crate::body::request::CallBody;
+use crate::body::response::LayerBody;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::supersede::Refusal;
 use crate::proto::retry_after;
 use crate::rejection::RejectionKind;
 use crate::rt::cancellation::GoesOn;
+use crate::rt::ready::ReadyCall;
 
 /// A message in its conversation.
 pub(super) struct EnteredMessage {
@@ -32,13 +37,20 @@ pub(super) struct EnteredMessage {
 
 impl EnteredMessage {
     /// Adds a message that was read to its conversation.
-    pub(super) fn enter(request: &mut Request<CallBody>, arrived: Arrived) -> Result<Self, RejectionKind> {
+    pub(super) fn enter<S: Service<Request<CallBody>>>(
+        service: S,
+        mut request: Request<CallBody>,
+        arrived: Arrived,
+    ) -> Result<(ReadyCall<S, Request<CallBody>>, Self), RejectionKind> {
         let Arrived { message, order, config, shared } = arrived;
         let kind = match shared.arrive(&message, order, &config) {
             Ok(call) => {
                 request.extensions_mut().insert(call.cancellation().clone());
-                let waiting = (!call.goes_at_once()).then(Box::default);
-                return Ok(Self { call, waiting, config });
+                return Ok(if call.goes_at_once() {
+                    (ReadyCall::new(service, request), Self { call, waiting: None, config })
+                } else {
+                    (ReadyCall::parked(service, request), Self { call, waiting: Some(Box::default()), config })
+                });
             }
             Err(Refusal::Superseded) => RejectionKind::Superseded,
             Err(Refusal::Busy) => RejectionKind::ConversationBusy,
@@ -47,13 +59,26 @@ impl EnteredMessage {
         Err(kind)
     }
 
-    /// Whether it may start at once.
-    pub(super) fn goes_at_once(&self) -> bool {
-        self.waiting.is_none()
+    /// Polls its `call` when it has its turn. Ready with `None` if another message has replaced it before its answer.
+    pub(super) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        call: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<Option<T>> {
+        if !self.call.cancellation().is_cancelled() {
+            if self.poll_turn(cx).is_ready() {
+                if let Poll::Ready(answered) = call(cx) {
+                    return Poll::Ready(Some(answered));
+                }
+            }
+            ready!(self.call.poll_cancelled(cx));
+        }
+        self.config.emitter.emit(&Event::Refused { kind: RejectionKind::Superseded });
+        Poll::Ready(None)
     }
 
     /// Ready when its call may start.
-    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(waiting) = &mut self.waiting else { return Poll::Ready(()) };
         if waiting.poll(&self.call, cx).is_pending() {
             // Its turn may have come meanwhile: check once more, with a waker in place.
@@ -64,20 +89,6 @@ impl EnteredMessage {
         }
         self.waiting = None;
         Poll::Ready(())
-    }
-
-    pub(super) fn is_superseded(&self) -> bool {
-        self.call.cancellation().is_cancelled()
-    }
-
-    /// Ready when its call must end.
-    pub(super) fn poll_superseded(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.call.poll_cancelled(cx)
-    }
-
-    /// Another message has replaced it before its answer.
-    pub(super) fn superseded(self) {
-        self.config.emitter.emit(&Event::Refused { kind: RejectionKind::Superseded });
     }
 
     /// Handles the head of its answer.
@@ -97,14 +108,15 @@ impl EnteredMessage {
                 call.announce_served();
             }
             call.answered();
-            return response.map(SupersedeBody::untouched);
+            return response.map(SupersedeBody::inner);
         }
         if is_served {
             call.served();
         }
         if is_over {
-            return response.map(SupersedeBody::untouched);
+            return response.map(SupersedeBody::inner);
         }
-        response.map(|body| SupersedeBody::watched(body, call, is_final, config))
+        let watch = CancelWatch { cancellation: call.cancellation().clone(), config };
+        response.map(|body| SupersedeBody::new(MonitoredBody::new(body, Some(watch)), Some(call.until_end(is_final))))
     }
 }

@@ -1,5 +1,5 @@
-use std::fmt;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,24 +11,23 @@ use tower_service::Service;
 
 use super::body::SupersedeBody;
 use super::entered::EnteredMessage;
-use super::reading::{Arrived, ReadMessage, Reading};
-use crate::body::request::CallBody;
-use crate::body::response::LayerBody;
+use super::reading::{Intake, Reading};
+use crate::body::request::{CallBody, Handled, HandledFuture, Next};
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::ready::ReadyCall;
 
+/// The future of [`Supersede`](crate::supersede::Supersede).
+pub type SupersedeFuture<S> = HandledFuture<S, MessageCall<S>>;
+
 pin_project! {
-    /// The future of [`Supersede`](crate::supersede::Supersede).
-    #[must_use = "futures do nothing unless polled"]
-    pub struct SupersedeFuture<S>
+    /// The call of a message.
+    pub struct MessageCall<S>
     where
         S: Service<Request<CallBody>>,
     {
         #[pin]
-        stage: StageOf<S>,
-        // `None`: it is no message, or its call is over.
-        message: Option<EnteredMessage>,
+        stage: Stage<S, ReadyCall<S, Request<CallBody>>>,
     }
 }
 
@@ -36,103 +35,53 @@ pin_project! {
     #[project = StageProj]
     enum Stage<S, C> {
         Reading { reading: Box<Reading>, service: Option<S> },
-        // Of a message that has its turn, or comes to it.
-        Calling { #[pin] call: C },
-        Refused { kind: Option<RejectionKind> },
+        // It has its turn, or comes to it. The call is dropped first: it sees that it must not wait for another attempt.
+        Entered { #[pin] call: C, message: Option<EnteredMessage> },
     }
 }
 
-type StageOf<S> = Stage<S, ReadyCall<S, Request<CallBody>>>;
+// === impl MessageCall ===
 
-// === impl SupersedeFuture ===
+impl<S: Service<Request<CallBody>>> MessageCall<S> {
+    pub(super) fn next(service: S, intake: Intake) -> Next<S, Self> {
+        let stage = match intake {
+            Intake::Passes(request) => return Next::Pass(service, request),
+            Intake::Reads(reading) => Stage::Reading { reading, service: Some(service) },
+            Intake::Arrives(request, arrived) => match EnteredMessage::enter(service, request, arrived) {
+                Ok((call, message)) => Stage::Entered { call, message: Some(message) },
+                Err(kind) => return refuse(kind),
+            },
+        };
+        Next::Handle(Self { stage })
+    }
+}
 
-impl<S> SupersedeFuture<S>
+impl<S, B> Future for MessageCall<S>
 where
-    S: Service<Request<CallBody>>,
+    S: Service<Request<CallBody>, Response = Response<B>>,
+    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
-    /// A request that passes, where this layer is off.
-    pub(super) fn calling(call: S::Future) -> Self {
-        Self { stage: Stage::Calling { call: ReadyCall::called(call) }, message: None }
-    }
+    type Output = Handled<S, Self, Result<Response<SupersedeBody<B>>, S::Error>>;
 
-    /// A request that passes.
-    pub(super) fn passing(service: S, request: Request<CallBody>) -> Self {
-        Self { stage: Stage::Calling { call: ReadyCall::new(service, request) }, message: None }
-    }
-
-    /// A message whose body has still to come.
-    pub(super) fn reading(service: S, reading: Reading) -> Self {
-        Self { stage: Stage::Reading { reading: Box::new(reading), service: Some(service) }, message: None }
-    }
-
-    /// A message that was read.
-    pub(super) fn arrived(service: S, mut request: Request<CallBody>, arrived: Arrived) -> Self {
-        match EnteredMessage::enter(&mut request, arrived) {
-            Ok(message) => {
-                let call = match message.goes_at_once() {
-                    true => ReadyCall::new(service, request),
-                    false => ReadyCall::parked(service, request),
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().stage.project() {
+            StageProj::Reading { reading, service } => {
+                let intake = ready!(reading.poll(cx));
+                let Some(service) = service.take() else { return Poll::Pending };
+                Poll::Ready(ControlFlow::Continue(Self::next(service, intake)))
+            }
+            StageProj::Entered { call, message: entered } => {
+                let Some(message) = entered else { return Poll::Pending };
+                let Some(answered) = ready!(message.poll(cx, |cx| call.poll(cx))) else {
+                    return Poll::Ready(ControlFlow::Continue(refuse(RejectionKind::Superseded)));
                 };
-                Self { stage: Stage::Calling { call }, message: Some(message) }
-            }
-            Err(kind) => Self { stage: Stage::Refused { kind: Some(kind) }, message: None },
-        }
-    }
-}
-
-impl<S, ResB> Future for SupersedeFuture<S>
-where
-    S: Service<Request<CallBody>, Response = Response<ResB>>,
-    ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
-{
-    type Output = Result<Response<SupersedeBody<ResB>>, S::Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let mut this = self.as_mut().project();
-            if let Some(message) = this.message.take_if(|message| message.is_superseded()) {
-                // The inner call is dropped, and sees that it must not wait for another attempt.
-                this.stage.set(Stage::Refused { kind: Some(RejectionKind::Superseded) });
-                message.superseded();
-            }
-            match this.stage.project() {
-                StageProj::Reading { reading, service } => {
-                    let ReadMessage { request, arrived } = ready!(reading.poll(cx));
-                    let Some(service) = service.take() else { return Poll::Pending };
-                    self.set(match arrived {
-                        Some(arrived) => Self::arrived(service, request, arrived),
-                        None => Self::passing(service, request),
-                    });
-                }
-                StageProj::Calling { call } => {
-                    let has_turn = this.message.as_mut().is_none_or(|message| message.poll_turn(cx).is_ready());
-                    let polled = if has_turn { call.poll(cx) } else { Poll::Pending };
-                    let Poll::Ready(answered) = polled else {
-                        let Some(message) = this.message else { return Poll::Pending };
-                        ready!(message.poll_superseded(cx));
-                        continue;
-                    };
-                    let message = this.message.take();
-                    return Poll::Ready(answered.map(|response| match message {
-                        Some(message) => message.answered(response),
-                        None => response.map(SupersedeBody::untouched),
-                    }));
-                }
-                // Polled again after its end.
-                StageProj::Refused { kind } => {
-                    let Some(kind) = kind.take() else { return Poll::Pending };
-                    return Poll::Ready(Ok(SupersedeBody::refuse(Rejection::new(kind), RejectionFormat::Http)));
-                }
+                let Some(message) = entered.take() else { return Poll::Pending };
+                Poll::Ready(ControlFlow::Break(answered.map(|response| message.answered(response))))
             }
         }
     }
 }
 
-impl<S> fmt::Debug for SupersedeFuture<S>
-where
-    S: Service<Request<CallBody>>,
-{
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SupersedeFuture").finish_non_exhaustive()
-    }
+fn refuse<S, H>(kind: RejectionKind) -> Next<S, H> {
+    Next::Refuse(Rejection::new(kind), RejectionFormat::Http)
 }

@@ -4,11 +4,13 @@
 //
 // - `layer`: the settings; `handle`: ends calls from outside; `service`: which requests are messages; `future`: from
 //   reading a message to its answer.
-// - `reading`: a message that is being read; `waiting`: a message that waits for its turn; `body`: the response body.
+// - `reading`: what becomes of a request, a message that is being read; `entered`: a message in its conversation;
+//   `waiting`: its wait for its turn; `body`: the response body, `cancel_watch`: how it ends early.
 // - `shared`: the state that all calls share; `key`: the conversation of a request. `config`: the settings as values;
 //   `peers`: other processes.
 
 mod body;
+mod cancel_watch;
 mod config;
 mod entered;
 mod future;

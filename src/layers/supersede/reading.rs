@@ -5,7 +5,7 @@ use http::Request;
 use http::request::Parts;
 
 use super::config::Config;
-use super::key::PendingMessage;
+use super::key::{PendingMessage, Recognition, is_message};
 use super::shared::Shared;
 use crate::body::request::{CallBody, RequestRead, RequestReading};
 
@@ -25,39 +25,72 @@ pub(super) struct Arrived {
     pub(super) shared: Arc<Shared>,
 }
 
-/// A request that was read.
-pub(super) struct ReadMessage {
-    pub(super) request: Request<CallBody>,
-    /// `None`: it was not read to its end, and passes.
-    pub(super) arrived: Option<Arrived>,
+/// What becomes of a request.
+#[allow(clippy::large_enum_variant, reason = "most are messages, and it lives for a moment")]
+pub(super) enum Intake {
+    Passes(Request<CallBody>),
+    /// It may be a message, and is read first.
+    Reads(Box<Reading>),
+    /// It is a message that was read.
+    Arrives(Request<CallBody>, Arrived),
+}
+
+// === impl Intake ===
+
+impl Intake {
+    /// Decides on a new request.
+    pub(super) fn of(request: Request<CallBody>, config: &Arc<Config>, shared: &Arc<Shared>) -> Self {
+        if !is_message(&request, config) {
+            return Self::Passes(request);
+        }
+        let (parts, body) = request.into_parts();
+        let message = match Recognition::of(&parts, config, shared.callers()) {
+            Recognition::Message(message) => message,
+            Recognition::Passes(reason) => {
+                if let Some(reason) = reason {
+                    config.bypassed(reason);
+                }
+                return Self::Passes(Request::from_parts(parts, body));
+            }
+        };
+        let (config, shared) = (config.clone(), shared.clone());
+        let mut arrived = Arrived { message, order: shared.next_order(), config, shared };
+        match body.in_memory().filter(|data| data.len() <= arrived.config.max_body_bytes) {
+            Some(data) => {
+                arrived.message.read(data);
+                Self::Arrives(Request::from_parts(parts, body), arrived)
+            }
+            None => Self::Reads(Box::new(Reading::new(parts, body, arrived))),
+        }
+    }
 }
 
 // === impl Reading ===
 
 impl Reading {
-    pub(super) fn new(parts: Parts, body: CallBody, arrives: Arrived) -> Self {
+    fn new(parts: Parts, body: CallBody, arrives: Arrived) -> Self {
         let config = &arrives.config;
         let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
         let body = RequestReading::new(body, bytes, limit, &config.memory, &parts.extensions);
         Self { head: Some((parts, arrives)), body }
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ReadMessage> {
-        let (body, is_whole) = ready!(self.poll_body(cx));
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Intake> {
         // Polled again after its end.
+        let Some((_, Arrived { message, .. })) = &mut self.head else { return Poll::Pending };
+        let read = ready!(self.body.poll(cx, |data| message.read(data)));
         let Some((parts, arrived)) = self.head.take() else { return Poll::Pending };
-        Poll::Ready(ReadMessage { request: Request::from_parts(parts, body), arrived: is_whole.then_some(arrived) })
-    }
-
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<(CallBody, bool)> {
-        let Some((_, Arrived { message, config, .. })) = &mut self.head else { return Poll::Pending };
-        Poll::Ready(match ready!(self.body.poll(cx, |data| message.read(data))) {
-            RequestRead::Whole { data, trailers } => (CallBody::whole(data, trailers), true),
-            RequestRead::Unread(body, why) => {
-                config.bypassed(why.reason());
-                (body, false)
+        let body = match read {
+            RequestRead::Whole { data, trailers } => {
+                let request = Request::from_parts(parts, CallBody::whole(data, trailers));
+                return Poll::Ready(Intake::Arrives(request, arrived));
             }
-            RequestRead::Failed(body) => (body, false),
-        })
+            RequestRead::Unread(body, why) => {
+                arrived.config.bypassed(why.reason());
+                body
+            }
+            RequestRead::Failed(body) => body,
+        };
+        Poll::Ready(Intake::Passes(Request::from_parts(parts, body)))
     }
 }

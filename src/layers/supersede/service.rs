@@ -8,9 +8,8 @@ use tower_service::Service;
 
 use super::body::SupersedeBody;
 use super::config::Config;
-use super::future::SupersedeFuture;
-use super::key::{Recognition, is_message};
-use super::reading::{Arrived, Reading};
+use super::future::{MessageCall, SupersedeFuture};
+use super::reading::Intake;
 use super::shared::Shared;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
@@ -39,34 +38,8 @@ where
         let request = request.map(CallBody::new);
         let (config, shared) = &self.config;
         if config.conversation.is_none() {
-            return SupersedeFuture::calling(self.inner.call(request));
+            return SupersedeFuture::called(self.inner.call(request));
         }
-        let service = self.inner.clone();
-        if !is_message(&request, config) {
-            return SupersedeFuture::passing(service, request);
-        }
-        let (parts, body) = request.into_parts();
-        let mut message = match Recognition::of(&parts, config, shared.callers()) {
-            Recognition::Message(message) => message,
-            Recognition::Passes(reason) => {
-                if let Some(reason) = reason {
-                    config.bypassed(reason);
-                }
-                return SupersedeFuture::passing(service, Request::from_parts(parts, body));
-            }
-        };
-        let (config, shared) = (config.clone(), shared.clone());
-        let order = shared.next_order();
-        match body.in_memory().filter(|data| data.len() <= config.max_body_bytes) {
-            Some(data) => {
-                message.read(data);
-                let arrived = Arrived { message, order, config, shared };
-                SupersedeFuture::arrived(service, Request::from_parts(parts, body), arrived)
-            }
-            None => {
-                let arrives = Arrived { message, order, config, shared };
-                SupersedeFuture::reading(service, Reading::new(parts, body, arrives))
-            }
-        }
+        SupersedeFuture::new(MessageCall::next(self.inner.clone(), Intake::of(request, config, shared)))
     }
 }

@@ -4,9 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use http::HeaderMap;
+
 use super::config::{Config, NAME, Peers};
 use super::key::PendingMessage;
 use crate::admission::{CallerHasher, gauge_add};
+use crate::body::observed::{BodyEnd, BodyObserver};
 use crate::policy::supersede::{Arrival, Arriving, CallId, Conversations, Ended, Refusal, StartTime, SupersedeMode};
 use crate::proto::fingerprint::Fingerprint;
 use crate::rt::cancellation::Cancellation;
@@ -39,7 +42,7 @@ pub struct SupersedeStats {
 
 /// A call of a conversation, from when its message was read to the end of its body.
 #[derive(Debug)]
-pub(super) struct ConversationCall {
+pub struct ConversationCall {
     shared: Arc<Shared>,
     id: CallId,
     cancellation: Cancellation,
@@ -47,6 +50,8 @@ pub(super) struct ConversationCall {
     goes_at_once: bool,
     /// How it ends, unless noted otherwise.
     ended: Ended,
+    /// Whether clients do not retry its complete answer.
+    is_final: bool,
     /// Its message at the other processes.
     announced: Option<(Peers, PeerMessage)>,
 }
@@ -124,7 +129,7 @@ impl Shared {
                     (peers.clone(), announcement)
                 });
                 let (shared, ended) = (self.clone(), Ended::Unanswered);
-                Ok(ConversationCall { shared, id, cancellation, goes_at_once, ended, announced })
+                Ok(ConversationCall { shared, id, cancellation, goes_at_once, ended, is_final: false, announced })
             }
             Arrival::Refused(refusal) => Err(refusal),
         }
@@ -226,6 +231,24 @@ impl ConversationCall {
     /// It has an answer that clients do not retry.
     pub(super) fn answered(mut self) {
         self.ended = Ended::Answered;
+    }
+
+    /// It ends with its body; `is_final`: clients do not retry a complete one.
+    pub(super) fn until_end(mut self, is_final: bool) -> Box<Self> {
+        self.is_final = is_final;
+        Box::new(self)
+    }
+}
+
+impl BodyObserver for ConversationCall {
+    fn data(&mut self, _empty: bool) {}
+
+    fn trailers(&mut self, _trailers: &HeaderMap) {}
+
+    fn over(&mut self, end: BodyEnd<'_>) {
+        if self.is_final && matches!(end, BodyEnd::Complete) {
+            self.ended = Ended::Answered;
+        }
     }
 }
 
