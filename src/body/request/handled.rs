@@ -86,7 +86,11 @@ where
                     return Poll::Ready(Ok(T::refuse(rejection, format)));
                 }
                 StageProj::Handling { handling } => match ready!(handling.poll(cx)) {
-                    ControlFlow::Break(result) => return Poll::Ready(result),
+                    ControlFlow::Break(result) => {
+                        // An answer may be there before the call has ended: this drops it.
+                        stage.set(Stage::Refused { refusal: None });
+                        return Poll::Ready(result);
+                    }
                     ControlFlow::Continue(next) => next,
                 },
             };

@@ -1,6 +1,6 @@
 use std::error::Error;
-use std::fmt;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -14,15 +14,17 @@ use super::body::LastGoodBody;
 use super::reading::Reading;
 use super::search::Search;
 use super::stand_in::{Settled, StandIn};
-use crate::body::request::CallBody;
+use crate::body::request::{CallBody, Handled, HandledFuture, Next};
 use crate::body::response::LayerBody;
 use crate::error::BoxError;
 use crate::rt::ready::ReadyCall;
 
+/// The future of [`LastGood`](crate::last_good::LastGood).
+pub type LastGoodFuture<S, B> = HandledFuture<S, LastGoodCall<S, B>>;
+
 pin_project! {
-    /// The future of [`LastGood`](crate::last_good::LastGood).
-    #[must_use = "futures do nothing unless polled"]
-    pub struct LastGoodFuture<S, B>
+    /// A call that may be answered from memory.
+    pub struct LastGoodCall<S, B>
     where
         S: Service<Request<CallBody>>,
     {
@@ -35,90 +37,64 @@ pin_project! {
     #[project = StageProj]
     enum Stage<S, C, R> {
         Reading { reading: Box<Reading>, service: Option<S> },
-        // `None`: the layer does not handle it.
         Calling { #[pin] call: C, stand_in: Option<Box<StandIn>> },
         // The call has failed.
-        Searching { search: Search, stand_in: Option<Box<StandIn>>, otherwise: Option<R> },
-        Over,
+        Searching { search: Search, stand_in: Box<StandIn>, otherwise: Option<R> },
     }
 }
 
 type StageOf<S, B> =
     Stage<S, ReadyCall<S, Request<CallBody>>, Result<Response<B>, <S as Service<Request<CallBody>>>::Error>>;
 
-// === impl LastGoodFuture ===
+// === impl LastGoodCall ===
 
-impl<S, B> LastGoodFuture<S, B>
-where
-    S: Service<Request<CallBody>>,
-{
-    /// The inner service was called.
-    pub(super) fn called(call: S::Future) -> Self {
-        Self { stage: Stage::Calling { call: ReadyCall::called(call), stand_in: None } }
-    }
-
-    /// The request passes.
-    pub(super) fn passing(service: S, request: Request<CallBody>) -> Self {
-        Self { stage: Stage::Calling { call: ReadyCall::new(service, request), stand_in: None } }
-    }
-
-    pub(super) fn reading(service: S, reading: Reading) -> Self {
-        Self { stage: Stage::Reading { reading: Box::new(reading), service: Some(service) } }
+impl<S: Service<Request<CallBody>>, B> LastGoodCall<S, B> {
+    pub(super) fn reading(service: S, reading: Reading) -> Next<S, Self> {
+        Next::Handle(Self { stage: Stage::Reading { reading: Box::new(reading), service: Some(service) } })
     }
 }
 
-impl<S, B> Future for LastGoodFuture<S, B>
+impl<S, B> Future for LastGoodCall<S, B>
 where
     S: Service<Request<CallBody>, Response = Response<B>, Error: Error + 'static>,
     B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
 {
-    type Output = Result<Response<LastGoodBody<B>>, S::Error>;
+    type Output = Handled<S, Self, Result<Response<LastGoodBody<B>>, S::Error>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut stage = self.project().stage;
-        loop {
-            let returned = match stage.as_mut().project() {
-                StageProj::Reading { reading, service } => {
-                    let (request, stand_in) = ready!(reading.poll(cx));
-                    let Some(service) = service.take() else { return Poll::Pending };
-                    stage.set(Stage::Calling { call: ReadyCall::new(service, request), stand_in });
-                    continue;
+        let stage = match self.project().stage.project() {
+            StageProj::Reading { reading, service } => {
+                let (request, stand_in) = ready!(reading.poll(cx));
+                let Some(service) = service.take() else { return Poll::Pending };
+                if stand_in.is_none() {
+                    return Poll::Ready(ControlFlow::Continue(Next::Pass(service, request)));
                 }
-                StageProj::Calling { call, stand_in } => match (call.poll(cx), stand_in.as_deref_mut()) {
-                    (Poll::Ready(result), None) => result.map(|response| response.map(LastGoodBody::inner)),
-                    (Poll::Ready(result), Some(held)) => match held.settle(&result) {
-                        Settled::Upstream => held.forward(result),
-                        Settled::Stored(response) => Ok(response.map(LastGoodBody::text)),
-                        Settled::Search(search) => {
-                            let stand_in = stand_in.take();
-                            stage.set(Stage::Searching { search, stand_in, otherwise: Some(result) });
-                            continue;
-                        }
-                    },
-                    (Poll::Pending, Some(stand_in)) => Ok(ready!(stand_in.poll_deadline(cx)).map(LastGoodBody::text)),
-                    (Poll::Pending, None) => return Poll::Pending,
-                },
-                StageProj::Searching { search, stand_in, otherwise } => {
-                    let Some(stand_in) = stand_in else { return Poll::Pending };
-                    let found = ready!(stand_in.poll_search(search, cx));
-                    let Some(result) = otherwise.take() else { return Poll::Pending };
-                    found.map_or_else(|| stand_in.forward(result), |found| Ok(found.map(LastGoodBody::text)))
-                }
+                Stage::Calling { call: ReadyCall::new(service, request), stand_in }
+            }
+            StageProj::Calling { call, stand_in: slot } => {
                 // Polled again after its end.
-                StageProj::Over => return Poll::Pending,
-            };
-            // If the answer is from memory, this drops the call.
-            stage.set(Stage::Over);
-            return Poll::Ready(returned);
-        }
-    }
-}
-
-impl<S, B> fmt::Debug for LastGoodFuture<S, B>
-where
-    S: Service<Request<CallBody>>,
-{
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LastGoodFuture").finish_non_exhaustive()
+                let Some(stand_in) = slot else { return Poll::Pending };
+                let Poll::Ready(result) = call.poll(cx) else {
+                    let stored = ready!(stand_in.poll_deadline(cx));
+                    return Poll::Ready(ControlFlow::Break(Ok(stored.map(LastGoodBody::text))));
+                };
+                let settled = stand_in.settle(&result);
+                let Some(stand_in) = slot.take() else { return Poll::Pending };
+                match settled {
+                    Settled::Upstream => return Poll::Ready(ControlFlow::Break(stand_in.forward(result))),
+                    Settled::Stored(stored) => {
+                        return Poll::Ready(ControlFlow::Break(Ok(stored.map(LastGoodBody::text))));
+                    }
+                    Settled::Search(search) => Stage::Searching { search, stand_in, otherwise: Some(result) },
+                }
+            }
+            StageProj::Searching { search, stand_in, otherwise } => {
+                let found = ready!(stand_in.poll_search(search, cx));
+                let Some(result) = otherwise.take() else { return Poll::Pending };
+                let found = found.map(|found| Ok(found.map(LastGoodBody::text)));
+                return Poll::Ready(ControlFlow::Break(found.unwrap_or_else(|| stand_in.forward(result))));
+            }
+        };
+        Poll::Ready(ControlFlow::Continue(Next::Handle(Self { stage })))
     }
 }

@@ -9,11 +9,11 @@ use tower_service::Service;
 
 use super::body::LastGoodBody;
 use super::config::Config;
-use super::future::LastGoodFuture;
+use super::future::{LastGoodCall, LastGoodFuture};
 use super::key::PendingKeys;
 use super::reading::Reading;
 use super::stored::AnswerStore;
-use crate::body::request::CallBody;
+use crate::body::request::{CallBody, Next};
 use crate::error::BoxError;
 use crate::rt::layered::Layered;
 
@@ -45,17 +45,14 @@ where
         let (parts, body) = request.into_parts();
         let keys = PendingKeys::of(&parts, config);
         let request = Request::from_parts(parts, body);
-        match keys {
-            Ok(keys) => {
-                let (store, config) = (Arc::clone(store), Arc::clone(config));
-                LastGoodFuture::reading(service, Reading::new(keys, request, store, config))
-            }
+        LastGoodFuture::new(match keys {
+            Ok(keys) => LastGoodCall::reading(service, Reading::new(keys, request, store.clone(), config.clone())),
             Err(reason) => {
                 if let Some(reason) = reason {
                     config.bypassed(reason);
                 }
-                LastGoodFuture::passing(service, request)
+                Next::Pass(service, request)
             }
-        }
+        })
     }
 }
