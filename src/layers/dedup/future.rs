@@ -1,5 +1,5 @@
-use std::fmt;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,18 +11,20 @@ use tower_service::Service;
 
 use super::answer::{Answered, CallAnswer};
 use super::body::DedupBody;
+use super::come_back::ComeBack;
 use super::reading::{Read, Reading};
 use super::request::{AnswerOf, ReadRequest};
-use crate::body::request::CallBody;
+use crate::body::request::{CallBody, Handled, HandledFuture, Next};
 use crate::error::BoxError;
-use crate::rejection::{Rejection, RejectionFormat};
 use crate::rt::ready::ReadyCall;
 use crate::store::Store;
 
+/// The future of [`Dedup`](crate::dedup::Dedup).
+pub type DedupFuture<S, St, ResB> = HandledFuture<S, DedupCall<S, St, ResB>>;
+
 pin_project! {
-    /// The future of [`Dedup`](crate::dedup::Dedup).
-    #[must_use = "futures do nothing unless polled"]
-    pub struct DedupFuture<S, St, ResB>
+    /// A call that may be shared.
+    pub struct DedupCall<S, St, ResB>
     where
         S: Service<Request<CallBody>>,
         St: Store,
@@ -41,93 +43,57 @@ pin_project! {
     }
 }
 
-// === impl DedupFuture ===
+// === impl DedupCall ===
 
-impl<S, St, ResB> DedupFuture<S, St, ResB>
+impl<S, St, ResB> DedupCall<S, St, ResB>
 where
     S: Service<Request<CallBody>>,
     St: Store,
 {
-    /// The inner service was called.
-    pub(super) fn called(call: S::Future) -> Self {
-        Self::answering(CallAnswer::Passing { call: ReadyCall::called(call), key_ignored: None, on_accepted: None })
+    pub(super) fn reading(reading: Reading<S, St>) -> Next<S, Self> {
+        Next::Handle(Self { stage: Stage::Reading { reading: Some(reading) } })
     }
 
-    /// The request passes.
-    pub(super) fn passing(service: S, request: Request<CallBody>) -> Self {
-        Self::answering(CallAnswer::Passing {
-            call: ReadyCall::new(service, request),
-            key_ignored: None,
-            on_accepted: None,
-        })
-    }
-
-    pub(super) fn reading(reading: Reading<S, St>) -> Self {
-        Self { stage: Stage::Reading { reading: Some(reading) } }
-    }
-
-    #[cold]
-    pub(super) fn refused(rejection: Rejection, format: RejectionFormat) -> Self {
-        Self::answering(CallAnswer::Refused { rejection: Some(rejection), format })
-    }
-
-    pub(super) fn answering(answer: AnswerOf<S, St, ResB>) -> Self {
-        Self { stage: Stage::Answering { answer } }
+    pub(super) fn returning(back: ComeBack) -> Next<S, Self> {
+        Next::Handle(Self { stage: Stage::Answering { answer: CallAnswer::Returning { back } } })
     }
 }
 
-impl<S, St, ResB> Future for DedupFuture<S, St, ResB>
+impl<S, St, ResB> Future for DedupCall<S, St, ResB>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>, Future: Send + 'static> + Send + 'static,
     S::Error: Send + 'static,
     St: Store,
     ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Send + 'static,
 {
-    type Output = Result<Response<DedupBody<ResB>>, S::Error>;
+    type Output = Handled<S, Self, Result<Response<DedupBody<ResB>>, S::Error>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut stage = self.project().stage;
-        loop {
-            let next = match stage.as_mut().project() {
-                StageProj::Reading { reading } => {
-                    let Some(body) = reading else { return Poll::Pending };
-                    let read = ready!(body.poll_body(cx));
-                    let Some(reading) = reading.take() else { return Poll::Pending };
-                    match reading.finish(read) {
-                        Read::Whole(request) => Stage::claiming(request),
-                        Read::Bypassed { service, request, key_ignored } => {
-                            let call = ReadyCall::new(service, request);
-                            Stage::Answering { answer: CallAnswer::Passing { call, key_ignored, on_accepted: None } }
-                        }
+        let stage = match self.project().stage.project() {
+            StageProj::Reading { reading: slot } => {
+                // Polled again after its end.
+                let Some(reading) = slot else { return Poll::Pending };
+                let read = ready!(reading.poll_body(cx));
+                let Some(reading) = slot.take() else { return Poll::Pending };
+                match reading.finish(read) {
+                    Read::Whole(request) => Stage::claiming(request),
+                    Read::Bypassed { service, request, key_ignored } => {
+                        let call = ReadyCall::new(service, request);
+                        Stage::Answering { answer: CallAnswer::Passing { call, key_ignored, on_accepted: None } }
                     }
                 }
-                StageProj::Claiming { claim, request } => {
-                    let claim = ready!(claim.poll(cx));
-                    // Polled again after its end.
-                    let Some(request) = request.take() else { return Poll::Pending };
-                    Stage::Answering { answer: request.settle(claim) }
-                }
-                StageProj::Answering { answer } => match ready!(answer.poll(cx)) {
-                    Answered::Response(response) => return Poll::Ready(response),
-                    Answered::ClaimAgain(request) => Stage::claiming(*request),
-                },
-            };
-            stage.set(next);
-        }
-    }
-}
-
-impl<S, St, ResB> fmt::Debug for DedupFuture<S, St, ResB>
-where
-    S: Service<Request<CallBody>>,
-    St: Store,
-{
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.stage {
-            Stage::Reading { .. } => "DedupFuture::Reading",
-            Stage::Claiming { .. } => "DedupFuture::Claiming",
-            Stage::Answering { .. } => "DedupFuture::Answering",
-        })
+            }
+            StageProj::Claiming { claim, request } => {
+                let claim = ready!(claim.poll(cx));
+                let Some(request) = request.take() else { return Poll::Pending };
+                Stage::Answering { answer: request.settle(claim) }
+            }
+            StageProj::Answering { answer } => match ready!(answer.poll(cx)) {
+                Answered::Response(result) => return Poll::Ready(ControlFlow::Break(result)),
+                Answered::ClaimAgain(request) => Stage::claiming(*request),
+            },
+        };
+        Poll::Ready(ControlFlow::Continue(Next::Handle(Self { stage })))
     }
 }
 

@@ -10,17 +10,17 @@ use crate::policy::request_scope::{hash_headers, hash_target, hash_tenant};
 use crate::policy::storable::KeySource;
 use crate::proto::credentials;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
-use crate::proto::idempotency_key::{IdempotencyKey, InvalidKey};
+use crate::proto::idempotency_key::IdempotencyKey;
 use crate::proto::list;
 use crate::proto::media_type::is_json;
-use crate::rejection::{RejectionFormat, RejectionKind};
+use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 
 /// The decision on a request, by its head.
 pub(super) enum DedupDecision {
     /// Pass it; with an event if the reason is worth one.
     Bypass(Option<&'static str>),
     /// Refuse it.
-    Refuse(RejectionKind, Option<InvalidKey>),
+    Refuse(Rejection),
     /// Read its body, and claim its key.
     Claim(PendingKey),
 }
@@ -70,7 +70,7 @@ impl DedupDecision {
         hash_target(parts, &mut scope);
         let is_json = config.json_canonical && is_json(&parts.headers);
         match IdempotencyKey::of(&parts.headers) {
-            Err(why) => Self::Refuse(RejectionKind::IdempotencyKeyInvalid, Some(why)),
+            Err(why) => Self::Refuse(Rejection::new(RejectionKind::IdempotencyKeyInvalid).with_source(why)),
             Ok(Some(key)) => {
                 scope.field(b"key");
                 scope.field(key.as_str().as_bytes());
@@ -79,7 +79,7 @@ impl DedupDecision {
                 let key = Some(scope.finish(RAW));
                 Self::Claim(PendingKey { source: KeySource::ByKey, tenant, key, payload, is_json })
             }
-            Ok(None) if config.key_required => Self::Refuse(RejectionKind::IdempotencyKeyRequired, None),
+            Ok(None) if config.key_required => Self::Refuse(Rejection::new(RejectionKind::IdempotencyKeyRequired)),
             Ok(None) if !config.fingerprints || !may_be_fingerprinted(parts) => Self::Bypass(None),
             Ok(None) => {
                 scope.field(b"fingerprint");

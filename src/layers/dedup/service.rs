@@ -6,17 +6,16 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::answer::CallAnswer;
 use super::body::DedupBody;
 use super::come_back;
 use super::config::Config;
-use super::future::DedupFuture;
+use super::future::{DedupCall, DedupFuture};
 use super::key::DedupDecision;
 use super::reading::Reading;
-use crate::body::request::CallBody;
+use crate::body::request::{CallBody, Next};
 use crate::error::BoxError;
 use crate::event::Event;
-use crate::rejection::{Rejection, RejectionFormat};
+use crate::rejection::RejectionFormat;
 use crate::rt::layered::Layered;
 use crate::store::{MemoryStore, Store};
 
@@ -52,28 +51,21 @@ where
         if let Some((answers, token)) = answers.and_then(|answers| Some((answers, answers.token(&parts.uri)?))) {
             let token = token.to_owned();
             let back = come_back::come_back(parts, &token, answers, config, store);
-            return DedupFuture::answering(CallAnswer::Returning { back });
+            return DedupFuture::new(DedupCall::returning(back));
         }
-        match DedupDecision::of(&parts, config) {
+        let (service, store, config) = (self.inner.clone(), store.clone(), config.clone());
+        DedupFuture::new(match DedupDecision::of(&parts, &config) {
             DedupDecision::Bypass(reason) => {
                 if let Some(reason) = reason {
                     config.bypassed(reason);
                 }
-                DedupFuture::passing(self.inner.clone(), Request::from_parts(parts, body))
+                Next::Pass(service, Request::from_parts(parts, body))
             }
-            DedupDecision::Refuse(kind, why) => {
-                config.emitter.emit(&Event::Refused { kind });
-                let rejection = Rejection::new(kind);
-                let rejection = match why {
-                    Some(why) => rejection.with_source(why),
-                    None => rejection,
-                };
-                DedupFuture::refused(rejection, RejectionFormat::of(&parts.headers))
+            DedupDecision::Refuse(rejection) => {
+                config.emitter.emit(&Event::Refused { kind: rejection.kind() });
+                Next::Refuse(rejection, RejectionFormat::of(&parts.headers))
             }
-            DedupDecision::Claim(key) => {
-                let (service, store, config) = (self.inner.clone(), store.clone(), config.clone());
-                DedupFuture::reading(Reading::new(service, store, config, key, parts, body))
-            }
-        }
+            DedupDecision::Claim(key) => DedupCall::reading(Reading::new(service, store, config, key, parts, body)),
+        })
     }
 }
