@@ -43,6 +43,7 @@ mod elsewhere;
 mod head;
 mod last_good;
 mod log;
+mod log_body;
 mod memory;
 pub(crate) mod pace;
 mod part;
@@ -70,6 +71,7 @@ pub use crate::proto::fingerprint::Fingerprint;
 
 pub(crate) use self::drive::{Drive, Driven, Watched};
 pub(crate) use self::log::Stopped;
+pub(crate) use self::log_body::LogBody;
 pub(crate) use self::recorder::Appended;
 
 use crate::error::BoxError;

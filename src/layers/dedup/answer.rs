@@ -16,8 +16,8 @@ use super::come_back::ComeBack;
 use super::config::Config;
 use super::driver::SharedCall;
 use super::offer::Offer;
+use super::resumed::Resumed;
 use super::role::DedupRole;
-use super::shared_body::SharedBody;
 use crate::body::response::LayerBody;
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;
@@ -176,7 +176,7 @@ fn with_body<B>(
     offer: Option<&Offer>,
 ) -> Response<DedupBody<B>> {
     let ids = offer.and_then(|offer| offer.add_to(response.headers_mut()));
-    response.map(|()| DedupBody::other(SharedBody::new(reader, head, ids, VecDeque::new())))
+    response.map(|()| DedupBody::other(Resumed::body(reader, head, ids, VecDeque::new(), None)))
 }
 
 /// There is no head yet. Ready when the caller should get a URL instead.

@@ -11,8 +11,7 @@ use tower_service::Service;
 
 use super::answer::{Answered, CallAnswer};
 use super::body::DedupBody;
-use super::come_back::ComeBack;
-use super::reading::{Read, Reading};
+use super::reading::{Intake, Reading};
 use super::request::{AnswerOf, ReadRequest};
 use crate::body::request::{CallBody, Handled, HandledFuture, Next};
 use crate::error::BoxError;
@@ -50,12 +49,19 @@ where
     S: Service<Request<CallBody>>,
     St: Store,
 {
-    pub(super) fn reading(reading: Reading<S, St>) -> Next<S, Self> {
-        Next::Handle(Self { stage: Stage::Reading { reading: Some(reading) } })
-    }
-
-    pub(super) fn returning(back: ComeBack) -> Next<S, Self> {
-        Next::Handle(Self { stage: Stage::Answering { answer: CallAnswer::Returning { back } } })
+    pub(super) fn next(intake: Intake<S, St>) -> Next<S, Self> {
+        let stage = match intake {
+            Intake::Passes(service, request, None) => return Next::Pass(service, request),
+            Intake::Passes(service, request, key_ignored) => {
+                let call = ReadyCall::new(service, request);
+                Stage::Answering { answer: CallAnswer::Passing { call, key_ignored, on_accepted: None } }
+            }
+            Intake::Refuses(rejection, format) => return Next::Refuse(rejection, format),
+            Intake::ComesBack(back) => Stage::Answering { answer: CallAnswer::Returning { back } },
+            Intake::Reads(reading) => Stage::Reading { reading: Some(reading) },
+            Intake::Claims(mut request) => Stage::Claiming { claim: request.claim(), request: Some(request) },
+        };
+        Next::Handle(Self { stage })
     }
 }
 
@@ -69,38 +75,24 @@ where
     type Output = Handled<S, Self, Result<Response<DedupBody<ResB>>, S::Error>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let stage = match self.project().stage.project() {
+        let next = match self.project().stage.project() {
             StageProj::Reading { reading: slot } => {
                 // Polled again after its end.
                 let Some(reading) = slot else { return Poll::Pending };
                 let read = ready!(reading.poll_body(cx));
                 let Some(reading) = slot.take() else { return Poll::Pending };
-                match reading.finish(read) {
-                    Read::Whole(request) => Stage::claiming(request),
-                    Read::Bypassed { service, request, key_ignored } => {
-                        let call = ReadyCall::new(service, request);
-                        Stage::Answering { answer: CallAnswer::Passing { call, key_ignored, on_accepted: None } }
-                    }
-                }
+                Self::next(reading.finish(read))
             }
             StageProj::Claiming { claim, request } => {
                 let claim = ready!(claim.poll(cx));
                 let Some(request) = request.take() else { return Poll::Pending };
-                Stage::Answering { answer: request.settle(claim) }
+                Next::Handle(Self { stage: Stage::Answering { answer: request.settle(claim) } })
             }
             StageProj::Answering { answer } => match ready!(answer.poll(cx)) {
                 Answered::Response(result) => return Poll::Ready(ControlFlow::Break(result)),
-                Answered::ClaimAgain(request) => Stage::claiming(*request),
+                Answered::ClaimAgain(request) => Self::next(Intake::Claims(*request)),
             },
         };
-        Poll::Ready(ControlFlow::Continue(Next::Handle(Self { stage })))
-    }
-}
-
-// === impl Stage ===
-
-impl<S, St: Store, A> Stage<S, St, St::Claim, A> {
-    fn claiming(mut request: ReadRequest<S, St>) -> Self {
-        Self::Claiming { claim: request.claim(), request: Some(request) }
+        Poll::Ready(ControlFlow::Continue(next))
     }
 }

@@ -1,4 +1,4 @@
-//! A request whose body is being read.
+//! What becomes of a request, and one whose body is being read.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -7,16 +7,18 @@ use http::Request;
 use http::request::Parts;
 
 use super::answer::KeyIgnored;
+use super::come_back::{self, ComeBack};
 use super::config::Config;
-use super::key::PendingKey;
+use super::key::{DedupDecision, PendingKey};
 use super::offer;
 use super::request::ReadRequest;
 use crate::body::request::{CallBody, RequestRead, RequestReading, Unread};
 use crate::call::TenantHash;
+use crate::event::Event;
 use crate::policy::storable::KeySource;
 use crate::proto::dialect::Kind;
 use crate::proto::prefer::Preferences;
-use crate::rejection::RejectionFormat;
+use crate::rejection::{Rejection, RejectionFormat};
 use crate::rt::clock;
 use crate::store::answers::ResumableRequest;
 use crate::store::{ClaimRequest, Store};
@@ -31,25 +33,53 @@ pub(super) struct Reading<S, St> {
     body: RequestReading,
 }
 
-/// The result of reading a request.
-pub(super) enum Read<S, St> {
-    /// The request is complete: claim its key.
-    Whole(ReadRequest<S, St>),
-    /// The request passes without dedup.
-    Bypassed { service: S, request: Request<CallBody>, key_ignored: Option<KeyIgnored> },
+/// What becomes of a request.
+#[allow(clippy::large_enum_variant, reason = "it lives for a moment")]
+pub(super) enum Intake<S, St> {
+    /// It passes without dedup.
+    Passes(S, Request<CallBody>, Option<KeyIgnored>),
+    Refuses(Rejection, RejectionFormat),
+    /// It is at the URL of an answer.
+    ComesBack(ComeBack),
+    /// It is read, and its key hashed.
+    Reads(Reading<S, St>),
+    /// It was read: claim its key.
+    Claims(ReadRequest<S, St>),
+}
+
+// === impl Intake ===
+
+impl<S, St: Store> Intake<S, St> {
+    /// Decides on a new request, by its head.
+    pub(super) fn of(service: S, store: &St, config: &Arc<Config>, request: Request<CallBody>) -> Self {
+        let (parts, body) = request.into_parts();
+        let answers = config.answers.as_ref();
+        if let Some((answers, token)) = answers.and_then(|answers| Some((answers, answers.token(&parts.uri)?))) {
+            let token = token.to_owned();
+            return Self::ComesBack(come_back::come_back(parts, &token, answers, config, store));
+        }
+        match DedupDecision::of(&parts, config) {
+            DedupDecision::Bypass(reason) => {
+                if let Some(reason) = reason {
+                    config.bypassed(reason);
+                }
+                Self::Passes(service, Request::from_parts(parts, body), None)
+            }
+            DedupDecision::Refuse(rejection) => {
+                config.emitter.emit(&Event::Refused { kind: rejection.kind() });
+                Self::Refuses(rejection, RejectionFormat::of(&parts.headers))
+            }
+            DedupDecision::Claim(key) => {
+                Self::Reads(Reading::new(service, store.clone(), config.clone(), key, parts, body))
+            }
+        }
+    }
 }
 
 // === impl Reading ===
 
 impl<S, St: Store> Reading<S, St> {
-    pub(super) fn new(
-        service: S,
-        store: St,
-        config: Arc<Config>,
-        key: PendingKey,
-        parts: Parts,
-        body: CallBody,
-    ) -> Self {
+    fn new(service: S, store: St, config: Arc<Config>, key: PendingKey, parts: Parts, body: CallBody) -> Self {
         let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
         let body = RequestReading::new(body, bytes, limit, &config.memory, &parts.extensions);
         Self { service, store, config, key, parts, body }
@@ -59,7 +89,7 @@ impl<S, St: Store> Reading<S, St> {
         self.body.poll(cx, |data| self.key.read(data))
     }
 
-    pub(super) fn finish(self, read: RequestRead) -> Read<S, St> {
+    pub(super) fn finish(self, read: RequestRead) -> Intake<S, St> {
         match read {
             RequestRead::Whole { data, trailers } => {
                 let Self { service, store, config, key, parts, .. } = self;
@@ -85,7 +115,7 @@ impl<S, St: Store> Reading<S, St> {
                     _ => config.fingerprint_window.min(config.window),
                 };
                 let request = Request::from_parts(parts, CallBody::whole(data, trailers));
-                Read::Whole(ReadRequest {
+                Intake::Claims(ReadRequest {
                     service,
                     store,
                     config,
@@ -109,9 +139,9 @@ impl<S, St: Store> Reading<S, St> {
         }
     }
 
-    fn bypass(self, body: CallBody, key_ignored: Option<KeyIgnored>) -> Read<S, St> {
+    fn bypass(self, body: CallBody, key_ignored: Option<KeyIgnored>) -> Intake<S, St> {
         let key_ignored = key_ignored.filter(|_| self.key.source == KeySource::ByKey);
-        Read::Bypassed { service: self.service, request: Request::from_parts(self.parts, body), key_ignored }
+        Intake::Passes(self.service, Request::from_parts(self.parts, body), key_ignored)
     }
 }
 

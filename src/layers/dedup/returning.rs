@@ -14,8 +14,8 @@ use super::body::DedupBody;
 use super::call_limit::{CallLimit, LimitReached};
 use super::config::Config;
 use super::offer::{self, Later};
+use super::resumed::Resumed;
 use super::role::DedupRole;
-use super::shared_body::SharedBody;
 use crate::body::response::LayerBody;
 use crate::call::Reservation;
 use crate::error::{self, BoxError, LeaderGone};
@@ -189,7 +189,7 @@ impl Returning {
             self.log.add_charge(charge);
         }
         let limit = self.limit.take();
-        Poll::Ready(response.map(|()| DedupBody::other(SharedBody::new(reader, &head, ids, rest).limited(limit))))
+        Poll::Ready(response.map(|()| DedupBody::other(Resumed::body(reader, &head, ids, rest, limit))))
     }
 
     /// There is no head yet.

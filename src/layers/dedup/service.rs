@@ -7,15 +7,11 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::DedupBody;
-use super::come_back;
 use super::config::Config;
 use super::future::{DedupCall, DedupFuture};
-use super::key::DedupDecision;
-use super::reading::Reading;
-use crate::body::request::{CallBody, Next};
+use super::reading::Intake;
+use crate::body::request::CallBody;
 use crate::error::BoxError;
-use crate::event::Event;
-use crate::rejection::RejectionFormat;
 use crate::rt::layered::Layered;
 use crate::store::{MemoryStore, Store};
 
@@ -46,26 +42,6 @@ where
         if !config.enabled {
             return DedupFuture::called(self.inner.call(request));
         }
-        let (parts, body) = request.into_parts();
-        let answers = config.answers.as_ref();
-        if let Some((answers, token)) = answers.and_then(|answers| Some((answers, answers.token(&parts.uri)?))) {
-            let token = token.to_owned();
-            let back = come_back::come_back(parts, &token, answers, config, store);
-            return DedupFuture::new(DedupCall::returning(back));
-        }
-        let (service, store, config) = (self.inner.clone(), store.clone(), config.clone());
-        DedupFuture::new(match DedupDecision::of(&parts, &config) {
-            DedupDecision::Bypass(reason) => {
-                if let Some(reason) = reason {
-                    config.bypassed(reason);
-                }
-                Next::Pass(service, Request::from_parts(parts, body))
-            }
-            DedupDecision::Refuse(rejection) => {
-                config.emitter.emit(&Event::Refused { kind: rejection.kind() });
-                Next::Refuse(rejection, RejectionFormat::of(&parts.headers))
-            }
-            DedupDecision::Claim(key) => DedupCall::reading(Reading::new(service, store, config, key, parts, body)),
-        })
+        DedupFuture::new(DedupCall::next(Intake::of(self.inner.clone(), store, config, request)))
     }
 }
