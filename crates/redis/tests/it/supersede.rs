@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::store::Fingerprint;
-use tower_buttress::{CallBody, SupersedeLayer};
+use tower_buttress::{CallBody, SupersedeLayer, Tenant};
 use tower_buttress_redis::backend::{ConversationBackend, ConversationShare, Message, Newest};
 use tower_buttress_redis::{FleetSupersede, Model, Redis, RedisOptions};
 
@@ -78,12 +78,15 @@ impl Process {
         self.say_in("7", tenant, words)
     }
 
+    /// A tenant with a capital is authenticated.
     fn say_in(&self, conversation: &str, tenant: &str, words: &'static str) -> JoinHandle<StatusCode> {
-        let request = Request::post("http://upstream/v1/messages")
+        let mut request = Request::post("http://upstream/v1/messages")
             .header("authorization", tenant)
-            .header("x-conversation-id", conversation)
-            .body(Full::from(words))
-            .unwrap();
+            .header("x-conversation-id", conversation);
+        if tenant.starts_with(char::is_uppercase) {
+            request = request.extension(Tenant::new(tenant));
+        }
+        let request = request.body(Full::from(words)).unwrap();
         let service = self.service.clone();
         tokio::spawn(async move { service.oneshot(request).await.unwrap() })
     }
@@ -405,6 +408,7 @@ async fn invented_tenants_have_the_room_of_one<B: ConversationBackend>(backend: 
     let unknown = say_thrice(&fleet, "bob", "his").await;
     assert_eq!(unknown, [200, 410, 200], "one who was never served has no room left");
     assert_eq!(say_thrice(&fleet, "ann", "hers").await, [410, 410, 200], "it is nothing to one who was served");
+    assert_eq!(say_thrice(&fleet, "Acme", "theirs").await, [410, 410, 200], "nor to one who is authenticated");
     assert_eq!(say_thrice(&fleet, "bob", "new").await, [410, 410, 200], "he was served since");
 }
 
@@ -418,5 +422,5 @@ async fn callers_who_invent_credentials_have_the_room_of_one_tenant_on_a_real_re
     let server = Server::start();
     invented_tenants_have_the_room_of_one(server.redis()).await;
     let count = "return #redis.call('KEYS', '*:i')";
-    assert_eq!(server.eval(count, &[]).await, redis::Value::Int(2 + 1 + 2), "hers, his, and two invented");
+    assert_eq!(server.eval(count, &[]).await, redis::Value::Int(2 + 1 + 1 + 2), "hers, theirs, his, and two invented");
 }
