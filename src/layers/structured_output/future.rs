@@ -1,84 +1,49 @@
 use std::fmt;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body;
-use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::body::StructuredOutputBody;
-use crate::body::request::CallBody;
-use crate::body::response::LayerBody;
-use crate::error::BoxError;
-use crate::rt::ready::ReadyCall;
+use crate::body::request::{CallBody, Handled, HandledFuture};
 
-pin_project! {
-    /// The future of [`StructuredOutput`](crate::structured_output::StructuredOutput).
-    #[must_use = "futures do nothing unless polled"]
-    pub struct StructuredOutputFuture<S, B>
-    where
-        S: Service<Request<CallBody>>,
-    {
-        #[pin]
-        stage: Stage<ReadyCall<S, Request<CallBody>>, Checked<B, S::Error>>,
-    }
-}
-
-pin_project! {
-    #[project = StageProj]
-    enum Stage<F, C> {
-        // The layer is off, or has nothing to look for.
-        Passing { #[pin] call: F },
-        Checked { call: C },
-    }
-}
+/// The future of [`StructuredOutput`](crate::structured_output::StructuredOutput).
+pub type StructuredOutputFuture<S, B> = HandledFuture<S, CheckedCall<S, B>>;
 
 /// A call whose answer is checked: boxed, since it is a call of a model, and may be several.
-pub(super) type Checked<B, E> = Pin<Box<dyn Future<Output = Result<Response<StructuredOutputBody<B>>, E>> + Send>>;
-
-// === impl StructuredOutputFuture ===
-
-impl<S, B> StructuredOutputFuture<S, B>
+pub struct CheckedCall<S, B>
 where
     S: Service<Request<CallBody>>,
 {
-    /// The inner service was called.
-    pub(super) fn called(call: S::Future) -> Self {
-        Self { stage: Stage::Passing { call: ReadyCall::called(call) } }
-    }
+    call: Pin<Box<Checked<B, S::Error>>>,
+}
 
-    pub(super) fn passing(service: S, request: Request<CallBody>) -> Self {
-        Self { stage: Stage::Passing { call: ReadyCall::new(service, request) } }
-    }
+type Checked<B, E> = dyn Future<Output = Result<Response<StructuredOutputBody<B>>, E>> + Send;
 
-    pub(super) fn checked(call: Checked<B, S::Error>) -> Self {
-        Self { stage: Stage::Checked { call } }
+// === impl CheckedCall ===
+
+impl<S: Service<Request<CallBody>>, B> CheckedCall<S, B> {
+    pub(super) fn new(
+        call: impl Future<Output = Result<Response<StructuredOutputBody<B>>, S::Error>> + Send + 'static,
+    ) -> Self {
+        Self { call: Box::pin(call) }
     }
 }
 
-impl<S, B> Future for StructuredOutputFuture<S, B>
-where
-    S: Service<Request<CallBody>, Response = Response<B>>,
-    B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
-{
-    type Output = Result<Response<StructuredOutputBody<B>>, S::Error>;
+impl<S: Service<Request<CallBody>>, B> Future for CheckedCall<S, B> {
+    type Output = Handled<S, Self, Result<Response<StructuredOutputBody<B>>, S::Error>>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().stage.project() {
-            StageProj::Passing { call } => call.poll(cx).map_ok(|response| response.map(StructuredOutputBody::inner)),
-            StageProj::Checked { call } => call.as_mut().poll(cx),
-        }
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.call.as_mut().poll(cx).map(ControlFlow::Break)
     }
 }
 
-impl<S, B> fmt::Debug for StructuredOutputFuture<S, B>
-where
-    S: Service<Request<CallBody>>,
-{
+/// Without the call, which holds a request.
+impl<S: Service<Request<CallBody>>, B> fmt::Debug for CheckedCall<S, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StructuredOutputFuture")
+        f.write_str("CheckedCall")
     }
 }

@@ -9,9 +9,9 @@ use tower_service::Service;
 use super::body::StructuredOutputBody;
 use super::call;
 use super::config::Config;
-use super::future::StructuredOutputFuture;
+use super::future::{CheckedCall, StructuredOutputFuture};
 use super::request::kind_of;
-use crate::body::request::CallBody;
+use crate::body::request::{CallBody, Next};
 use crate::error::BoxError;
 use crate::rt::layered::Layered;
 
@@ -42,9 +42,10 @@ where
         let (head, body) = request.into_parts();
         let is_checked = kind_of(&head).is_some();
         let request = Request::from_parts(head, body);
-        if !is_checked {
-            return StructuredOutputFuture::passing(service, request);
-        }
-        StructuredOutputFuture::checked(Box::pin(call::run(service, request, Arc::clone(&self.config))))
+        StructuredOutputFuture::new(if is_checked {
+            Next::Handle(CheckedCall::new(call::run(service, request, Arc::clone(&self.config))))
+        } else {
+            Next::Pass(service, request)
+        })
     }
 }
