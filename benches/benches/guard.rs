@@ -20,7 +20,7 @@ use http_body_util::Empty;
 use serde::Deserialize;
 use tower::layer::util::{Identity, Stack};
 use tower::{Layer, Service};
-use tower_buttress::proto::dialect::{Framing, Kind, Reader};
+use tower_buttress::proto::dialect::{Framing, Kind, StreamReader};
 use tower_buttress::proto::sse::Scanner;
 use tower_buttress::{IdleActivity, IdleBodyTimeoutLayer, SseHeartbeatLayer, StreamGuardLayer};
 use tower_buttress_benches::alloc::Counting;
@@ -111,7 +111,7 @@ const CASES: &[Case] = &[
     Case {
         name: "reader",
         run: |n| {
-            let mut reader = Reader::new(Some(Kind::OpenAiChat), Framing::EventStream);
+            let mut reader = StreamReader::new(Some(Kind::OpenAiChat), Framing::EventStream);
             CHAT.each(n, |event| {
                 reader.read(event, |fact, _| {
                     black_box(&fact);

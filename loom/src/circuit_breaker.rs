@@ -11,7 +11,7 @@ use super::circuit::{Circuit, CircuitPermit};
 use super::notify::StateNotifier;
 use crate::Checks;
 use crate::policy::breaker::report::{CircuitChange, CircuitState};
-use crate::policy::breaker::settings::Settings;
+use crate::policy::breaker::settings::BreakerSettings;
 use crate::policy::breaker::{Breaker, CallResult};
 use crate::policy::verdict::Health;
 use crate::policy::window::CircuitWindow;
@@ -42,8 +42,8 @@ struct Subject {
 }
 
 impl Subject {
-    fn new(change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings { jitter: 0.0, ..Settings::default() };
+    fn new(change: impl FnOnce(&mut BreakerSettings)) -> Self {
+        let mut settings = BreakerSettings { jitter: 0.0, ..BreakerSettings::default() };
         change(&mut settings);
         let start = Instant::now();
         let told = Arc::default();

@@ -26,11 +26,11 @@ use crate::proto::dialect::{End, Kind};
 /// # after_reading(&Response::new(()));
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Ending(Arc<Figures>);
+pub struct Ending(Arc<AnswerFacts>);
 
 /// The facts reported in an answer.
 #[derive(Debug, Default)]
-struct Figures {
+struct AnswerFacts {
     end: AtomicU8,
     ids: AtomicU8,
     /// The dialect of the events, as the index in [`KINDS`] plus one.

@@ -17,9 +17,9 @@ use super::Model;
 /// While a future or a body below that layer is polled, it is the thread's [`current`](Self::current) call, like a span
 /// of `tracing`: no layer passes it on.
 #[derive(Clone)]
-pub struct CallInfo(Arc<Call>);
+pub struct CallInfo(Arc<CallFacts>);
 
-struct Call {
+struct CallFacts {
     id: Box<str>,
     stack: Arc<str>,
     method: Method,
@@ -47,7 +47,7 @@ impl CallInfo {
         started: Instant,
     ) -> Self {
         let (model, attempt) = (OnceLock::new(), AtomicU32::new(1));
-        Self(Arc::new(Call { id, stack, method, host, model, attempt, started }))
+        Self(Arc::new(CallFacts { id, stack, method, host, model, attempt, started }))
     }
 
     /// Returns the call that this thread works on, inside an [`ObserveLayer`](crate::ObserveLayer).

@@ -60,7 +60,7 @@ pub(crate) enum UploadState {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
+pub(crate) enum RetryDecision {
     /// Return the answer: no other attempt could help.
     Return,
     /// Another attempt could help, but none is made, for this reason.
@@ -111,12 +111,14 @@ pub(crate) fn is_idempotent(method: &Method, headers: &HeaderMap) -> bool {
 // === impl RetryPolicy ===
 
 impl RetryPolicy {
-    pub(crate) fn decide(&self, result: &AttemptResult, rng: &mut Rng) -> Decision {
+    pub(crate) fn decide(&self, result: &AttemptResult, rng: &mut Rng) -> RetryDecision {
         match result.verdict.next {
-            NextStep::Done | NextStep::GiveUp => Decision::Return,
-            NextStep::TryAnother if result.forbidden => Decision::NotRetried(NotRetried::Forbidden),
-            NextStep::TryAnother => Decision::NotRetried(NotRetried::OtherUpstreamNeeded),
-            NextStep::Retry { .. } => self.wait(result, rng).map_or_else(Decision::NotRetried, Decision::Retry),
+            NextStep::Done | NextStep::GiveUp => RetryDecision::Return,
+            NextStep::TryAnother if result.forbidden => RetryDecision::NotRetried(NotRetried::Forbidden),
+            NextStep::TryAnother => RetryDecision::NotRetried(NotRetried::OtherUpstreamNeeded),
+            NextStep::Retry { .. } => {
+                self.wait(result, rng).map_or_else(RetryDecision::NotRetried, RetryDecision::Retry)
+            }
         }
     }
 
@@ -163,11 +165,11 @@ impl RetryPolicy {
 
 impl AttemptResult {
     /// Whether the caller's own retries would only multiply the attempts that this decision ends.
-    pub(crate) fn is_final(&self, decision: Decision) -> bool {
+    pub(crate) fn is_final(&self, decision: RetryDecision) -> bool {
         let reason = match decision {
-            Decision::Retry(_) => return false,
-            Decision::Return => return self.attempt > 1 && self.verdict.next != NextStep::Done,
-            Decision::NotRetried(reason) => reason,
+            RetryDecision::Retry(_) => return false,
+            RetryDecision::Return => return self.attempt > 1 && self.verdict.next != NextStep::Done,
+            RetryDecision::NotRetried(reason) => reason,
         };
         match reason {
             NotRetried::AttemptsSpent | NotRetried::Budget | NotRetried::Forbidden => true,
@@ -252,26 +254,26 @@ mod tests {
         }
     }
 
-    fn decide(policy: &RetryPolicy, result: AttemptResult) -> Decision {
+    fn decide(policy: &RetryPolicy, result: AttemptResult) -> RetryDecision {
         policy.decide(&result, &mut Rng::with_seed(1))
     }
 
-    fn refused(reason: NotRetried) -> Decision {
-        Decision::NotRetried(reason)
+    fn refused(reason: NotRetried) -> RetryDecision {
+        RetryDecision::NotRetried(reason)
     }
 
     #[test]
     fn only_a_retry_is_retried() {
         for next in [NextStep::Done, NextStep::GiveUp] {
             let verdict = Verdict::new(next, Health::Failure).not_executed();
-            assert_eq!(decide(&policy(), AttemptResult { verdict, ..failed() }), Decision::Return);
+            assert_eq!(decide(&policy(), AttemptResult { verdict, ..failed() }), RetryDecision::Return);
         }
-        assert_eq!(decide(&policy(), failed()), Decision::Retry(S));
+        assert_eq!(decide(&policy(), failed()), RetryDecision::Retry(S));
     }
 
     #[test]
     fn the_last_attempt_is_the_last() {
-        assert_eq!(decide(&policy(), AttemptResult { attempt: 2, ..failed() }), Decision::Retry(2 * S));
+        assert_eq!(decide(&policy(), AttemptResult { attempt: 2, ..failed() }), RetryDecision::Retry(2 * S));
         assert_eq!(decide(&policy(), AttemptResult { attempt: 3, ..failed() }), refused(NotRetried::AttemptsSpent));
     }
 
@@ -280,9 +282,9 @@ mod tests {
         let post = AttemptResult { idempotent: false, ..failed() };
         assert_eq!(decide(&policy(), post), refused(NotRetried::NotIdempotent));
         let unsent = AttemptResult { verdict: RETRY.not_executed(), ..post };
-        assert_eq!(decide(&policy(), unsent), Decision::Retry(S));
+        assert_eq!(decide(&policy(), unsent), RetryDecision::Retry(S));
         let allowed = RetryPolicy { non_idempotent: true, ..policy() };
-        assert_eq!(decide(&allowed, post), Decision::Retry(S));
+        assert_eq!(decide(&allowed, post), RetryDecision::Retry(S));
     }
 
     #[test]
@@ -306,7 +308,7 @@ mod tests {
         for seed in 0..100 {
             let decide = |result| policy().decide(&result, &mut Rng::with_seed(seed));
             assert_eq!(decide(advised(Duration::from_nanos(1))), decide(failed()));
-            assert_eq!(decide(advised(10 * S)), Decision::Retry(10 * S));
+            assert_eq!(decide(advised(10 * S)), RetryDecision::Retry(10 * S));
         }
         assert_eq!(decide(&policy(), advised(61 * S)), refused(NotRetried::RetryAfterTooLong));
     }
@@ -315,16 +317,16 @@ mod tests {
     fn a_wait_that_is_asked_for_is_obeyed_or_there_is_no_retry() {
         let asked = |asked| AttemptResult { retry_after: Some(asked), ..failed() };
         for seed in 0..100 {
-            let Decision::Retry(wait) = policy().decide(&asked(10 * S), &mut Rng::with_seed(seed)) else {
+            let RetryDecision::Retry(wait) = policy().decide(&asked(10 * S), &mut Rng::with_seed(seed)) else {
                 panic!("not retried");
             };
             assert!(wait >= 10 * S && wait <= 15 * S, "{wait:?}");
         }
-        assert_eq!(decide(&policy(), asked(60 * S)), Decision::Retry(60 * S));
+        assert_eq!(decide(&policy(), asked(60 * S)), RetryDecision::Retry(60 * S));
         assert_eq!(decide(&policy(), asked(61 * S)), refused(NotRetried::RetryAfterTooLong));
         assert_eq!(decide(&policy(), asked(Duration::MAX)), refused(NotRetried::RetryAfterTooLong));
         // "At once" names no wait.
-        assert_eq!(decide(&policy(), asked(Duration::ZERO)), Decision::Retry(S));
+        assert_eq!(decide(&policy(), asked(Duration::ZERO)), RetryDecision::Retry(S));
     }
 
     #[test]
@@ -333,9 +335,9 @@ mod tests {
             decide(&policy(), AttemptResult { remaining: Some(remaining), retry_after: asked, ..failed() })
         };
         assert_eq!(by(S, None), refused(NotRetried::Deadline));
-        assert_eq!(by(2 * S, None), Decision::Retry(S));
+        assert_eq!(by(2 * S, None), RetryDecision::Retry(S));
         assert_eq!(by(5 * S, Some(5 * S)), refused(NotRetried::Deadline));
-        assert!(matches!(by(5 * S, Some(4 * S)), Decision::Retry(_)));
+        assert!(matches!(by(5 * S, Some(4 * S)), RetryDecision::Retry(_)));
         assert_eq!(by(Duration::ZERO, None), refused(NotRetried::Deadline));
     }
 
@@ -343,10 +345,10 @@ mod tests {
     fn no_attempt_starts_after_the_time_for_all_of_them() {
         let policy = RetryPolicy { max_elapsed: Some(10 * S), ..policy() };
         let at = |elapsed, retry_after| decide(&policy, AttemptResult { elapsed, retry_after, ..failed() });
-        assert_eq!(at(9 * S, None), Decision::Retry(S));
+        assert_eq!(at(9 * S, None), RetryDecision::Retry(S));
         assert_eq!(at(9 * S + S / 2, None), refused(NotRetried::MaxElapsed));
         assert_eq!(at(11 * S, None), refused(NotRetried::MaxElapsed));
-        assert_eq!(at(5 * S, Some(5 * S)), Decision::Retry(5 * S));
+        assert_eq!(at(5 * S, Some(5 * S)), RetryDecision::Retry(5 * S));
         assert_eq!(at(5 * S, Some(6 * S)), refused(NotRetried::MaxElapsed));
     }
 
@@ -419,7 +421,7 @@ mod tests {
                 let mut policy = RetryPolicy { attempts: u32::MAX, max_retry_after: S * max, max_elapsed, ..policy() };
                 policy.backoff.jitter = jitter;
                 let result = AttemptResult { retry_after: asked, remaining, attempt, waited, elapsed, ..failed() };
-                if let Decision::Retry(wait) = policy.decide(&result, &mut Rng::with_seed(seed)) {
+                if let RetryDecision::Retry(wait) = policy.decide(&result, &mut Rng::with_seed(seed)) {
                     prop_assert!(remaining.is_none_or(|remaining| wait < remaining));
                     prop_assert!(elapsed + wait <= 100 * S);
                     match asked.filter(|asked| !asked.is_zero()) {
@@ -455,8 +457,8 @@ mod tests {
         let given_up = Verdict::new(NextStep::GiveUp, Health::Success);
         for (attempt, is_final) in [(1, false), (2, true)] {
             let result = AttemptResult { verdict: given_up, attempt, ..failed() };
-            assert_eq!(result.is_final(Decision::Return), is_final, "{attempt}");
-            assert!(!result.is_final(Decision::Retry(S)));
+            assert_eq!(result.is_final(RetryDecision::Return), is_final, "{attempt}");
+            assert!(!result.is_final(RetryDecision::Retry(S)));
         }
         let asked = |seconds| AttemptResult { retry_after: Some(seconds * S), ..failed() };
         assert!(!asked(120).is_final(refused(NotRetried::RetryAfterTooLong)), "as long as an SDK waits");

@@ -33,9 +33,9 @@ pub(crate) struct Tally {
 
 /// Where a call was counted, so that it can be recounted when its body fails: the number of a bucket, or of the call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Slot(pub(crate) u64);
+pub(crate) struct CountedIn(pub(crate) u64);
 
-impl Slot {
+impl CountedIn {
     /// The slot of a call that was not counted.
     pub(crate) const NONE: Self = Self(u64::MAX);
 }
@@ -149,16 +149,16 @@ impl Window {
     }
 
     /// Returns the slot of the next call.
-    pub(crate) fn slot(&self) -> Slot {
+    pub(crate) fn slot(&self) -> CountedIn {
         match self {
-            Self::Time(window) => Slot(window.current),
-            Self::Calls(window) => Slot(window.counted),
+            Self::Time(window) => CountedIn(window.current),
+            Self::Calls(window) => CountedIn(window.counted),
         }
     }
 
     /// Recounts a call as `sample`, now; it was counted as the success `was` in `slot` (or in a later slot of the same
     /// batch). An expired call is not subtracted.
-    pub(crate) fn recount(&mut self, slot: Slot, was: Sample, sample: Sample) {
+    pub(crate) fn recount(&mut self, slot: CountedIn, was: Sample, sample: Sample) {
         match self {
             Self::Time(window) => {
                 window.take_back(slot, was);
@@ -222,7 +222,7 @@ impl TimeWindow {
         &mut self.buckets[usize::try_from(number % u64::from(BUCKETS)).unwrap_or_default()]
     }
 
-    fn take_back(&mut self, slot: Slot, was: Sample) {
+    fn take_back(&mut self, slot: CountedIn, was: Sample) {
         let age = self.current.checked_sub(slot.0);
         if age.is_some_and(|age| age < BUCKETS.into()) {
             let bucket = self.bucket(slot.0);
@@ -279,7 +279,7 @@ impl CallWindow {
 
     /// Replaces the first such call at or after `slot`, and returns whether there was one. Any call of a batch will do;
     /// if the slot itself has expired, later calls may not be of that batch.
-    fn replace(&mut self, slot: Slot, was: Sample, sample: Sample) -> bool {
+    fn replace(&mut self, slot: CountedIn, was: Sample, sample: Sample) -> bool {
         let behind = usize::try_from(self.counted.saturating_sub(slot.0)).unwrap_or(usize::MAX);
         let Some(first) = self.samples.len().checked_sub(behind) else { return false };
         let Some(found) = self.samples.range_mut(first..).find(|found| **found == was) else { return false };
@@ -332,16 +332,16 @@ mod tests {
     #[test]
     fn a_bucket_is_forgotten_after_ten_of_them() {
         let (mut window, now) = time(10);
-        assert_eq!((window.slot(), window.fresh_until()), (Slot(0), Some(now + S)));
+        assert_eq!((window.slot(), window.fresh_until()), (CountedIn(0), Some(now + S)));
         window.push(BAD);
         window.advance(now + S - Duration::from_nanos(1));
-        assert_eq!(window.slot(), Slot(0));
+        assert_eq!(window.slot(), CountedIn(0));
         window.advance(now + S);
-        assert_eq!((window.slot(), window.fresh_until()), (Slot(1), Some(now + 2 * S)));
+        assert_eq!((window.slot(), window.fresh_until()), (CountedIn(1), Some(now + 2 * S)));
         window.push(GOOD);
         // On the grid, however late.
         window.advance(now + S * 11 / 2);
-        assert_eq!((window.slot(), window.fresh_until()), (Slot(5), Some(now + 6 * S)));
+        assert_eq!((window.slot(), window.fresh_until()), (CountedIn(5), Some(now + 6 * S)));
         window.advance(now + 10 * S - Duration::from_nanos(1));
         assert_eq!(counted(&window), (2, 1));
         window.advance(now + 10 * S);
@@ -350,10 +350,10 @@ mod tests {
         assert_eq!(counted(&window), (0, 0));
         // A thread that read the clock before.
         window.advance(now);
-        assert_eq!(window.slot(), Slot(11));
+        assert_eq!(window.slot(), CountedIn(11));
         window.push(BAD);
         window.advance(now + 1_000 * S);
-        assert_eq!((counted(&window), window.slot()), ((0, 0), Slot(1_000)));
+        assert_eq!((counted(&window), window.slot()), ((0, 0), CountedIn(1_000)));
     }
 
     #[test]
@@ -370,24 +370,24 @@ mod tests {
         assert_eq!(counted(&window), (2, 2), "there is nothing to take back");
         let (mut window, _) = time(10);
         window.push(BAD);
-        window.recount(Slot(0), GOOD, BAD);
+        window.recount(CountedIn(0), GOOD, BAD);
         assert_eq!(counted(&window), (2, 2), "a failure is not taken back for a success");
         let (mut window, now) = time(10);
         window.push(GOOD);
         window.clear(now);
         window.push(GOOD);
-        window.recount(Slot(0), GOOD, BAD);
+        window.recount(CountedIn(0), GOOD, BAD);
         assert_eq!(counted(&window), (2, 1), "what was before it was cleared is not found");
     }
 
     #[test]
     fn of_the_last_calls_the_oldest_leaves() {
         let (mut window, now) = last(3);
-        assert_eq!((window.slot(), window.fresh_until()), (Slot(0), None));
+        assert_eq!((window.slot(), window.fresh_until()), (CountedIn(0), None));
         window.push(BAD);
         window.push(Sample { slow: true, throttled: true, failed: true });
         window.push(GOOD);
-        assert_eq!((counted(&window), window.slot()), ((3, 2), Slot(3)));
+        assert_eq!((counted(&window), window.slot()), ((3, 2), CountedIn(3)));
         window.push(GOOD);
         assert_eq!(window.sum(), Tally { calls: 3, failures: 1, throttled: 1, slow: 1 });
         window.advance(now + 1_000 * S);
@@ -395,9 +395,9 @@ mod tests {
         assert_eq!(window.sum(), Tally { calls: 3, ..Tally::default() });
         window.push(BAD);
         window.push_successes(2);
-        assert_eq!((counted(&window), window.slot()), ((3, 1), Slot(8)));
+        assert_eq!((counted(&window), window.slot()), ((3, 1), CountedIn(8)));
         window.push_successes(100);
-        assert_eq!((counted(&window), window.slot()), ((3, 0), Slot(108)), "all have a number");
+        assert_eq!((counted(&window), window.slot()), ((3, 0), CountedIn(108)), "all have a number");
     }
 
     #[test]
@@ -409,18 +409,22 @@ mod tests {
         window.push(BAD);
         window.push(GOOD);
         window.recount(second, GOOD, BAD);
-        assert_eq!((counted(&window), window.slot()), ((3, 2), Slot(3)), "the next one of its batch");
+        assert_eq!((counted(&window), window.slot()), ((3, 2), CountedIn(3)), "the next one of its batch");
         window.recount(first, GOOD, BAD);
         assert_eq!(counted(&window), (3, 3));
         window.recount(first, GOOD, BAD);
-        assert_eq!((counted(&window), window.slot()), ((3, 3), Slot(4)), "there is no such call, and it is a new one");
+        assert_eq!(
+            (counted(&window), window.slot()),
+            ((3, 3), CountedIn(4)),
+            "there is no such call, and it is a new one"
+        );
         let (mut window, _) = last(2);
         window.push(GOOD);
         window.push(GOOD);
         window.push(GOOD);
-        window.recount(Slot(0), GOOD, BAD);
-        assert_eq!((counted(&window), window.slot()), ((2, 1), Slot(4)), "its place is forgotten");
-        window.recount(Slot(1), GOOD, BAD);
+        window.recount(CountedIn(0), GOOD, BAD);
+        assert_eq!((counted(&window), window.slot()), ((2, 1), CountedIn(4)), "its place is forgotten");
+        window.recount(CountedIn(1), GOOD, BAD);
         assert_eq!(counted(&window), (2, 2));
     }
 

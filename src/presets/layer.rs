@@ -9,7 +9,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::service::Resilience;
-use super::upstream::Upstream;
+use super::upstream::BoxedUpstream;
 use crate::body::request::CallBody;
 use crate::call::Memory;
 use crate::error::{BoxError, BoxedError, InvalidConfig};
@@ -84,7 +84,7 @@ pub struct ResilienceLayer {
 /// A backup with its own admission.
 #[derive(Clone, Debug)]
 pub(super) struct Backup {
-    pub(super) layer: FallbackLayer<Upstream<BoxedError>>,
+    pub(super) layer: FallbackLayer<BoxedUpstream<BoxedError>>,
     pub(super) admission: UpstreamAdmission,
 }
 
@@ -266,7 +266,7 @@ impl ResilienceLayer {
         Bk::Error: Into<BoxError> + Send,
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let layer = fallback.map_backup(Upstream::with_any_error);
+        let layer = fallback.map_backup(BoxedUpstream::with_any_error);
         self.fallbacks.push(Backup { layer, admission: self.admission.separate() });
         self
     }

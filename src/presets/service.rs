@@ -12,7 +12,7 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::upstream::Upstream;
+use super::upstream::BoxedUpstream;
 use crate::body::boxed::Polled;
 use crate::body::erased::ErasedBody;
 use crate::body::request::CallBody;
@@ -22,7 +22,7 @@ use crate::layers::timeout_profile::TimeoutProfileService;
 use crate::rt::clock;
 
 /// The layers that see only the request, around all others in a box.
-pub(super) type Outer<E> = InspectRequest<TimeoutProfileService<Upstream<E>>>;
+pub(super) type Outer<E> = InspectRequest<TimeoutProfileService<BoxedUpstream<E>>>;
 
 type OuterFuture<E> = <Outer<E> as Service<Request<CallBody>>>::Future;
 

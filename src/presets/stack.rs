@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use super::layer::{Backup, ResilienceLayer, UpstreamAdmission};
 use super::service::Outer;
-use super::upstream::Upstream;
+use super::upstream::BoxedUpstream;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::layers::deadline::DeadlineLayer;
@@ -26,7 +26,7 @@ use crate::layers::sse_heartbeat::SseHeartbeatLayer;
 
 impl ResilienceLayer {
     /// Puts the layers that see only the request around all others.
-    pub(super) fn outer<E>(&self, stack: Upstream<E>) -> Outer<E> {
+    pub(super) fn outer<E>(&self, stack: BoxedUpstream<E>) -> Outer<E> {
         let inspect = self.inspect.clone().memory(self.memory.clone());
         // A caller that sends slowly must not hold a place.
         let inspect = if self.admission.queue.is_enabled() { inspect.read_all(true) } else { inspect };
@@ -34,7 +34,7 @@ impl ResilienceLayer {
     }
 
     /// Puts the layers that see answers around `inner` and its backups.
-    pub(super) fn stack<S, B>(&self, inner: S) -> Upstream<S::Error>
+    pub(super) fn stack<S, B>(&self, inner: S) -> BoxedUpstream<S::Error>
     where
         S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
         S::Error: Error + Send + Sync + 'static,
@@ -49,7 +49,7 @@ impl ResilienceLayer {
         let upstreams = self.fallbacks.iter().fold(primary, |upstreams, backup| self.with_backup(backup, upstreams));
         #[cfg(feature = "llm")]
         if self.resume.is_enabled() {
-            return self.around(self.resume.clone().memory(self.memory.clone()).layer(upstreams), Upstream::new);
+            return self.around(self.resume.clone().memory(self.memory.clone()).layer(upstreams), BoxedUpstream::new);
         }
         self.around(upstreams, |upstreams| upstreams)
     }
@@ -77,7 +77,7 @@ impl ResilienceLayer {
     }
 
     /// Puts the layers that act on the upstreams' final answer around them.
-    fn around<S, B>(&self, upstreams: S, boxed: impl FnOnce(S) -> Upstream<S::Error>) -> Upstream<S::Error>
+    fn around<S, B>(&self, upstreams: S, boxed: impl FnOnce(S) -> BoxedUpstream<S::Error>) -> BoxedUpstream<S::Error>
     where
         S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
         S::Error: Error + Send + Sync + 'static,
@@ -88,30 +88,30 @@ impl ResilienceLayer {
             match (self.dedup.is_enabled(), self.heartbeat.is_enabled()) {
                 (true, true) => {
                     let stack = self.heartbeats().layer(self.deadline.layer(dedup.layer(upstreams)));
-                    return self.with_grpc_status(Upstream::new(stack));
+                    return self.with_grpc_status(BoxedUpstream::new(stack));
                 }
-                (false, _) => return self.outside_of_deadline(Upstream::new(self.deadline.layer(upstreams))),
+                (false, _) => return self.outside_of_deadline(BoxedUpstream::new(self.deadline.layer(upstreams))),
                 (true, false) => {}
             }
         }
         let mut stack = boxed(upstreams);
         #[cfg(feature = "llm")]
         if self.last_good.is_enabled() {
-            stack = Upstream::new(
+            stack = BoxedUpstream::new(
                 self.last_good.clone().memory(self.memory.clone()).or_classifier(&self.classifier).layer(stack),
             );
         }
         if self.dedup.is_enabled() {
-            stack = Upstream::new(dedup.layer(stack));
+            stack = BoxedUpstream::new(dedup.layer(stack));
         }
         if self.supersede.is_enabled() {
-            stack = Upstream::new(self.supersede.clone().memory(self.memory.clone()).layer(stack));
+            stack = BoxedUpstream::new(self.supersede.clone().memory(self.memory.clone()).layer(stack));
         }
         if self.callers.is_enabled() {
-            stack = Upstream::new(self.callers.clone().or_classifier(&self.classifier).layer(stack));
+            stack = BoxedUpstream::new(self.callers.clone().or_classifier(&self.classifier).layer(stack));
         }
         if self.deadline.is_enabled() {
-            stack = Upstream::new(self.deadline.layer(stack));
+            stack = BoxedUpstream::new(self.deadline.layer(stack));
         }
         self.outside_of_deadline(stack)
     }
@@ -122,31 +122,31 @@ impl ResilienceLayer {
         heartbeat.or_mark_exhausted(self.retry.marks_exhausted())
     }
 
-    fn outside_of_deadline<E>(&self, mut stack: Upstream<E>) -> Upstream<E>
+    fn outside_of_deadline<E>(&self, mut stack: BoxedUpstream<E>) -> BoxedUpstream<E>
     where
         E: Error + Send + Sync + 'static,
     {
         if self.heartbeat.is_enabled() {
-            stack = Upstream::new(self.heartbeats().layer(stack));
+            stack = BoxedUpstream::new(self.heartbeats().layer(stack));
         }
         self.with_grpc_status(stack)
     }
 
     /// It could stand outside the timeout profile too: that changes no answer, and this no request.
-    fn with_grpc_status<E>(&self, stack: Upstream<E>) -> Upstream<E>
+    fn with_grpc_status<E>(&self, stack: BoxedUpstream<E>) -> BoxedUpstream<E>
     where
         E: Error + Send + Sync + 'static,
     {
-        if self.grpc_status.is_enabled() { Upstream::new(self.grpc_status.layer(stack)) } else { stack }
+        if self.grpc_status.is_enabled() { BoxedUpstream::new(self.grpc_status.layer(stack)) } else { stack }
     }
 
     /// Asks this backup when `upstreams` fail.
-    fn with_backup<E>(&self, backup: &Backup, upstreams: Upstream<E>) -> Upstream<E>
+    fn with_backup<E>(&self, backup: &Backup, upstreams: BoxedUpstream<E>) -> BoxedUpstream<E>
     where
         E: Error + Send + Sync + 'static,
     {
         let layer = backup.layer.clone().map_backup(|inner| self.upstream(inner, &backup.admission, None));
-        Upstream::new(layer.memory(self.memory.clone()).or_classifier(&self.classifier).layer(upstreams))
+        BoxedUpstream::new(layer.memory(self.memory.clone()).or_classifier(&self.classifier).layer(upstreams))
     }
 
     /// Builds one upstream with all its layers.
@@ -155,7 +155,7 @@ impl ResilienceLayer {
         inner: S,
         admission: &UpstreamAdmission,
         retry: Option<&RetryAfterBackoffLayer>,
-    ) -> Upstream<S::Error>
+    ) -> BoxedUpstream<S::Error>
     where
         S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
         S::Error: Error + Send + Sync + 'static,
@@ -164,7 +164,7 @@ impl ResilienceLayer {
         let attempts = self.attempts(inner, admission, retry, None);
         #[cfg(feature = "schema")]
         if self.structured.is_enabled() {
-            return Upstream::new(self.structured.clone().memory(self.memory.clone()).layer(attempts));
+            return BoxedUpstream::new(self.structured.clone().memory(self.memory.clone()).layer(attempts));
         }
         attempts
     }
@@ -176,7 +176,7 @@ impl ResilienceLayer {
         admission: &UpstreamAdmission,
         retry: Option<&RetryAfterBackoffLayer>,
         deadline: Option<&DeadlineLayer>,
-    ) -> Upstream<S::Error>
+    ) -> BoxedUpstream<S::Error>
     where
         S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
         S::Error: Error + Send + Sync + 'static,
@@ -220,7 +220,7 @@ impl UpstreamAdmission {
         inner: S,
         retry: Option<&RetryAfterBackoffLayer>,
         deadline: Option<&DeadlineLayer>,
-    ) -> Upstream<S::Error>
+    ) -> BoxedUpstream<S::Error>
     where
         S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
         S::Error: Error + Send + Sync + 'static,
@@ -229,7 +229,7 @@ impl UpstreamAdmission {
         let Self { queue, pace, breaker } = self;
         let admitted = pace.layer(breaker.layer(inner));
         if queue.is_enabled() {
-            return retried(queue.layer(Upstream::new(admitted)), retry, deadline);
+            return retried(queue.layer(BoxedUpstream::new(admitted)), retry, deadline);
         }
         retried(admitted, retry, deadline)
     }
@@ -240,16 +240,16 @@ fn retried<S, B>(
     attempt: S,
     retry: Option<&RetryAfterBackoffLayer>,
     deadline: Option<&DeadlineLayer>,
-) -> Upstream<S::Error>
+) -> BoxedUpstream<S::Error>
 where
     S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
     S::Error: Error + Send + Sync + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     match (retry.filter(|retry| retry.is_enabled()), deadline) {
-        (Some(retry), Some(deadline)) => Upstream::new(deadline.layer(retry.layer(attempt))),
-        (Some(retry), None) => Upstream::new(retry.layer(attempt)),
-        (None, Some(deadline)) => Upstream::new(deadline.layer(Upstream::new(attempt))),
-        (None, None) => Upstream::new(attempt),
+        (Some(retry), Some(deadline)) => BoxedUpstream::new(deadline.layer(retry.layer(attempt))),
+        (Some(retry), None) => BoxedUpstream::new(retry.layer(attempt)),
+        (None, Some(deadline)) => BoxedUpstream::new(deadline.layer(BoxedUpstream::new(attempt))),
+        (None, None) => BoxedUpstream::new(attempt),
     }
 }

@@ -21,7 +21,7 @@ use crate::rt::per_thread::PerThread;
 ///
 /// Clones share the service. Each call uses its own clone of it, and waits for that clone's readiness: one allocation for
 /// the clone and its call together, and one for the response's body.
-pub(super) struct Upstream<E>(PerThread<dyn BoxedCall<E>>);
+pub(super) struct BoxedUpstream<E>(PerThread<dyn BoxedCall<E>>);
 
 type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<ErasedBody>, E>> + Send>>;
 
@@ -37,7 +37,7 @@ struct BoxedErrorService<S>(S);
 
 // === impl Upstream ===
 
-impl<E> Upstream<E> {
+impl<E> BoxedUpstream<E> {
     pub(super) fn new<S, B>(service: S) -> Self
     where
         S: Service<Request<CallBody>, Response = Response<B>, Error = E, Future: Send> + Clone + Send + Sync + 'static,
@@ -48,7 +48,7 @@ impl<E> Upstream<E> {
     }
 }
 
-impl Upstream<BoxedError> {
+impl BoxedUpstream<BoxedError> {
     pub(super) fn with_any_error<S, B>(service: S) -> Self
     where
         S: Service<Request<CallBody>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
@@ -59,7 +59,7 @@ impl Upstream<BoxedError> {
     }
 }
 
-impl<E> Service<Request<CallBody>> for Upstream<E> {
+impl<E> Service<Request<CallBody>> for BoxedUpstream<E> {
     type Response = Response<ErasedBody>;
     type Error = E;
     type Future = Answering<E>;
@@ -73,13 +73,13 @@ impl<E> Service<Request<CallBody>> for Upstream<E> {
     }
 }
 
-impl<E> Clone for Upstream<E> {
+impl<E> Clone for BoxedUpstream<E> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<E> fmt::Debug for Upstream<E> {
+impl<E> fmt::Debug for BoxedUpstream<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Upstream")
     }

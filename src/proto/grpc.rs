@@ -36,7 +36,7 @@ pub enum Pushback {
 
 /// Where a gRPC message has its trailers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub(crate) enum GrpcFraming {
     /// As HTTP trailers.
     Trailers,
     /// In a frame at the end of its body.
@@ -87,7 +87,7 @@ pub fn pushback(headers: &HeaderMap) -> Option<Pushback> {
 
 /// Returns the kind of gRPC of these headers, if any: `application/grpc` or `application/grpc-web`, with or without the
 /// name of an encoding.
-pub(crate) fn framing(headers: &HeaderMap) -> Option<Framing> {
+pub(crate) fn framing(headers: &HeaderMap) -> Option<GrpcFraming> {
     const PREFIX: &[u8] = b"application/grpc";
     // Most answers are something else, which the prefix shows without parsing the type.
     let start = headers.get(CONTENT_TYPE)?.as_bytes().trim_ascii_start().get(..PREFIX.len())?;
@@ -95,15 +95,15 @@ pub(crate) fn framing(headers: &HeaderMap) -> Option<Framing> {
         return None;
     }
     match media_type::essence(headers).get(PREFIX.len()..)? {
-        [] | [b'+', ..] => Some(Framing::Trailers),
-        variant if variant.get(..4).is_some_and(|web| web.eq_ignore_ascii_case(b"-web")) => Some(Framing::Web),
+        [] | [b'+', ..] => Some(GrpcFraming::Trailers),
+        variant if variant.get(..4).is_some_and(|web| web.eq_ignore_ascii_case(b"-web")) => Some(GrpcFraming::Web),
         _ => None,
     }
 }
 
 /// Whether the status of this message comes in trailers.
 pub(crate) fn has_trailers(headers: &HeaderMap) -> bool {
-    framing(headers) == Some(Framing::Trailers)
+    framing(headers) == Some(GrpcFraming::Trailers)
 }
 
 /// Whether an answer with this head ends only with a status in its trailers.

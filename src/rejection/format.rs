@@ -1,6 +1,6 @@
 use http::{HeaderMap, Method, Request};
 
-use crate::proto::grpc::{self, Framing};
+use crate::proto::grpc::{self, GrpcFraming};
 
 /// The format of a refusal: HTTP or gRPC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,8 +25,8 @@ impl RejectionFormat {
     #[must_use]
     pub fn of(request: &HeaderMap) -> Self {
         match grpc::framing(request) {
-            Some(Framing::Trailers) => Self::Grpc,
-            Some(Framing::Web) => Self::GrpcWeb,
+            Some(GrpcFraming::Trailers) => Self::Grpc,
+            Some(GrpcFraming::Web) => Self::GrpcWeb,
             None => Self::Http,
         }
     }

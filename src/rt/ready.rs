@@ -27,14 +27,14 @@ pin_project! {
     where
         S: Service<R>,
     {
-        Parked { parked: Box<Parked<S, R>> },
+        Parked { parked: Box<UnreadyCall<S, R>> },
         Called { #[pin] call: S::Future },
         Failed { err: Option<Box<S::Error>> },
     }
 }
 
 /// A call that was not made yet. Boxed, so that every other future is not as large as a request.
-pub(crate) struct Parked<S, R> {
+pub(crate) struct UnreadyCall<S, R> {
     service: S,
     /// Taken when it is sent.
     request: Option<R>,
@@ -55,7 +55,7 @@ impl<S: Service<R>, R> ReadyCall<S, R> {
 
     /// A call that is not made before this is polled.
     pub(crate) fn parked(service: S, request: R) -> Self {
-        Self::Parked { parked: Box::new(Parked { service, request: Some(request) }) }
+        Self::Parked { parked: Box::new(UnreadyCall { service, request: Some(request) }) }
     }
 
     /// A call in progress.

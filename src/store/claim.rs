@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use super::log::ResponseLog;
 use super::recorder::Recorder;
 use crate::call::TenantHash;
-use crate::policy::broadcast::Limits;
+use crate::policy::broadcast::LogLimits;
 use crate::proto::fingerprint::Fingerprint;
 
 /// The answer to a [`ClaimRequest`].
@@ -42,7 +42,7 @@ pub struct ClaimRequest {
     pub(crate) owner: Option<TenantHash>,
     pub(crate) has_client_key: bool,
     pub(crate) now: Instant,
-    pub(crate) limits: Limits,
+    pub(crate) limits: LogLimits,
 }
 
 /// How long an answer is stored, and whether it may be evicted.

@@ -3,14 +3,14 @@ use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 
 use super::drive::{Drive, Watched};
-use super::reader::Reader;
+use super::reader::LogReader;
 use super::shared::Shared;
 use crate::error::SharedError;
 use crate::policy::broadcast::ReaderId;
 use crate::rt::deadline::{Deadline, SharedDeadline};
 
 /// The answer to one call: a head, parts, and an end. One [`Recorder`](super::Recorder) writes it; any number of
-/// [`Reader`]s read it.
+/// [`LogReader`]s read it.
 ///
 /// A reader reads from the first part on, whenever it joins, as long as the recording is within its limit. All readers
 /// share the held parts.
@@ -33,7 +33,7 @@ impl ResponseLog {
     }
 
     /// Adds a listener with a deadline: the call's deadline is the latest of its listeners'.
-    pub(crate) fn join(&self, deadline: Option<Deadline>) -> Option<Reader> {
+    pub(crate) fn join(&self, deadline: Option<Deadline>) -> Option<LogReader> {
         let reader = self.reader()?;
         if let Some(shared) = self.deadline() {
             shared.extend(deadline);
@@ -51,26 +51,26 @@ impl ResponseLog {
     ///
     /// `None`: the answer exceeds its limit, or the call has failed. It can no longer be read from the beginning.
     #[must_use]
-    pub fn reader(&self) -> Option<Reader> {
+    pub fn reader(&self) -> Option<LogReader> {
         let mut state = self.shared.state();
         if state.failure.is_some() {
             return None;
         }
         let id = state.broadcast.join()?;
         drop(state);
-        Some(Reader::listener(self.shared.clone(), id))
+        Some(LogReader::listener(self.shared.clone(), id))
     }
 
     /// Adds an observer: a reader for a store that sends the answer elsewhere. The recorder does not wait for it, and it
-    /// does not keep the call alive, unless it [listens](Reader::listen). It does not see `Set-Cookie`. When the answer
+    /// does not keep the call alive, unless it [listens](LogReader::listen). It does not see `Set-Cookie`. When the answer
     /// exceeds its limit, it reads an error.
     #[must_use]
-    pub fn observer(&self) -> Option<Reader> {
+    pub fn observer(&self) -> Option<LogReader> {
         let mut state = self.shared.state();
         let id = state.broadcast.observe()?;
         state.was_observed = true;
         drop(state);
-        Some(Reader::observer(self.shared.clone(), id))
+        Some(LogReader::observer(self.shared.clone(), id))
     }
 
     /// The number of listeners.
@@ -157,11 +157,11 @@ impl ResponseLog {
 
     /// Adds a listener that comes back: it reads the recorded part, even of a failed call. It does not extend the call's
     /// deadline: a token permits reading, not keeping a call alive.
-    pub(crate) fn return_reader(&self) -> Option<Reader> {
+    pub(crate) fn return_reader(&self) -> Option<LogReader> {
         let id = self.shared.state().broadcast.join()?;
         // The task that kept the call alive is no longer needed.
         self.shared.wake_readers();
-        Some(Reader::listener(self.shared.clone(), id))
+        Some(LogReader::listener(self.shared.clone(), id))
     }
 
     /// Ends the call, even with listeners, which read an error. Returns `false`, and does nothing, if it has ended.
@@ -264,11 +264,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::super::{BodyPart, Recorder};
-    use crate::policy::broadcast::Limits;
+    use crate::policy::broadcast::LogLimits;
 
     #[test]
     fn a_store_that_reads_twice_finds_the_same_parts() {
-        let (mut recorder, log) = Recorder::open(Limits { bytes: 1_000_000, lag: Duration::from_secs(1) });
+        let (mut recorder, log) = Recorder::open(LogLimits { bytes: 1_000_000, lag: Duration::from_secs(1) });
         log.set_number(1);
         let mut write = |n: u8| recorder.part(BodyPart::Data(Bytes::from(vec![n; 10])));
         let lengths = || {

@@ -8,20 +8,20 @@ use bytes::Bytes;
 use http_body::{Body, SizeHint};
 
 use super::part::BodyPart;
-use super::reader::Reader;
+use super::reader::LogReader;
 use crate::body::boxed::Polled;
 use crate::error::BoxError;
 
 /// What a reader has still to read. Not to be polled after its end.
 pub struct LogBody {
-    reader: Reader,
+    reader: LogReader,
     size: SizeHint,
 }
 
 // === impl LogBody ===
 
 impl LogBody {
-    pub(crate) fn new(reader: Reader, size: SizeHint) -> Self {
+    pub(crate) fn new(reader: LogReader, size: SizeHint) -> Self {
         Self { reader, size }
     }
 }

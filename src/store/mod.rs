@@ -14,7 +14,7 @@
 //!    can then keep the call alive when the leading caller leaves.
 //! 3. A claim that loses the lock to another process returns a `ResponseLog` that the store feeds from the backend with
 //!    the log's own `Recorder`: first the recorded part, then the live part, never faster than [`Recorder::ready`]
-//!    allows. The leading process's observer [listens](Reader::listen) as long as a caller listens there: it then counts
+//!    allows. The leading process's observer [listens](LogReader::listen) as long as a caller listens there: it then counts
 //!    as one of the callers that keep the call alive.
 //! 4. When the answer has ended, [`Lease::keep`] makes it a replay. A lease that is dropped without that frees the key,
 //!    and the logs of followers in other processes must [fail](Recorder::fail). If a leading process dies, it no longer
@@ -64,7 +64,7 @@ pub use self::last_good::{LastGoodAnswer, LastGoodKeys, SharedLastGood};
 pub use self::log::ResponseLog;
 pub use self::memory::{MemoryLease, MemoryStore};
 pub use self::part::BodyPart;
-pub use self::reader::Reader;
+pub use self::reader::LogReader;
 pub use self::recorder::Recorder;
 pub use crate::call::TenantHash;
 pub use crate::proto::fingerprint::Fingerprint;
@@ -72,7 +72,7 @@ pub use crate::proto::fingerprint::Fingerprint;
 pub(crate) use self::drive::{Drive, Driven, Watched};
 pub(crate) use self::log::Stopped;
 pub(crate) use self::log_body::LogBody;
-pub(crate) use self::recorder::Appended;
+pub(crate) use self::recorder::AppendedPart;
 
 use crate::error::BoxError;
 

@@ -7,7 +7,7 @@ use super::head::Head;
 use super::part::BodyPart;
 use super::shared::{Shared, State};
 use crate::error::{BoxError, DedupLagged};
-use crate::policy::broadcast::{Read, ReaderId, Room};
+use crate::policy::broadcast::{NextPart, ReaderId, Room};
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::timeout::Timeout;
@@ -18,10 +18,10 @@ use crate::rt::timeout::Timeout;
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// use std::future::poll_fn;
 /// use tower_buttress::error::BoxError;
-/// use tower_buttress::store::{BodyPart, Reader};
+/// use tower_buttress::store::{BodyPart, LogReader};
 ///
 /// /// How long the body is.
-/// async fn count(mut reader: Reader) -> Result<usize, BoxError> {
+/// async fn count(mut reader: LogReader) -> Result<usize, BoxError> {
 ///     let head = poll_fn(|cx| reader.poll_head(cx)).await?;
 ///     assert!(head.status().is_success());
 ///     let mut length = 0;
@@ -40,7 +40,7 @@ use crate::rt::timeout::Timeout;
 ///
 /// Dropping a poll loses nothing. When the last listener is dropped, the call is cancelled, or kept alive for a while, by
 /// the layer's settings.
-pub struct Reader {
+pub struct LogReader {
     shared: Arc<Shared>,
     id: ReaderId,
     /// Whether it belongs to a store: it then sees only the headers that may be stored.
@@ -57,21 +57,21 @@ pub struct Reader {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+enum WantedPart {
     Head,
     Part,
 }
 
-enum Found {
+enum FoundPart {
     Head(Arc<Head>),
     Part(BodyPart),
     End,
     Failed(BoxError),
 }
 
-// === impl Reader ===
+// === impl LogReader ===
 
-impl Reader {
+impl LogReader {
     pub(super) fn listener(shared: Arc<Shared>, id: ReaderId) -> Self {
         Self::new(shared, id, false)
     }
@@ -128,11 +128,11 @@ impl Reader {
     ///
     /// The call failed before its head.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arc<Head>, BoxError>> {
-        Poll::Ready(match ready!(self.poll_next(Wanted::Head, cx)) {
-            Found::Head(head) if self.is_for_store => Ok(Arc::new(head.stored().into_owned())),
-            Found::Head(head) => Ok(head),
-            Found::Failed(why) => Err(why),
-            Found::Part(_) | Found::End => Err("the call ended without an answer".into()),
+        Poll::Ready(match ready!(self.poll_next(WantedPart::Head, cx)) {
+            FoundPart::Head(head) if self.is_for_store => Ok(Arc::new(head.stored().into_owned())),
+            FoundPart::Head(head) => Ok(head),
+            FoundPart::Failed(why) => Err(why),
+            FoundPart::Part(_) | FoundPart::End => Err("the call ended without an answer".into()),
         })
     }
 
@@ -145,10 +145,10 @@ impl Reader {
         if self.is_over {
             return Poll::Ready(None);
         }
-        let found = match ready!(self.poll_next(Wanted::Part, cx)) {
-            Found::Part(part) => return Poll::Ready(Some(Ok(part))),
-            Found::Failed(why) => Some(Err(why)),
-            Found::Head(_) | Found::End => None,
+        let found = match ready!(self.poll_next(WantedPart::Part, cx)) {
+            FoundPart::Part(part) => return Poll::Ready(Some(Ok(part))),
+            FoundPart::Failed(why) => Some(Err(why)),
+            FoundPart::Head(_) | FoundPart::End => None,
         };
         self.is_over = true;
         Poll::Ready(found)
@@ -164,7 +164,7 @@ impl Reader {
         if has_room_again {
             self.shared.wake_readers();
         }
-        if let Read::Part(part) = read { Some(part) } else { None }
+        if let NextPart::Part(part) = read { Some(part) } else { None }
     }
 
     /// Whether it has read the complete answer.
@@ -175,7 +175,7 @@ impl Reader {
         }
     }
 
-    fn poll_next(&mut self, wanted: Wanted, cx: &mut Context<'_>) -> Poll<Found> {
+    fn poll_next(&mut self, wanted: WantedPart, cx: &mut Context<'_>) -> Poll<FoundPart> {
         loop {
             let mut state = self.shared.state();
             let is_full = state.broadcast.is_full();
@@ -207,16 +207,16 @@ impl Reader {
                 }
             }
             let Some(driver) = self.driver.as_ref().filter(|_| self.is_listening) else { return Poll::Pending };
-            match driver.drive((wanted == Wanted::Part).then_some(self.id)) {
+            match driver.drive((wanted == WantedPart::Part).then_some(self.id)) {
                 Driven::Wait => return Poll::Pending,
                 Driven::Progress => {}
-                Driven::Part(part) => return Poll::Ready(Found::Part(part)),
+                Driven::Part(part) => return Poll::Ready(FoundPart::Part(part)),
             }
         }
     }
 }
 
-impl Drop for Reader {
+impl Drop for LogReader {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         let was_full = state.broadcast.is_full();
@@ -235,28 +235,28 @@ impl Drop for Reader {
     }
 }
 
-impl fmt::Debug for Reader {
+impl fmt::Debug for LogReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("id", &self.id).field("is_over", &self.is_over).finish_non_exhaustive()
+        f.debug_struct("LogReader").field("id", &self.id).field("is_over", &self.is_over).finish_non_exhaustive()
     }
 }
 
 // === impl State ===
 
 impl State {
-    fn find(&mut self, reader: &Reader, wanted: Wanted) -> Option<Found> {
+    fn find(&mut self, reader: &LogReader, wanted: WantedPart) -> Option<FoundPart> {
         let read = match (wanted, &self.head) {
-            (Wanted::Head, Some(head)) => return Some(Found::Head(head.clone())),
-            (Wanted::Head, None) if self.broadcast.has_ended() => Read::End,
-            (Wanted::Head, None) => Read::Wait,
-            (Wanted::Part, _) => self.broadcast.read(reader.id),
+            (WantedPart::Head, Some(head)) => return Some(FoundPart::Head(head.clone())),
+            (WantedPart::Head, None) if self.broadcast.has_ended() => NextPart::End,
+            (WantedPart::Head, None) => NextPart::Wait,
+            (WantedPart::Part, _) => self.broadcast.read(reader.id),
         };
         Some(match read {
-            Read::Wait => return None,
-            Read::Part(part) => Found::Part(part),
-            Read::End => self.failure.clone().map_or(Found::End, |failure| Found::Failed(failure.into())),
-            Read::Lost if reader.is_listening => Found::Failed(DedupLagged::new(self.broadcast.lag()).into()),
-            Read::Lost => Found::Failed("the answer exceeds its limit".into()),
+            NextPart::Wait => return None,
+            NextPart::Part(part) => FoundPart::Part(part),
+            NextPart::End => self.failure.clone().map_or(FoundPart::End, |failure| FoundPart::Failed(failure.into())),
+            NextPart::Lost if reader.is_listening => FoundPart::Failed(DedupLagged::new(self.broadcast.lag()).into()),
+            NextPart::Lost => FoundPart::Failed("the answer exceeds its limit".into()),
         })
     }
 }

@@ -8,7 +8,7 @@ use super::log::ResponseLog;
 use super::part::{BodyPart, Compactor, merge};
 use super::shared::Shared;
 use crate::error::{BoxError, SharedError};
-use crate::policy::broadcast::{Limits, ReaderId};
+use crate::policy::broadcast::{LogLimits, ReaderId};
 
 /// Writes a [`ResponseLog`]. Dropped before the end, it ends the log with an error.
 ///
@@ -43,7 +43,7 @@ pub struct Recorder {
 }
 
 /// The result of appending a part.
-pub(crate) struct Appended {
+pub(crate) struct AppendedPart {
     /// The part itself, if this reader may take it directly.
     pub(crate) part: Option<BodyPart>,
     /// Whether other readers wait for it, and must be woken.
@@ -58,7 +58,7 @@ pub(crate) struct Appended {
 
 impl Recorder {
     /// Opens a log.
-    pub(crate) fn open(limits: Limits) -> (Self, ResponseLog) {
+    pub(crate) fn open(limits: LogLimits) -> (Self, ResponseLog) {
         let shared = Arc::new(Shared::new(limits));
         let log = ResponseLog::of(shared.clone());
         (Self { shared, compactor: Compactor::default(), head_cost: 0, is_over: false }, log)
@@ -120,7 +120,7 @@ impl Recorder {
     /// Writes the next part, and wakes no reader.
     ///
     /// A `reader` that has read everything before it gets the part back, and will not read it again.
-    pub(crate) fn append(&mut self, part: BodyPart, reader: Option<ReaderId>) -> Appended {
+    pub(crate) fn append(&mut self, part: BodyPart, reader: Option<ReaderId>) -> AppendedPart {
         let mut state = self.shared.state();
         let is_held_for_long = state.number.is_some() && !state.was_observed;
         let broadcast = &mut state.broadcast;
@@ -136,7 +136,7 @@ impl Recorder {
             None => broadcast.push(hold(), part.cost()),
         }
         let waker = next.and_then(|reader| state.take_waker(reader));
-        let appended = Appended {
+        let appended = AppendedPart {
             part: next.map(|_| part),
             must_wake: state.has_waiting_reader(),
             is_recorded: state.broadcast.is_recording(),
@@ -148,7 +148,7 @@ impl Recorder {
     }
 
     /// Opens a log for an answer of another process, for one caller that came back to it. `charge` counts its data.
-    pub(crate) fn open_behind(limits: Limits, charge: impl Send + 'static) -> (Self, ResponseLog) {
+    pub(crate) fn open_behind(limits: LogLimits, charge: impl Send + 'static) -> (Self, ResponseLog) {
         let (recorder, log) = Self::open(limits);
         let mut state = recorder.shared.state();
         state.is_behind = true;
@@ -263,7 +263,7 @@ mod tests {
             if let Some(length) = length {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from_static(length));
             }
-            let (mut recorder, _log) = Recorder::open(Limits { bytes: 1_000, lag: Duration::from_secs(1) });
+            let (mut recorder, _log) = Recorder::open(LogLimits { bytes: 1_000, lag: Duration::from_secs(1) });
             recorder.head(Head::new(StatusCode::OK, Version::HTTP_11, headers.clone(), Instant::now()));
             let head = recorder.shared.state().head.clone().unwrap();
             assert_eq!(head.headers(), &headers);

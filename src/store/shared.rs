@@ -8,7 +8,7 @@ use super::drive::Drive;
 use super::head::Head;
 use super::part::BodyPart;
 use crate::error::SharedError;
-use crate::policy::broadcast::{Broadcast, Limits, ReaderId};
+use crate::policy::broadcast::{Broadcast, LogLimits, ReaderId};
 use crate::rt::deadline::SharedDeadline;
 use crate::rt::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 
@@ -47,7 +47,7 @@ const AT_A_TIME: usize = 32;
 // === impl Shared ===
 
 impl Shared {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: LogLimits) -> Self {
         let state = State {
             broadcast: Broadcast::new(limits),
             head: None,

@@ -15,7 +15,7 @@ use tower_buttress::{Ending, Model, OutputUsage, Tenant};
 
 use super::answer_body::AnswerBody;
 use super::attempts::{ATTEMPTS, Cause};
-use super::calls::{Call, Calls, UnderWay};
+use super::calls::{CallState, CallsInFlight, UnderWay};
 use super::figures::{CallFigures, CallOutcome};
 use super::ids::{self, RequestId};
 use super::upstream::UpstreamCalls;
@@ -31,7 +31,7 @@ pub(crate) struct Access {
     path: String,
     tenant: Option<Tenant>,
     begun: Instant,
-    head: Head,
+    head: AnswerHead,
     first_byte: Option<Duration>,
     bytes: u64,
     outcome: CallOutcome,
@@ -40,7 +40,7 @@ pub(crate) struct Access {
 
 /// What the head of an answer tells.
 #[derive(Debug, Default)]
-struct Head {
+struct AnswerHead {
     status: Option<StatusCode>,
     served_by: Option<HeaderValue>,
     attempts: Option<HeaderValue>,
@@ -54,12 +54,12 @@ struct Head {
 pin_project! {
     /// A body that reports its progress to its call.
     #[derive(Debug)]
-    pub(crate) struct Followed {
+    pub(crate) struct TrackedBody {
         body: AnswerBody,
         access: Option<Access>,
     }
 
-    impl PinnedDrop for Followed {
+    impl PinnedDrop for TrackedBody {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             // A server does not poll again after the last byte of a known length.
@@ -73,7 +73,7 @@ pin_project! {
 // === impl Access ===
 
 impl Access {
-    pub(crate) fn begin<B>(request: &Request<B>, id: RequestId, calls: &Calls) -> Self {
+    pub(crate) fn begin<B>(request: &Request<B>, id: RequestId, calls: &CallsInFlight) -> Self {
         CallFigures::of_this_process().began();
         Self {
             under_way: calls.begin(id.as_str()),
@@ -84,7 +84,7 @@ impl Access {
             path: answers::logged(request.uri().path()),
             tenant: None,
             begun: Instant::now(),
-            head: Head::default(),
+            head: AnswerHead::default(),
             first_byte: None,
             bytes: 0,
             outcome: CallOutcome::ClientLeft,
@@ -99,14 +99,14 @@ impl Access {
     }
 
     /// The call as the page shows it.
-    pub(crate) fn call(&self) -> Arc<Call> {
+    pub(crate) fn call(&self) -> Arc<CallState> {
         self.under_way.call().clone()
     }
 
     /// Follows the answer to its end.
-    pub(crate) fn follow(mut self, response: Response<AnswerBody>) -> Response<Followed> {
+    pub(crate) fn follow(mut self, response: Response<AnswerBody>) -> Response<TrackedBody> {
         let (headers, extensions) = (response.headers(), response.extensions());
-        self.head = Head {
+        self.head = AnswerHead {
             status: Some(response.status()),
             served_by: headers.get(problem::SERVED_BY).cloned(),
             attempts: headers.get(ATTEMPTS).cloned(),
@@ -116,7 +116,7 @@ impl Access {
             cost: extensions.get().copied(),
         };
         self.error = extensions.get::<Cause>().map(|cause| cause.0.clone());
-        response.map(|body| Followed { body, access: Some(self) })
+        response.map(|body| TrackedBody { body, access: Some(self) })
     }
 
     fn frame(&mut self, frame: &Frame<Bytes>) {
@@ -142,7 +142,7 @@ impl Access {
     }
 }
 
-impl Head {
+impl AnswerHead {
     /// An answer that began early has no header with the number of attempts: they are counted until its end.
     fn attempts(&self) -> Option<u32> {
         let reported = self.attempts.as_ref().and_then(|attempts| attempts.to_str().ok()?.parse().ok());
@@ -164,7 +164,7 @@ impl Head {
 impl Drop for Access {
     fn drop(&mut self) {
         let total = self.begun.elapsed();
-        let Head { status, served_by, model, ending, cost, .. } = &self.head;
+        let AnswerHead { status, served_by, model, ending, cost, .. } = &self.head;
         CallFigures::of_this_process().ended(*status, self.outcome, total, self.first_byte);
         let usage = cost.map(|cost| cost.usage).or_else(|| ending.as_ref().and_then(Ending::total_usage));
         tracing::info!(
@@ -196,14 +196,14 @@ fn millis(time: Duration) -> u64 {
 
 // === impl Followed ===
 
-impl Followed {
+impl TrackedBody {
     /// A body that is not counted: load balancers request the health every few seconds.
     pub(crate) fn uncounted(body: AnswerBody) -> Self {
         Self { body, access: None }
     }
 }
 
-impl Body for Followed {
+impl Body for TrackedBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -241,7 +241,7 @@ mod tests {
         let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok))).boxed_unsync();
         let id = RequestId::assign(&mut HeaderMap::new());
         let mut followed =
-            Access::begin(&Request::new(()), id, &Calls::default()).follow(Response::new(body)).into_body();
+            Access::begin(&Request::new(()), id, &CallsInFlight::default()).follow(Response::new(body)).into_body();
         for _ in 0..taken {
             let _ = followed.frame().await;
         }

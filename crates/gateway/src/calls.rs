@@ -13,18 +13,18 @@ use super::upstream::UpstreamCalls;
 
 /// All calls in flight. Shows some and counts the rest.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Calls(Arc<Registry>);
+pub(crate) struct CallsInFlight(Arc<CallRegistry>);
 
 #[derive(Debug, Default)]
-struct Registry {
-    shown: Mutex<BTreeMap<u64, Arc<Call>>>,
+struct CallRegistry {
+    shown: Mutex<BTreeMap<u64, Arc<CallState>>>,
     numbers: AtomicU64,
     all: AtomicUsize,
 }
 
 /// The state of a call. It is in the request's extensions, so that later stages can add to it.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub(crate) struct CallState {
     id: Box<str>,
     begun: Instant,
     tenant: OnceLock<Tenant>,
@@ -42,9 +42,9 @@ pub(crate) struct Call {
 
 /// Keeps a call in the list while it is in flight.
 pub(crate) struct UnderWay {
-    calls: Calls,
+    calls: CallsInFlight,
     number: u64,
-    call: Arc<Call>,
+    call: Arc<CallState>,
 }
 
 /// Limits the list to a length that a reader can follow.
@@ -52,11 +52,11 @@ const SHOWN: usize = 100;
 
 // === impl Calls ===
 
-impl Calls {
+impl CallsInFlight {
     pub(crate) fn begin(&self, id: &str) -> UnderWay {
         let number = self.0.numbers.fetch_add(1, Relaxed);
         self.0.all.fetch_add(1, Relaxed);
-        let call = Arc::new(Call::new(id));
+        let call = Arc::new(CallState::new(id));
         let mut shown = self.shown();
         if shown.len() < SHOWN {
             shown.insert(number, call.clone());
@@ -70,7 +70,7 @@ impl Calls {
         if matches!(event, Event::HeartbeatSent) {
             return;
         }
-        let of = |call: &&Arc<Call>| *call.id == *info.id();
+        let of = |call: &&Arc<CallState>| *call.id == *info.id();
         let found = self.shown().values().filter(of).cloned().collect::<Vec<_>>();
         for call in found {
             call.log(event);
@@ -84,14 +84,14 @@ impl Calls {
         (shown.iter().map(|call| call.to_json()).collect(), others)
     }
 
-    fn shown(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Call>>> {
+    fn shown(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<CallState>>> {
         self.0.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 // === impl Call ===
 
-impl Call {
+impl CallState {
     fn new(id: &str) -> Self {
         Self {
             id: id.into(),
@@ -179,7 +179,7 @@ impl Call {
 // === impl UnderWay ===
 
 impl UnderWay {
-    pub(crate) fn call(&self) -> &Arc<Call> {
+    pub(crate) fn call(&self) -> &Arc<CallState> {
         &self.call
     }
 }
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn some_are_shown_and_all_are_counted() {
-        let calls = Calls::default();
+        let calls = CallsInFlight::default();
         let open: Vec<_> = (0..SHOWN + 7).map(|nth| calls.begin(&nth.to_string())).collect();
         let (shown, others) = calls.to_json();
         assert_eq!((shown.as_array().unwrap().len(), others), (SHOWN, 7));

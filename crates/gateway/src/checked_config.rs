@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::{ClientConfig, ServerConfig};
 use tower_buttress::CircuitBreakerConfig;
 
-use super::args::{Args, Calls, Misfit, Stop};
+use super::args::{Args, CallFilter, Misfit, Stop};
 use super::provider::Provider;
 use super::upstream::{self, Protocol, Upstream};
 use super::{circuits, tls};
@@ -23,10 +23,10 @@ pub(crate) struct CheckedConfig {
 
 /// A route, with everything that its stack is built from.
 #[derive(Debug)]
-pub(crate) struct Plan<'a> {
+pub(crate) struct RoutePlan<'a> {
     /// Empty for the calls outside of routes.
     pub(crate) name: &'a str,
-    pub(crate) calls: Calls,
+    pub(crate) calls: CallFilter,
     pub(crate) args: &'a Args,
     pub(crate) upstream: Upstream,
     pub(crate) breaker: Option<CircuitBreakerConfig>,
@@ -75,13 +75,13 @@ impl CheckedConfig {
     }
 
     /// The routes in their order, then the calls outside of routes, which go to `rest`.
-    pub(crate) fn plans(&self, rest: Option<Upstream>) -> Vec<Plan<'_>> {
+    pub(crate) fn plans(&self, rest: Option<Upstream>) -> Vec<RoutePlan<'_>> {
         let routes = self.args.routes.iter().map(|route| {
             (route.name.as_str(), route.calls.clone(), &route.args, route.args.upstreams.upstream.clone())
         });
-        let all = routes.chain([("", Calls::default(), &self.args, rest)]).zip(&self.breakers);
+        let all = routes.chain([("", CallFilter::default(), &self.args, rest)]).zip(&self.breakers);
         let plan = |((name, calls, args, upstream), breaker): ((_, _, _, Option<Upstream>), &Option<_>)| {
-            Some(Plan { name, calls, args, upstream: upstream?, breaker: breaker.clone() })
+            Some(RoutePlan { name, calls, args, upstream: upstream?, breaker: breaker.clone() })
         };
         all.filter_map(plan).collect()
     }

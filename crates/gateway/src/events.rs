@@ -15,14 +15,14 @@ use tokio::sync::broadcast::error::RecvError;
 use tower_buttress::{CallInfo, Event};
 
 use super::answer_body::AnswerBody;
-use super::calls::Calls;
-use super::shutdown::Open;
+use super::calls::CallsInFlight;
+use super::shutdown::OpenGuard;
 
 /// Sends events to viewers, and records them on their calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
     viewers: broadcast::Sender<Arc<str>>,
-    pub(crate) calls: Calls,
+    pub(crate) calls: CallsInFlight,
 }
 
 /// Events buffered per viewer. A slower viewer misses some.
@@ -34,7 +34,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 
 impl Events {
     pub(crate) fn new() -> Self {
-        Self { viewers: broadcast::Sender::new(KEPT), calls: Calls::default() }
+        Self { viewers: broadcast::Sender::new(KEPT), calls: CallsInFlight::default() }
     }
 
     pub(crate) fn log(&self, event: &Event, call: Option<&CallInfo>) {
@@ -51,7 +51,7 @@ impl Events {
     }
 
     /// Streams all events from now on, until the gateway stops.
-    pub(crate) fn stream(&self, mut open: Open) -> Response<AnswerBody> {
+    pub(crate) fn stream(&self, mut open: OpenGuard) -> Response<AnswerBody> {
         let opening = stream::iter([Bytes::from_static(b": here we go\n\n")]);
         let events = stream::unfold(self.viewers.subscribe(), |mut events| async {
             let next = match tokio::time::timeout(HEARTBEAT, events.recv()).await {

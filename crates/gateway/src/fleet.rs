@@ -128,7 +128,7 @@ impl Fleet {
     }
 
     fn is_reached(&self) -> Option<bool> {
-        self.redis.as_ref().map(|redis| redis.health().borrow().is_reached())
+        self.redis.as_ref().map(|redis| redis.reachability().borrow().is_reached())
     }
 }
 

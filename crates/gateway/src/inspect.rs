@@ -53,7 +53,7 @@ pub(crate) struct Inspector {
 
 /// Why a request was not read.
 #[derive(Debug)]
-pub(crate) enum Unread {
+pub(crate) enum NotInspected {
     Broken(hyper::Error),
     Late(Incoming),
     /// The route depends on a body longer than the limit.
@@ -69,7 +69,7 @@ pub(crate) struct UnclearModel;
 pub(crate) struct NoMemory;
 
 /// The result of reading a request.
-enum Read {
+enum InspectResult {
     Whole(MaybeRead, Bytes),
     /// The body is not JSON, whatever its content type says.
     NoJson(Begun),
@@ -94,7 +94,7 @@ impl Inspector {
         &self,
         mut request: Request<Incoming>,
         depends: bool,
-    ) -> Result<Request<MaybeRead>, Unread> {
+    ) -> Result<Request<MaybeRead>, NotInspected> {
         // Where an API has the model in its paths, the path decides.
         let in_path = paths::model(request.uri().path()).filter(|name| is_name(name));
         if let Some(name) = &in_path {
@@ -128,9 +128,9 @@ impl Inspector {
             until: tokio::time::Instant::now() + patience,
         };
         let (body, data) = match read(body, bounds, self.memory.reserve(Some(&holder(&parts)))).await? {
-            Read::Whole(body, data) => (body, data),
-            Read::NoJson(body) => return Ok(Request::from_parts(parts, MaybeRead::Begun(body))),
-            Read::NoMemory(body) => {
+            InspectResult::Whole(body, data) => (body, data),
+            InspectResult::NoJson(body) => return Ok(Request::from_parts(parts, MaybeRead::Begun(body))),
+            InspectResult::NoMemory(body) => {
                 parts.extensions.insert(NoMemory);
                 return Ok(Request::from_parts(parts, MaybeRead::Begun(body)));
             }
@@ -156,7 +156,7 @@ impl Inspector {
     }
 }
 
-async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> Result<Read, Unread> {
+async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> Result<InspectResult, NotInspected> {
     let Bounds { longest, mut only_json, mut until } = bounds;
     let (mut gathered, mut is_put_off) = (Gathered::new(reservation), false);
     // How many of the first bytes are known to be white space.
@@ -168,13 +168,13 @@ async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> R
             body.frame().await
         };
         let frame = match timeout_at(until, next).await {
-            Ok(frame) => frame.transpose().map_err(Unread::Broken)?,
+            Ok(frame) => frame.transpose().map_err(NotInspected::Broken)?,
             Err(_) => match grace::put_off(until).filter(|_| !is_put_off) {
                 Some(later) => {
                     (until, is_put_off) = (later, true);
                     continue;
                 }
-                None => return Err(Unread::Late(body)),
+                None => return Err(NotInspected::Late(body)),
             },
         };
         let is_over = frame.is_none();
@@ -183,7 +183,7 @@ async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> R
                 // A chunked body has an unknown length.
                 let left = body.size_hint().exact().and_then(|left| usize::try_from(left).ok());
                 if !gathered.add(data, left.unwrap_or(longest)) {
-                    return Ok(Read::NoMemory(Begun::new(gathered.into_bytes(), body)));
+                    return Ok(InspectResult::NoMemory(Begun::new(gathered.into_bytes(), body)));
                 }
                 None
             }
@@ -195,7 +195,7 @@ async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> R
             spaces = gathered.as_slice().len() - start.len();
             if is_over || start.len() >= LONGEST_MARK {
                 if !begins_like_json(start) {
-                    return Ok(Read::NoJson(Begun::new(gathered.into_bytes(), body)));
+                    return Ok(InspectResult::NoJson(Begun::new(gathered.into_bytes(), body)));
                 }
                 only_json = false;
             }
@@ -206,12 +206,12 @@ async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> R
                 Some(trailers) => MaybeRead::Begun(Begun::new(data.clone(), body).with_trailers(trailers)),
                 None => MaybeRead::Whole(data.clone()),
             };
-            return Ok(Read::Whole(read, data));
+            return Ok(InspectResult::Whole(read, data));
         }
         // A body that is not JSON may have any length.
         let to_come = if only_json { 0 } else { body.size_hint().lower() };
         if to_come.saturating_add(gathered.as_slice().len() as u64) > longest as u64 {
-            return Err(Unread::TooLong(body));
+            return Err(NotInspected::TooLong(body));
         }
     }
 }

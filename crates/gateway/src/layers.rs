@@ -10,7 +10,7 @@ use tower_buttress::{
 };
 
 use super::account::{account, named_by};
-use super::args::{Args, Ends, Heartbeat, LayerArgs, Notices, Superseding, Switch};
+use super::args::{Args, Ends, Heartbeat, LayerArgs, NoticesArg, SupersedeArg, Switch};
 use super::load::Loads;
 use super::notices;
 use super::state::{RouteState, States};
@@ -50,7 +50,7 @@ pub(crate) fn heartbeat(args: &LayerArgs, observer: &Arc<dyn Observer>) -> SseHe
         layer = layer.max_silence(limit);
     }
     let when = args.notices;
-    if when != Notices::Off {
+    if when != NoticesArg::Off {
         layer = layer.notices(move |notice, headers| notices::text(when, notice, headers));
     }
     layer.before_headers(args.begin_early().unwrap_or(Duration::MAX))
@@ -59,9 +59,9 @@ pub(crate) fn heartbeat(args: &LayerArgs, observer: &Arc<dyn Observer>) -> SseHe
 pub(crate) fn supersede(args: &LayerArgs, state: &mut RouteState) -> SupersedeLayer {
     let layer = state.conversations(args);
     layer.settle(args.supersede_settle.0.unwrap_or_default()).mode(match args.supersede {
-        Superseding::Interrupt => SupersedeMode::Interrupt,
-        Superseding::Reject => SupersedeMode::Reject,
-        Superseding::Enqueue => SupersedeMode::enqueue(ENQUEUED),
+        SupersedeArg::Interrupt => SupersedeMode::Interrupt,
+        SupersedeArg::Reject => SupersedeMode::Reject,
+        SupersedeArg::Enqueue => SupersedeMode::enqueue(ENQUEUED),
     })
 }
 

@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use tower::Service;
 use tower_buttress::error::BoxError;
 
-use super::access::{Access, Followed};
+use super::access::{Access, TrackedBody};
 use super::answer_body::AnswerBody;
 use super::callers::Callers;
 use super::headers;
@@ -51,7 +51,7 @@ pub(crate) enum Door {
 }
 
 /// The body of an answer to a caller.
-pub(crate) type Answer = TurnTaking<Followed>;
+pub(crate) type CallerBody = TurnTaking<TrackedBody>;
 
 // === impl Live ===
 
@@ -60,7 +60,7 @@ where
     S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
     B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
-    pub(crate) async fn answer(&self, mut request: Request<Incoming>, came: Came) -> Response<Answer> {
+    pub(crate) async fn answer(&self, mut request: Request<Incoming>, came: Came) -> Response<CallerBody> {
         let sender = Sender::new(request.version(), request.headers());
         if !headers::has_host(&request) {
             return sender.refuse(request.into_body(), problem::no_host()).await.map(uncounted);
@@ -100,6 +100,6 @@ where
     }
 }
 
-fn uncounted(body: AnswerBody) -> Answer {
-    TurnTaking::new(Followed::uncounted(body))
+fn uncounted(body: AnswerBody) -> CallerBody {
+    TurnTaking::new(TrackedBody::uncounted(body))
 }

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Value, json};
 use tower_buttress::{PaceLayer, QueueLayer};
 
-use super::args::{CallerArgs, Concurrency, LayerArgs, Pacing};
+use super::args::{CallerArgs, ConcurrencyArg, LayerArgs, Pacing};
 
 /// The load of upstreams and callers, for the page and for the limit of calls without callers.
 #[derive(Clone, Default)]
-pub(crate) struct Loads(Arc<Mutex<Vec<Load>>>);
+pub(crate) struct Loads(Arc<Mutex<Vec<UpstreamLoad>>>);
 
-struct Load {
+struct UpstreamLoad {
     name: String,
     /// `None`: there is no limit.
     queue: Option<QueueLayer>,
@@ -29,7 +29,7 @@ const MOST_TENANTS: u32 = 1 << 20;
 
 impl Loads {
     pub(crate) fn add(&self, name: &str, queue: Option<&QueueLayer>, pace: &PaceLayer) {
-        let load = Load { name: name.to_owned(), queue: queue.cloned(), pace: pace.clone() };
+        let load = UpstreamLoad { name: name.to_owned(), queue: queue.cloned(), pace: pace.clone() };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(load);
     }
 
@@ -46,7 +46,7 @@ impl Loads {
     }
 
     pub(crate) fn to_json(&self) -> Value {
-        let load = |Load { name, queue, pace }: &Load| {
+        let load = |UpstreamLoad { name, queue, pace }: &UpstreamLoad| {
             let (places, pace) = (queue.as_ref().map(QueueLayer::stats), pace.stats());
             let paused = pace.paused.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
             json!({
@@ -71,9 +71,9 @@ impl fmt::Debug for Loads {
 /// The queue of one upstream.
 pub(crate) fn queue(args: &LayerArgs) -> QueueLayer {
     let layer = match args.concurrency {
-        Concurrency::Off => return QueueLayer::disabled(),
-        Concurrency::Auto => QueueLayer::auto(FEWEST, MOST),
-        Concurrency::Fixed(limit) => QueueLayer::new(limit.get()),
+        ConcurrencyArg::Off => return QueueLayer::disabled(),
+        ConcurrencyArg::Auto => QueueLayer::auto(FEWEST, MOST),
+        ConcurrencyArg::Fixed(limit) => QueueLayer::new(limit.get()),
     };
     layer.max_waiting(args.queue).max_wait(args.queue_wait)
 }

@@ -3,14 +3,14 @@
 use http::HeaderMap;
 use tower_buttress::Notice;
 
-use super::args::Notices;
+use super::args::NoticesArg;
 
 /// The text of a notice; `None` for callers that do not want notices.
-pub(crate) fn text(notices: Notices, notice: &Notice, headers: &HeaderMap) -> Option<String> {
+pub(crate) fn text(notices: NoticesArg, notice: &Notice, headers: &HeaderMap) -> Option<String> {
     let wanted = match notices {
-        Notices::Off => false,
-        Notices::On => true,
-        Notices::Header => headers.get("x-notices").is_some_and(|value| value == "on"),
+        NoticesArg::Off => false,
+        NoticesArg::On => true,
+        NoticesArg::Header => headers.get("x-notices").is_some_and(|value| value == "on"),
     };
     let text = match notice {
         Notice::Queue { expected: Some(wait), .. } if wait.as_secs() > 0 => {

@@ -20,10 +20,10 @@ use tower_buttress::{Attempts, CallBody, DedupRole, HeadersSentEarly, Model, Rej
 
 use super::answer_body::AnswerBody;
 use super::attempts::{ATTEMPTS, CallAttempts};
-use super::calls::Call;
+use super::calls::CallState;
 use super::headers::Peer;
 use super::idle_clones::IdleClones;
-use super::inspect::{Inspector, MaybeRead, NoMemory, UnclearModel, Unread};
+use super::inspect::{Inspector, MaybeRead, NoMemory, NotInspected, UnclearModel};
 use super::problem::SERVED_BY;
 use super::routes::{RouteMatch, Routes};
 use super::shutdown::Shutdown;
@@ -96,13 +96,13 @@ impl<S> Proxy<S> {
         let depends = matches!(matched, RouteMatch::Unsure);
         let request = match self.inspector.inspect(Request::from_parts(parts, body), depends).await {
             Ok(request) => request,
-            Err(Unread::Late(body)) => return sender.answer(body, problem::late_request()).await,
-            Err(Unread::TooLong(body)) => return sender.answer(body, problem::too_long_to_read()).await,
-            Err(Unread::Broken(error)) => return broken(&error),
+            Err(NotInspected::Late(body)) => return sender.answer(body, problem::late_request()).await,
+            Err(NotInspected::TooLong(body)) => return sender.answer(body, problem::too_long_to_read()).await,
+            Err(NotInspected::Broken(error)) => return broken(&error),
         };
         let (parts, body) = request.into_parts();
         let model = parts.extensions.get::<Model>().cloned();
-        if let Some(call) = parts.extensions.get::<Arc<Call>>() {
+        if let Some(call) = parts.extensions.get::<Arc<CallState>>() {
             call.read(model.as_ref(), attempts.asked());
         }
         let stack = match self.stack(&matched, &parts, model.as_ref()) {

@@ -1,7 +1,7 @@
 //! Selects the stack for a call.
 
 use super::answers;
-use super::args::Calls;
+use super::args::CallFilter;
 use super::idle_clones::IdleClones;
 use super::paths;
 use super::upstream::Upstream;
@@ -19,7 +19,7 @@ pub(crate) struct Routes<S> {
 /// A route with its stack.
 #[derive(Debug)]
 pub(crate) struct Served<S> {
-    pub(crate) calls: Calls,
+    pub(crate) calls: CallFilter,
     pub(crate) upstream: Upstream,
     pub(crate) stack: IdleClones<S>,
 }

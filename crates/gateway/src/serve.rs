@@ -27,8 +27,8 @@ use tower_buttress::error::BoxError;
 use super::live::{Came, Door, Live};
 use super::preface::Prefaced;
 use super::proxy::RequestBody;
-use super::shutdown::{Open, Shutdown};
-use super::socket::{Reset, Socket};
+use super::shutdown::{OpenGuard, Shutdown};
+use super::socket::{Socket, SocketReset};
 use super::telemetry;
 use super::trailers::{TrailerWriter, UnannouncedTrailers};
 use super::versions::{FIRST_REQUEST, Versions};
@@ -106,12 +106,19 @@ where
         }
     }
 
-    async fn connection(self, versions: Arc<Versions>, stream: TcpStream, address: IpAddr, door: Door, open: Open) {
+    async fn connection(
+        self,
+        versions: Arc<Versions>,
+        stream: TcpStream,
+        address: IpAddr,
+        door: Door,
+        open: OpenGuard,
+    ) {
         // Sends each small event at once, in its own segment. Fails only on a closed socket.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream)
             .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL));
-        let reset = Reset::default();
+        let reset = SocketReset::default();
         let stream = Socket::new(stream, reset.on_drop.clone());
         let came = Came { address, door, has_tls: false };
         let tls = self.live.borrow().tls.clone();
@@ -122,7 +129,15 @@ where
         Box::pin(self.secure(&versions, TlsAcceptor::from(tls), stream, came, reset, open)).await;
     }
 
-    async fn secure(self, versions: &Versions, tls: TlsAcceptor, stream: Socket, came: Came, reset: Reset, open: Open) {
+    async fn secure(
+        self,
+        versions: &Versions,
+        tls: TlsAcceptor,
+        stream: Socket,
+        came: Came,
+        reset: SocketReset,
+        open: OpenGuard,
+    ) {
         match tokio::time::timeout(FIRST_REQUEST, tls.accept(stream)).await {
             Ok(Ok(stream)) => self.speak(versions, stream, Came { has_tls: true, ..came }, reset, open).await,
             Ok(Err(error)) => tracing::debug!(peer = %came.address, "the TLS handshake with a client failed: {error}"),
@@ -130,7 +145,7 @@ where
         }
     }
 
-    async fn speak<T>(self, versions: &Versions, stream: T, came: Came, reset: Reset, mut open: Open)
+    async fn speak<T>(self, versions: &Versions, stream: T, came: Came, reset: SocketReset, mut open: OpenGuard)
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -149,8 +164,8 @@ where
         versions: &Versions,
         stream: T,
         came: Came,
-        reset: Reset,
-        open: &mut Open,
+        reset: SocketReset,
+        open: &mut OpenGuard,
     ) -> Result<(), BoxError>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,

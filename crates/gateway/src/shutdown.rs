@@ -10,7 +10,7 @@ pub(crate) struct Shutdown(watch::Sender<bool>);
 
 /// Something open; held while it is.
 #[derive(Debug)]
-pub(crate) struct Open(watch::Receiver<bool>);
+pub(crate) struct OpenGuard(watch::Receiver<bool>);
 
 // === impl Shutdown ===
 
@@ -19,8 +19,8 @@ impl Shutdown {
         Self(watch::Sender::new(false))
     }
 
-    pub(crate) fn open(&self) -> Open {
-        Open(self.0.subscribe())
+    pub(crate) fn open(&self) -> OpenGuard {
+        OpenGuard(self.0.subscribe())
     }
 
     /// Whether the drain has begun.
@@ -48,7 +48,7 @@ impl Shutdown {
 
 // === impl Open ===
 
-impl Open {
+impl OpenGuard {
     /// Waits until the drain begins.
     pub(crate) async fn ending(&mut self) {
         if self.0.wait_for(|ending| *ending).await.is_err() {

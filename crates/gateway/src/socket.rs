@@ -27,7 +27,7 @@ pub(crate) struct ResetOnDrop(Arc<AtomicBool>);
 
 /// Whether to reset a caller's connection.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reset {
+pub(crate) struct SocketReset {
     /// Whether the caller speaks HTTP/1.0.
     is_old: Arc<AtomicBool>,
     pub(crate) on_drop: ResetOnDrop,
@@ -38,7 +38,7 @@ const DELIVERED: Duration = Duration::from_millis(500);
 
 // === impl Reset ===
 
-impl Reset {
+impl SocketReset {
     /// Notes the version of a request.
     pub(crate) fn note(&self, version: Version) {
         if version < Version::HTTP_11 {

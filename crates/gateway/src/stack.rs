@@ -17,9 +17,9 @@ use tower_buttress::{
 };
 
 use super::answer_body::AnswerBody;
-use super::args::{Args, Backup, Concurrency, Resuming, Trace};
+use super::args::{Args, BackupArgs, ConcurrencyArg, Resuming, TraceArg};
 use super::callers::RemovedKeyLayer;
-use super::checked_config::Plan;
+use super::checked_config::RoutePlan;
 use super::circuits::Circuits;
 use super::fleet::DedupStore;
 use super::forgetful_layers::ForgetfulLayers;
@@ -74,7 +74,7 @@ impl Shared {
             loads: loads.clone(),
             per_caller,
             memory: states.memory().clone(),
-            continues_traces: args.server.trace == Trace::Attempts,
+            continues_traces: args.server.trace == TraceArg::Attempts,
             dedup: states.shared(dedup),
         }
     }
@@ -94,14 +94,14 @@ pub(crate) struct Stack {
 
 impl Stack {
     /// Builds the stack of a route.
-    pub(crate) fn new(plan: &Plan<'_>, state: &mut RouteState, circuits: &mut Circuits, shared: &Shared) -> Self {
-        let Plan { args: Args { upstreams, layers: args, .. }, upstream, breaker, .. } = plan;
+    pub(crate) fn new(plan: &RoutePlan<'_>, state: &mut RouteState, circuits: &mut Circuits, shared: &Shared) -> Self {
+        let RoutePlan { args: Args { upstreams, layers: args, .. }, upstream, breaker, .. } = plan;
         let Shared { tls, observer, forgetful, loads, memory, .. } = shared;
         let connect = layers::connect(args).observer(observer.clone());
         let connectors = Connectors::new(tls).map(|connector| connect.layer(connector));
         let mut guards = |name: &str, url: &Upstream| {
             let Guards { name, breaker, queue, pace } = state.upstream(name, url, args, breaker.clone());
-            loads.add(&name, (args.concurrency != Concurrency::Off).then_some(&queue), &pace);
+            loads.add(&name, (args.concurrency != ConcurrencyArg::Off).then_some(&queue), &pace);
             if let Some(breaker) = &breaker {
                 circuits.add(&name, breaker);
             }
@@ -243,7 +243,7 @@ where
     BoxCloneSyncService::new(service.map_err(|error| BoxedError::new(error.into())))
 }
 
-fn fallback(backup: &Backup, service: Upstreams) -> FallbackLayer<Upstreams> {
+fn fallback(backup: &BackupArgs, service: Upstreams) -> FallbackLayer<Upstreams> {
     let layer = FallbackLayer::new(service).name(backup.name.clone());
     let Some(model) = backup.model.clone() else { return layer };
     layer.rewrite(move |request| request.map(|body| with_model(body, &model)))

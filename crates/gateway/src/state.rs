@@ -15,7 +15,7 @@ use tower_buttress::{
 
 use super::account;
 use super::answers;
-use super::args::{CallerArgs, Concurrency, Count, LayerArgs, Pacing, RateLimit, Switch};
+use super::args::{CallerArgs, ConcurrencyArg, CountArg, LayerArgs, Pacing, RateLimit, Switch};
 use super::fleet::{DedupStore, Fleet};
 use super::load::{self, Loads};
 use super::upstream::Upstream;
@@ -27,7 +27,7 @@ const LAST_GOOD: usize = 64 * 1024 * 1024;
 pub(crate) struct States {
     fleet: Fleet,
     observer: Arc<dyn Observer>,
-    callers: Held<(RateLimit, RateLimit, Count, bool), PaceLayer>,
+    callers: Held<(RateLimit, RateLimit, CountArg, bool), PaceLayer>,
     /// Counts the memory held for calls in flight, of all routes.
     memory: Memory,
     kept: MemoryStore,
@@ -56,7 +56,7 @@ pub(crate) struct RouteState {
 struct UpstreamState {
     url: Upstream,
     breaker: Option<CircuitBreakerLayer>,
-    queue: Held<(Concurrency, u32, Duration), QueueLayer>,
+    queue: Held<(ConcurrencyArg, u32, Duration), QueueLayer>,
     pace: Held<(Pacing, RateLimit, RateLimit), PaceLayer>,
 }
 

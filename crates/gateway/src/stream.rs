@@ -22,10 +22,10 @@ use tokio::time::{Sleep, sleep};
 use super::grace;
 
 /// Counts changes: even while the stream waits for the upstream, odd while it waits for the client.
-type Turns = Arc<AtomicU64>;
+type TurnCount = Arc<AtomicU64>;
 
 tokio::task_local! {
-    static TURNS: Turns;
+    static TURNS: TurnCount;
 }
 
 /// Spawns hyper's tasks, and limits those of streams.
@@ -37,8 +37,8 @@ pub(crate) struct BoundedStreams {
 pin_project! {
     struct Bounded<F> {
         #[pin]
-        stream: TaskLocalFuture<Turns, F>,
-        turns: Turns,
+        stream: TaskLocalFuture<TurnCount, F>,
+        turns: TurnCount,
         limit: Duration,
         timer: Option<Pin<Box<Sleep>>>,
         timed: u64,
@@ -53,7 +53,7 @@ pin_project! {
     pub(crate) struct TurnTaking<B> {
         #[pin]
         body: B,
-        turns: Option<Turns>,
+        turns: Option<TurnCount>,
     }
 }
 
@@ -68,7 +68,7 @@ where
             tokio::spawn(stream);
             return;
         };
-        let turns = Turns::default();
+        let turns = TurnCount::default();
         let stream = TURNS.scope(turns.clone(), stream);
         tokio::spawn(Bounded { stream, turns, limit, timer: None, timed: 0, put_off: false });
     }
@@ -113,12 +113,12 @@ impl<F: Future<Output = ()>> Future for Bounded<F> {
 impl<B> TurnTaking<B> {
     /// The body of the answer to a request that this task serves.
     pub(crate) fn new(body: B) -> Self {
-        Self { body, turns: TURNS.try_with(Turns::clone).ok() }
+        Self { body, turns: TURNS.try_with(TurnCount::clone).ok() }
     }
 }
 
 /// Notes whether the stream waits for the client.
-fn turn(turns: Option<&Turns>, client: bool) {
+fn turn(turns: Option<&TurnCount>, client: bool) {
     let Some(turns) = turns else { return };
     let turn = turns.load(Ordering::Relaxed);
     if (turn % 2 == 1) != client {

@@ -21,7 +21,7 @@ use tower_buttress::error::BoxError;
 use super::account::holder;
 use super::callers::KeyRemoval;
 use super::headers::lists;
-use super::shutdown::Open;
+use super::shutdown::OpenGuard;
 use super::telemetry;
 
 /// Counts open and requested tunnels per caller. The layers see only a tunnel's head.
@@ -96,7 +96,7 @@ impl Tunnels {
 
 impl Tunnel {
     /// Copies bytes both ways until one side ends or fails, or the caller's key is removed: a tunnel has no deadline.
-    pub(crate) async fn carry(mut self, upstream: OnUpgrade, open: Open) {
+    pub(crate) async fn carry(mut self, upstream: OnUpgrade, open: OpenGuard) {
         let removal = self.removal.take();
         let ended = async {
             let (client, upstream) = tokio::try_join!(&mut self.client, upstream)?;

@@ -11,9 +11,9 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::HttpService;
 use hyper_util::rt::TokioTimer;
 
-use super::live::Answer;
-use super::shutdown::Open;
-use super::socket::Reset;
+use super::live::CallerBody;
+use super::shutdown::OpenGuard;
+use super::socket::SocketReset;
 use super::stream::BoundedStreams;
 
 /// The settings of client connections.
@@ -57,12 +57,12 @@ impl Versions {
         &self,
         socket: I,
         service: S,
-        reset: &Reset,
-        open: &mut Open,
+        reset: &SocketReset,
+        open: &mut OpenGuard,
     ) -> hyper::Result<()>
     where
         I: Read + Write + Send + Unpin + 'static,
-        S: HttpService<Incoming, ResBody = Answer, Error = Infallible>,
+        S: HttpService<Incoming, ResBody = CallerBody, Error = Infallible>,
     {
         let mut connection = pin!(self.http1.serve_connection(socket, service).with_upgrades());
         let closed = tokio::select! {
@@ -84,11 +84,11 @@ impl Versions {
         socket: I,
         service: S,
         began: &AtomicBool,
-        open: &mut Open,
+        open: &mut OpenGuard,
     ) -> hyper::Result<()>
     where
         I: Read + Write + Send + Unpin + 'static,
-        S: HttpService<Incoming, ResBody = Answer, Error = Infallible, Future: Send + 'static>,
+        S: HttpService<Incoming, ResBody = CallerBody, Error = Infallible, Future: Send + 'static>,
     {
         let mut connection = pin!(self.http2.serve_connection(socket, service));
         let first_request = async {

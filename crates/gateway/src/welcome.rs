@@ -1,7 +1,7 @@
 //! The text that the program prints at its start.
 
 use super::Gateway;
-use super::args::Backup;
+use super::args::BackupArgs;
 use super::checked_config::CheckedConfig;
 
 /// The text for stdout: the address, the upstream, and requests to try.
@@ -54,7 +54,7 @@ pub(crate) fn welcome(gateway: &Gateway) -> String {
     )
 }
 
-fn fallbacks(backups: &[Backup]) -> String {
+fn fallbacks(backups: &[BackupArgs]) -> String {
     match backups {
         [] => "no fallback".to_owned(),
         [one] => format!("the fallback {}", one.upstream),

@@ -54,7 +54,7 @@ pub(crate) struct Updates<U>(OnceLock<mpsc::Sender<U>>);
 
 /// Why an update did not reach the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Untold {
+pub(crate) enum NotSent {
     /// The task has too many updates.
     Busy,
     /// There is no runtime for the task.
@@ -71,7 +71,7 @@ enum News {
 }
 
 /// What the task does next.
-enum Next<U> {
+enum TaskInput<U> {
     Update(U),
     /// The layer is gone.
     Over,
@@ -96,11 +96,11 @@ impl<U: Send + 'static> Updates<U> {
     }
 
     /// Without a runtime there is no task, and nothing is shared.
-    pub(crate) fn tell<D: Driver<Update = U>>(&self, update: U, driver: impl FnOnce() -> D) -> Result<(), Untold> {
+    pub(crate) fn tell<D: Driver<Update = U>>(&self, update: U, driver: impl FnOnce() -> D) -> Result<(), NotSent> {
         let updates = match self.0.get() {
             Some(updates) => updates,
             None => {
-                let runtime = Handle::try_current().map_err(|_| Untold::NoTask)?;
+                let runtime = Handle::try_current().map_err(|_| NotSent::NoTask)?;
                 self.0.get_or_init(|| {
                     let (sender, updates) = mpsc::channel(MOST_UPDATES);
                     runtime.spawn(run(driver(), updates));
@@ -109,8 +109,8 @@ impl<U: Send + 'static> Updates<U> {
             }
         };
         updates.try_send(update).map_err(|untold| match untold {
-            mpsc::error::TrySendError::Full(_) => Untold::Busy,
-            mpsc::error::TrySendError::Closed(_) => Untold::NoTask,
+            mpsc::error::TrySendError::Full(_) => NotSent::Busy,
+            mpsc::error::TrySendError::Closed(_) => NotSent::NoTask,
         })
     }
 }
@@ -130,22 +130,22 @@ async fn run<D: Driver>(mut driver: D, mut updates: mpsc::Receiver<D::Update>) {
         let due = driver.due().into_iter().chain(news.subscribe_at()).min();
         updates_first = !updates_first;
         match next(&mut driver, &mut updates, &mut news, due, updates_first).await {
-            Next::Update(update) => {
+            TaskInput::Update(update) => {
                 driver.on_update(update);
                 for _ in 0..MOST_UPDATES {
                     let Ok(update) = updates.try_recv() else { break };
                     driver.on_update(update);
                 }
             }
-            Next::Over => return,
-            Next::Subscribed(subscribed) => {
+            TaskInput::Over => return,
+            TaskInput::Subscribed(subscribed) => {
                 news = subscribed.map_or_else(|_| News::Wait(Instant::now() + SUBSCRIBE_EVERY), News::Open);
                 driver.on_gap().await;
             }
-            Next::Heard(Some((Heard::Message(news), heard))) => driver.on_news(news, heard),
-            Next::Heard(Some((Heard::Gap, _))) => driver.on_gap().await,
-            Next::Heard(None) => news = News::Wait(Instant::now() + SUBSCRIBE_EVERY),
-            Next::Done | Next::Due => {}
+            TaskInput::Heard(Some((Heard::Message(news), heard))) => driver.on_news(news, heard),
+            TaskInput::Heard(Some((Heard::Gap, _))) => driver.on_gap().await,
+            TaskInput::Heard(None) => news = News::Wait(Instant::now() + SUBSCRIBE_EVERY),
+            TaskInput::Done | TaskInput::Due => {}
         }
     }
 }
@@ -156,13 +156,14 @@ async fn next<D: Driver>(
     news: &mut News,
     due: Option<Instant>,
     updates_first: bool,
-) -> Next<D::Update> {
+) -> TaskInput<D::Update> {
     let comes = poll_fn(|cx| {
         if driver.poll_begun(cx).is_ready() {
-            return Poll::Ready(Next::Done);
+            return Poll::Ready(TaskInput::Done);
         }
-        let mut poll_updates =
-            |cx: &mut Context<'_>| updates.poll_recv(cx).map(|update| update.map_or(Next::Over, Next::Update));
+        let mut poll_updates = |cx: &mut Context<'_>| {
+            updates.poll_recv(cx).map(|update| update.map_or(TaskInput::Over, TaskInput::Update))
+        };
         if updates_first {
             let update = poll_updates(cx);
             if update.is_ready() { update } else { news.poll(cx) }
@@ -176,7 +177,7 @@ async fn next<D: Driver>(
         Some(due) => tokio::select! {
             biased;
             next = comes => next,
-            () = sleep_until(due) => Next::Due,
+            () = sleep_until(due) => TaskInput::Due,
         },
     }
 }
@@ -191,10 +192,10 @@ impl News {
         }
     }
 
-    fn poll<U>(&mut self, cx: &mut Context<'_>) -> Poll<Next<U>> {
+    fn poll<U>(&mut self, cx: &mut Context<'_>) -> Poll<TaskInput<U>> {
         match self {
-            Self::Asked(subscribing) => subscribing.as_mut().poll(cx).map(Next::Subscribed),
-            Self::Open(news) => news.poll_next(cx).map(Next::Heard),
+            Self::Asked(subscribing) => subscribing.as_mut().poll(cx).map(TaskInput::Subscribed),
+            Self::Open(news) => news.poll_next(cx).map(TaskInput::Heard),
             Self::Wait(_) => Poll::Pending,
         }
     }

@@ -15,11 +15,11 @@ use crate::client::subscriptions::Heard;
 #[derive(Clone, Debug)]
 #[must_use = "dropping it stops listening"]
 pub struct ForgetListener {
-    _task: Option<Arc<Task>>,
+    _task: Option<Arc<AbortOnDrop>>,
 }
 
 #[derive(Debug)]
-struct Task(AbortHandle);
+struct AbortOnDrop(AbortHandle);
 
 /// The first wait after a failed subscription.
 const RETRY: Duration = Duration::from_millis(100);
@@ -53,12 +53,12 @@ impl Redis {
 impl ForgetListener {
     /// The same on any engine.
     pub fn new<B: ForgetBackend>(backend: B, forget: impl Fn(Option<&Tenant>) + Send + Sync + 'static) -> Self {
-        let task = |runtime: Handle| Arc::new(Task(runtime.spawn(hear(backend, forget)).abort_handle()));
+        let task = |runtime: Handle| Arc::new(AbortOnDrop(runtime.spawn(hear(backend, forget)).abort_handle()));
         Self { _task: Handle::try_current().ok().map(task) }
     }
 }
 
-impl Drop for Task {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }

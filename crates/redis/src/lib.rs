@@ -20,7 +20,7 @@
 //! let breaker = CircuitBreakerLayer::new().key_by_model().share(FleetBreaker::new(redis.clone(), "models"));
 //!
 //! // Whether Redis can be reached, now and from now on. A service starts and goes on without it.
-//! assert!(redis.health().borrow().is_reached());
+//! assert!(redis.reachability().borrow().is_reached());
 //! # let _ = (dedup, breaker);
 //! # Ok(())
 //! # }
@@ -146,10 +146,10 @@ mod supersede;
 
 #[cfg(any(test, feature = "model"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "model")))]
-pub use crate::backend::Model;
+pub use crate::backend::RedisModel;
 pub use crate::breaker::FleetBreaker;
 pub use crate::client::operation::{Operation, OperationResult};
-pub use crate::client::{Health, Redis};
+pub use crate::client::{Reachability, Redis};
 pub use crate::forget::ForgetListener;
 pub use crate::options::{Outage, RedisOptions};
 pub use crate::pace::{FleetPace, FleetPauses};

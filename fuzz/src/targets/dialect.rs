@@ -1,6 +1,6 @@
 //! Parsing an LLM stream gives the same result wherever it is cut, and a broken answer never parses as whole.
 
-use tower_buttress::proto::dialect::{End, Kind, Reader};
+use tower_buttress::proto::dialect::{End, Kind, StreamReader};
 
 #[path = "../../../src/proto/dialect/tests/golden.rs"]
 #[expect(dead_code, reason = "the tests look at more of a stream")]
@@ -96,7 +96,7 @@ fn run(kind: Kind, input: &[u8]) {
 
 /// The content of the stream, read in pieces of these lengths.
 fn read(golden: &Golden, stream: &[u8], lengths: &[usize]) -> Said {
-    let mut reader = Reader::new(Some(golden.kind), golden.framing);
+    let mut reader = StreamReader::new(Some(golden.kind), golden.framing);
     let mut facts = Vec::new();
     let (mut rest, mut lengths) = (stream, lengths.iter().cycle());
     while !rest.is_empty() {

@@ -11,7 +11,7 @@ use crate::policy::breaker::report::{CircuitChange, CircuitSnapshot};
 use crate::policy::breaker::{
     Breaker, BreakerEvent, CallGrant, CallResult, Caller, CircuitDecision, Counted, QUIET, Refuses,
 };
-use crate::policy::window::Slot;
+use crate::policy::window::CountedIn;
 use crate::rt::clock;
 use crate::rt::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, lock, thread_number};
 
@@ -268,7 +268,7 @@ impl CounterShard {
     fn settle_slowly(&self, grant: CallGrant, result: CallResult, waited: Duration, now: Instant) -> Counted {
         match self.circuit.upgrade() {
             Some(circuit) => circuit.settle(&self.counters, grant, result, waited, now),
-            None => Counted { generation: NONE, slot: Slot::NONE, slow: false },
+            None => Counted { generation: NONE, slot: CountedIn::NONE, slow: false },
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::request::Parts;
 
 use crate::event::Emitter;
-use crate::policy::breaker::settings::Settings;
+use crate::policy::breaker::settings::BreakerSettings;
 use crate::policy::timeout_profile::TimeoutProfile;
 use crate::policy::window::CircuitWindow;
 use crate::rt::layer_classifier::LayerClassifier;
@@ -30,7 +30,7 @@ use crate::rt::layer_classifier::LayerClassifier;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct CircuitBreakerConfig {
-    pub(super) settings: Settings,
+    pub(super) settings: BreakerSettings,
     slow_after: Option<Duration>,
     slow_by: SlowCallBy,
     first_byte: Option<Duration>,
@@ -50,7 +50,7 @@ pub enum SlowCallBy {
 
 /// The settings of one service; services share the circuits.
 #[derive(Clone, Debug, Default)]
-pub(super) struct CallConfig {
+pub(super) struct ServiceConfig {
     pub(super) classifier: LayerClassifier,
     pub(super) key: Option<KeyBy>,
     pub(super) emitter: Emitter,
@@ -217,7 +217,7 @@ impl Default for CircuitBreakerConfig {
         // A thousand hosts, models or tenants take a few kilobytes each.
         const MAX_KEYS: usize = 1024;
         Self {
-            settings: Settings::default(),
+            settings: BreakerSettings::default(),
             slow_after: None,
             slow_by: SlowCallBy::default(),
             first_byte: None,

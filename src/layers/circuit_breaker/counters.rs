@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::policy::breaker::{Counted, QUIET};
-use crate::policy::window::Slot;
+use crate::policy::window::CountedIn;
 use crate::rt::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The successes of a few threads, and the state that a call reads at its start.
@@ -86,7 +86,7 @@ impl Counters {
             if of != generation || calls == u32::MAX || now.0 >= self.until.load(Ordering::Relaxed) {
                 return None;
             }
-            let slot = Slot(self.slot.load(Ordering::Relaxed));
+            let slot = CountedIn(self.slot.load(Ordering::Relaxed));
             self.last_sign.store(now.0, Ordering::Relaxed);
             // The comparison includes the generation: the count belongs to it.
             match self.packed.compare_exchange_weak(seen, seen + 1, Ordering::AcqRel, Ordering::Acquire) {
@@ -155,7 +155,7 @@ impl Counters {
     }
 
     /// Permits counting.
-    pub(super) fn resume(&self, generation: u32, until: u64, slot: Slot) {
+    pub(super) fn resume(&self, generation: u32, until: u64, slot: CountedIn) {
         self.until.store(until, Ordering::Relaxed);
         self.slot.store(slot.0, Ordering::Relaxed);
         self.packed.store(packed(generation, 0), Ordering::Release);

@@ -10,7 +10,7 @@ use http_body::Body;
 use super::breaker_set::{BreakerSet, NewModel};
 use super::circuit::Circuit;
 use super::classification::of_error;
-use super::config::{CallConfig, KeyBy};
+use super::config::{KeyBy, ServiceConfig};
 use super::permit::BreakerPermit;
 use crate::admission::{Admission, Admit, Wait, with_head};
 use crate::call::Model;
@@ -27,7 +27,7 @@ pub struct BreakerGate(pub(super) PerThread<Shared>);
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) set: Arc<BreakerSet>,
-    pub(super) calls: CallConfig,
+    pub(super) calls: ServiceConfig,
 }
 
 /// A breaker never makes a call wait. This type has no values.

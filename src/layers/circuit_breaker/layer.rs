@@ -5,7 +5,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use super::breaker_set::BreakerSet;
-use super::config::{CallConfig, CircuitBreakerConfig, KeyBy};
+use super::config::{CircuitBreakerConfig, KeyBy, ServiceConfig};
 use super::gate::{BreakerGate, Shared};
 use super::handle::CircuitBreakerHandle;
 use super::peers::CircuitPeers;
@@ -13,7 +13,7 @@ use super::service::CircuitBreaker;
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
 use crate::rt::layer_classifier::LayerClassifier;
-use crate::rt::settings::Settings;
+use crate::rt::settings::LayerSettings;
 
 /// Refuses calls to a failing upstream with an immediate 503, and probes whether it has recovered.
 ///
@@ -129,7 +129,7 @@ use crate::rt::settings::Settings;
 /// one clock read, and the response. With [keys](Self::key) add the look-up. Figures: `benches/README.md`.
 #[derive(Clone, Debug)]
 pub struct CircuitBreakerLayer {
-    shared: Settings<Shared>,
+    shared: LayerSettings<Shared>,
     enabled: bool,
 }
 
@@ -146,7 +146,7 @@ impl CircuitBreakerLayer {
     #[must_use]
     pub fn with_config(config: CircuitBreakerConfig) -> Self {
         let set = Arc::new(BreakerSet::new(config));
-        Self { shared: Settings::new(Shared { set, calls: CallConfig::default() }), enabled: true }
+        Self { shared: LayerSettings::new(Shared { set, calls: ServiceConfig::default() }), enabled: true }
     }
 
     /// Returns a layer of the same type that passes everything through.

@@ -15,7 +15,7 @@ use crate::rt::sync::{AtomicU64, Mutex, Ordering, lock};
 
 #[derive(Debug)]
 pub(super) struct Registry {
-    entries: ReadMostly<HashMap<Arc<str>, Arc<Entry>>>,
+    entries: ReadMostly<HashMap<Arc<str>, Arc<RegisteredCircuit>>>,
     capacity: AtomicUsize,
     /// The stamp of the most recently used circuit.
     latest: AtomicU64,
@@ -24,7 +24,7 @@ pub(super) struct Registry {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct RegisteredCircuit {
     circuit: Arc<Circuit>,
     used: AtomicU64,
 }
@@ -104,7 +104,7 @@ impl Registry {
         *count = count.saturating_add(1);
         let key: Arc<str> = key.into();
         let circuit = make(key.clone());
-        let entry = Arc::new(Entry { circuit: circuit.clone(), used: AtomicU64::new(self.stamp()) });
+        let entry = Arc::new(RegisteredCircuit { circuit: circuit.clone(), used: AtomicU64::new(self.stamp()) });
         self.entries.write(|entries| entries.insert(key.clone(), entry.clone()));
         Some(circuit)
     }
@@ -117,7 +117,7 @@ impl Registry {
     }
 
     /// Returns the key of the least recently used circuit that `may_go` permits.
-    fn oldest(&self, may_go: impl Fn(&Entry) -> bool) -> Option<Arc<str>> {
+    fn oldest(&self, may_go: impl Fn(&RegisteredCircuit) -> bool) -> Option<Arc<str>> {
         let mut oldest: Option<(u64, Arc<str>)> = None;
         for (key, entry) in self.entries.read().iter() {
             let used = entry.used.load(Ordering::Relaxed);
@@ -130,7 +130,7 @@ impl Registry {
     }
 
     #[inline]
-    fn touch(&self, entry: &Entry) {
+    fn touch(&self, entry: &RegisteredCircuit) {
         if entry.used.load(Ordering::Relaxed) != self.latest.load(Ordering::Relaxed) {
             entry.used.store(self.stamp(), Ordering::Relaxed);
         }
@@ -143,7 +143,7 @@ impl Registry {
 
 // === impl Entry ===
 
-impl Entry {
+impl RegisteredCircuit {
     /// Whether the circuit is open, was set by hand, or has a live handle.
     fn is_pinned(&self) -> bool {
         Arc::strong_count(&self.circuit) > 1 || self.circuit.is_pinned()

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::policy::breaker::Caller;
 use crate::policy::breaker::report::CircuitState;
-use crate::policy::breaker::settings::Settings;
+use crate::policy::breaker::settings::BreakerSettings;
 use crate::policy::verdict::Health;
 use crate::policy::window::CircuitWindow;
 
@@ -15,7 +15,7 @@ const S: Duration = Duration::from_secs(1);
 const SHARDS: usize = 4;
 const FAILED: CallResult = CallResult { health: Health::Failure, ..CallResult::SUCCESS };
 
-fn circuit(settings: Settings, start: Instant) -> Arc<Circuit> {
+fn circuit(settings: BreakerSettings, start: Instant) -> Arc<Circuit> {
     let notifier = StateNotifier::new(None, Arc::default(), CircuitState::Closed);
     Circuit::new(Breaker::new(settings, 0, start), SHARDS, notifier, None, start)
 }
@@ -82,13 +82,13 @@ proptest! {
     ) {
         let start = Instant::now();
         let mut now = start;
-        let settings = Settings {
+        let settings = BreakerSettings {
             window: CircuitWindow::Time(10 * S),
             min_calls: NonZeroU32::new(min_calls).unwrap(),
             failure_ratio: f64::from(ratio) / 10.0,
             slow_ratio: slow.then_some(0.3),
             jitter: 0.0,
-            ..Settings::default()
+            ..BreakerSettings::default()
         };
         let mut machine = Breaker::new(settings.clone(), 0, now);
         let circuit = circuit(settings, now);
@@ -156,7 +156,7 @@ proptest! {
 #[test]
 fn while_closed_a_call_that_succeeds_takes_no_lock() {
     let start = Instant::now();
-    let circuit = circuit(Settings::default(), start);
+    let circuit = circuit(BreakerSettings::default(), start);
     let held = lock(&circuit.machine);
     for _ in 0..100 {
         circuit.call(CallResult::SUCCESS, start);
@@ -169,7 +169,7 @@ fn while_closed_a_call_that_succeeds_takes_no_lock() {
 #[test]
 fn while_open_a_refusal_takes_no_lock() {
     let start = Instant::now();
-    let circuit = circuit(Settings::default(), start);
+    let circuit = circuit(BreakerSettings::default(), start);
     circuit.with(|machine| ((), machine.open_by_hand(S, start)));
     let held = lock(&circuit.machine);
     assert_eq!(circuit.admit(|| start).unwrap_err(), Some(S));
@@ -184,7 +184,7 @@ fn while_open_a_refusal_takes_no_lock() {
 #[test]
 fn a_permit_that_outlives_its_circuit_is_harmless() {
     let start = Instant::now();
-    let circuit = circuit(Settings::default(), start);
+    let circuit = circuit(BreakerSettings::default(), start);
     let call = circuit.admit(|| start).unwrap();
     circuit.with(|machine| ((), machine.open_by_hand(Duration::ZERO, start)));
     let probe = circuit.admit(|| start).unwrap();
@@ -200,7 +200,7 @@ fn a_permit_that_outlives_its_circuit_is_harmless() {
 #[test]
 fn a_shard_that_has_counted_all_it_can_starts_again() {
     let start = Instant::now();
-    let circuit = circuit(Settings::default(), start);
+    let circuit = circuit(BreakerSettings::default(), start);
     let CircuitPermit { shard, grant } = circuit.admit(|| start).unwrap();
     shard.counters.fill(grant.generation);
     shard.settle(grant, CallResult::SUCCESS, Duration::ZERO, start);
@@ -210,7 +210,7 @@ fn a_shard_that_has_counted_all_it_can_starts_again() {
 #[test]
 fn what_was_heard_before_the_circuit_was_closed_by_hand_is_forgotten_with_the_rest() {
     let start = Instant::now();
-    let circuit = circuit(Settings::default(), start);
+    let circuit = circuit(BreakerSettings::default(), start);
     circuit.shards[0].counters.note_sign_of_life(Nanos::since(start, start));
     circuit.with(|machine| ((), machine.close_by_hand(start)));
     for _ in 0..5 {
@@ -222,7 +222,7 @@ fn what_was_heard_before_the_circuit_was_closed_by_hand_is_forgotten_with_the_re
 #[test]
 fn calls_that_began_to_wait_in_the_last_seconds_are_counted_while_they_wait() {
     let start = Instant::now();
-    let circuit = circuit(Settings::default(), start);
+    let circuit = circuit(BreakerSettings::default(), start);
     let at = |millis: u64| start + Duration::from_millis(millis);
     let begin = |millis| {
         let since = Nanos::since(start, at(millis));
@@ -248,8 +248,8 @@ fn calls_that_began_to_wait_in_the_last_seconds_are_counted_while_they_wait() {
 #[test]
 fn a_latecomer_does_not_take_a_subscriber_back() {
     let start = Instant::now();
-    let circuit = circuit(Settings::default(), start);
-    let mut machine = Breaker::new(Settings::default(), 0, start);
+    let circuit = circuit(BreakerSettings::default(), start);
+    let mut machine = Breaker::new(BreakerSettings::default(), 0, start);
     let earlier = machine.isolate(start).unwrap();
     let later = machine.close_by_hand(start).unwrap();
     let state = circuit.notifier.subscribe();

@@ -24,7 +24,7 @@ use crate::event::Event;
 use crate::proto::grpc;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
-use crate::store::{Head, Reader};
+use crate::store::{Head, LogReader};
 
 /// Why a request with an `Idempotency-Key` passed without dedup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pin_project! {
     pub(super) enum CallAnswer<C, B, E, L, R> {
         Passing { #[pin] call: C, key_ignored: Option<KeyIgnored>, on_accepted: Option<OnAccepted> },
         Leading {
-            reader: Option<Reader>,
+            reader: Option<LogReader>,
             call: Arc<SharedCall<C, B, E, L>>,
             offer: Option<Box<Offer>>,
             format: RejectionFormat,
@@ -59,7 +59,7 @@ pub(super) type OnAccepted = Box<dyn FnOnce() + Send>;
 
 /// A request that joined a call, or gets a stored answer.
 pub(super) struct Following<R> {
-    pub(super) reader: Option<Reader>,
+    pub(super) reader: Option<LogReader>,
     pub(super) role: DedupRole,
     pub(super) format: RejectionFormat,
     pub(super) config: Arc<Config>,
@@ -164,7 +164,7 @@ impl<R> Following<R> {
 }
 
 /// The answer of a call in flight.
-fn live<B>(head: &Head, reader: Reader, offer: Option<&Offer>) -> Response<DedupBody<B>> {
+fn live<B>(head: &Head, reader: LogReader, offer: Option<&Offer>) -> Response<DedupBody<B>> {
     with_body(head.to_response(()), head, reader, offer)
 }
 
@@ -172,7 +172,7 @@ fn live<B>(head: &Head, reader: Reader, offer: Option<&Offer>) -> Response<Dedup
 fn with_body<B>(
     mut response: Response<()>,
     head: &Head,
-    reader: Reader,
+    reader: LogReader,
     offer: Option<&Offer>,
 ) -> Response<DedupBody<B>> {
     let ids = offer.and_then(|offer| offer.add_to(response.headers_mut()));

@@ -15,12 +15,12 @@ use crate::body::response::LayerBody;
 use crate::call::Tenant;
 use crate::error::BoxError;
 use crate::event::Event;
-use crate::policy::broadcast::Limits;
+use crate::policy::broadcast::LogLimits;
 use crate::proto::fingerprint::Fingerprint;
 use crate::proto::sse::EventId;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
-use crate::store::answers::{self, Found, ResumableAnswers};
+use crate::store::answers::{self, FoundAnswer, ResumableAnswers};
 use crate::store::{AnswerFuture, OfferedAnswer, Recorder, SharedAnswers, Store};
 
 /// The result of a request at the URL of an answer.
@@ -72,7 +72,7 @@ pub(super) fn come_back<St: Store>(
             ComeBack::Reply(status(StatusCode::NO_CONTENT))
         }
         None => refuse(&parts, RejectionKind::AnswerGone, config),
-        Some(Found { number, log, tenant, bears_ids, cancellation }) => {
+        Some(FoundAnswer { number, log, tenant, bears_ids, cancellation }) => {
             let answer = OfferedAnswer { number, tenant, bears_ids };
             match last_event(&parts, answer) {
                 Ok(after) => {
@@ -111,7 +111,7 @@ async fn seek(parts: Parts, token: Fingerprint, shared: Arc<dyn SharedAnswers>, 
     if !charge.grow(HELD_FROM_ELSEWHERE) {
         return refuse(&parts, RejectionKind::DedupStoreFull, &config);
     }
-    let limits = Limits { bytes: LOG_FROM_ELSEWHERE, lag: config.limits.lag };
+    let limits = LogLimits { bytes: LOG_FROM_ELSEWHERE, lag: config.limits.lag };
     let (recorder, log) = Recorder::open_behind(limits, charge);
     // Before it is fed: this caller reads from the first part on, and parts that it has read are dropped.
     let rest_charge = config.memory.reserve(Some(&tenant));

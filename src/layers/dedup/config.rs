@@ -9,7 +9,7 @@ use http::request::Parts;
 
 use crate::call::Memory;
 use crate::event::{Emitter, Event};
-use crate::policy::broadcast::Limits;
+use crate::policy::broadcast::LogLimits;
 use crate::policy::request_scope::{FINGERPRINT_HEADERS, NameTenant};
 use crate::store::answers::ResumableAnswers;
 
@@ -50,7 +50,7 @@ pub struct Config {
     /// `None`: callers cannot come back.
     pub(super) answers: Option<Arc<ResumableAnswers>>,
     /// The limits of one answer.
-    pub(super) limits: Limits,
+    pub(super) limits: LogLimits,
     pub(super) emitter: Emitter,
 }
 
@@ -87,7 +87,7 @@ impl Default for Config {
             read_timeout: Duration::from_secs(30),
             memory: Memory::default(),
             answers: None,
-            limits: Limits { bytes: 1024 * 1024, lag: Duration::from_secs(5) },
+            limits: LogLimits { bytes: 1024 * 1024, lag: Duration::from_secs(5) },
             emitter: Emitter::default(),
         }
     }

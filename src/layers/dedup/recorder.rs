@@ -19,7 +19,7 @@ use crate::proto::{grpc, retry_after};
 use crate::rejection::Rejection;
 use crate::rt::clock;
 use crate::store::answers::AnswerInFlight;
-use crate::store::{Appended, BodyPart, Head, Lease, Recorder, ResponseLog, Retention};
+use crate::store::{AppendedPart, BodyPart, Head, Lease, Recorder, ResponseLog, Retention};
 
 /// Records the answer to a shared call, and holds the lease of its key.
 pub(super) struct ResponseRecorder<L> {
@@ -112,7 +112,7 @@ impl<L: Lease> ResponseRecorder<L> {
         self.count(self.recorder.head_cost(), true);
     }
 
-    pub(super) fn frame(&mut self, frame: Frame<Bytes>, reader: Option<ReaderId>) -> Appended {
+    pub(super) fn frame(&mut self, frame: Frame<Bytes>, reader: Option<ReaderId>) -> AppendedPart {
         if let Some(data) = frame.data_ref() {
             // Too many bytes wrap around to a length that never matches.
             self.missing = self.missing.map(|missing| missing.wrapping_sub(data.len() as u64));

@@ -15,7 +15,7 @@ use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 use crate::proto::digests;
 use crate::proto::sse::EventIds;
-use crate::store::{BodyPart, Head, LogBody, Reader};
+use crate::store::{BodyPart, Head, LogBody, LogReader};
 
 /// The body of a shared call, for one of its callers; without a state it is as the others have it.
 pub(super) type SharedBody = MonitoredBody<LogBody, Box<Resumed>>;
@@ -36,7 +36,7 @@ impl Resumed {
     /// The body of the call that `reader` reads. `ids`: writes the ids of events. `rest`: the part that was read already.
     /// `limit`: when the call ends for its caller.
     pub(super) fn body(
-        reader: Reader,
+        reader: LogReader,
         head: &Head,
         ids: Option<EventIds>,
         rest: VecDeque<BodyPart>,

@@ -27,12 +27,12 @@ use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::store::answers;
-use crate::store::{BodyPart, Head, OfferedAnswer, Reader, ResponseLog, Stopped};
+use crate::store::{BodyPart, Head, LogReader, OfferedAnswer, ResponseLog, Stopped};
 
 /// A caller that came back, until it has its head.
 pub(super) struct Returning {
     log: ResponseLog,
-    reader: Option<Reader>,
+    reader: Option<LogReader>,
     number: u64,
     bears_ids: bool,
     /// The caller wants only the head.

@@ -13,7 +13,7 @@ use super::recorder::ResponseRecorder;
 use crate::body::boxed;
 use crate::error::BoxError;
 use crate::policy::broadcast::ReaderId;
-use crate::store::{Appended, Lease};
+use crate::store::{AppendedPart, Lease};
 
 pin_project! {
     /// The upstream call, and its state.
@@ -42,7 +42,7 @@ pub(super) enum CallProgress<E> {
     },
     /// A part was appended.
     Part {
-        appended: Appended,
+        appended: AppendedPart,
         is_last: bool,
     },
     /// The body has ended.

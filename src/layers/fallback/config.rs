@@ -29,7 +29,7 @@ pub struct Config<Bk> {
 pub(super) struct Rewrite(pub(super) Arc<dyn Fn(Request<Bytes>) -> Request<Bytes> + Send + Sync>);
 
 /// The upstreams that may serve a call.
-pub(super) enum Route {
+pub(super) enum AllowedUpstreams {
     Primary,
     /// Only the backup, or an upstream within it.
     Backup(PinTo),
@@ -73,16 +73,16 @@ impl<Bk> Config<Bk> {
     }
 
     /// Returns which upstreams may serve this request.
-    pub(super) fn route<B>(&self, request: &Request<B>) -> Route {
+    pub(super) fn route<B>(&self, request: &Request<B>) -> AllowedUpstreams {
         // A tunnel follows the head of a CONNECT, not a body that could be sent again.
         if !self.is_on() || request.method() == Method::CONNECT {
-            return Route::Primary;
+            return AllowedUpstreams::Primary;
         }
         let extensions = request.extensions();
         match extensions.get::<PinTo>() {
-            Some(pin) => pin.through(&self.name).map_or(Route::Primary, Route::Backup),
-            None if extensions.get::<NoFallback>().is_some() => Route::Primary,
-            None => Route::Both,
+            Some(pin) => pin.through(&self.name).map_or(AllowedUpstreams::Primary, AllowedUpstreams::Backup),
+            None if extensions.get::<NoFallback>().is_some() => AllowedUpstreams::Primary,
+            None => AllowedUpstreams::Both,
         }
     }
 

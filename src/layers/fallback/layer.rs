@@ -12,7 +12,7 @@ use crate::call::Memory;
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
 use crate::rt::layer_classifier::LayerClassifier;
-use crate::rt::settings::Settings;
+use crate::rt::settings::LayerSettings;
 
 /// Asks a backup when the primary cannot answer: another upstream, another model, another credential.
 ///
@@ -137,7 +137,7 @@ use crate::rt::settings::Settings;
 /// A call that the primary serves: a copy of the request's head, and one allocation for a body that streams. Figures:
 /// `benches/README.md`.
 pub struct FallbackLayer<Bk> {
-    config: Settings<Config<Bk>>,
+    config: LayerSettings<Config<Bk>>,
 }
 
 // === impl FallbackLayer ===
@@ -161,11 +161,11 @@ impl<Bk> FallbackLayer<Bk> {
         Bk: Clone,
     {
         let backup = self.config.backup().map(|backup| Arc::new(Mutex::new(map(backup))));
-        FallbackLayer { config: Settings::new(self.config.with_backup(backup)) }
+        FallbackLayer { config: LayerSettings::new(self.config.with_backup(backup)) }
     }
 
     fn with(backup: Option<Bk>) -> Self {
-        Self { config: Settings::new(Config::new(backup)) }
+        Self { config: LayerSettings::new(Config::new(backup)) }
     }
 
     /// The backup's name, for [`ServedBy`](crate::ServedBy), [`PinTo`](crate::PinTo) and events. Default: `backup`.

@@ -7,7 +7,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::FallbackBody;
-use super::config::{Config, Route};
+use super::config::{AllowedUpstreams, Config};
 use super::future::FallbackFuture;
 use super::session::Session;
 use crate::body::request::CallBody;
@@ -39,14 +39,14 @@ where
         let mut request = request.map(CallBody::new);
         let config = &self.config;
         match config.route(&request) {
-            Route::Primary => FallbackFuture::calling(self.inner.call(request), None),
-            Route::Backup(within) => {
+            AllowedUpstreams::Primary => FallbackFuture::calling(self.inner.call(request), None),
+            AllowedUpstreams::Backup(within) => {
                 request.extensions_mut().insert(within);
                 let format = RejectionFormat::of_request(&request);
                 let resend = config.keep(&mut request);
                 FallbackFuture::pinned(resend.map(|resend| Session::pinned(config.hold(), resend)), format)
             }
-            Route::Both => {
+            AllowedUpstreams::Both => {
                 let resend = config.keep(&mut request);
                 let call = self.inner.call(request);
                 FallbackFuture::calling(call, resend.map(|resend| Session::new(config.hold(), resend)))

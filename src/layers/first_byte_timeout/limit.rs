@@ -5,7 +5,7 @@ use http::{HeaderMap, Response};
 use http_body::Body;
 
 use super::config::{FirstByteEvent, NAME};
-use super::withheld::First;
+use super::withheld::FirstKind;
 use crate::body::request::UploadWatch;
 use crate::event::{Emitter, Event};
 use crate::proto::event_stream::EventStream;
@@ -54,7 +54,7 @@ impl FirstByteLimit {
     }
 
     /// The part of this response's body that is still waited for: `None` if its head is enough.
-    pub(super) fn after_head<B: Body>(&mut self, response: &Response<B>) -> Option<First> {
+    pub(super) fn after_head<B: Body>(&mut self, response: &Response<B>) -> Option<FirstKind> {
         // A status from 400 on can be acted on, and a refusal would lose its headers.
         let failed = response.status().as_u16() >= 400;
         let bodiless = bodiless::with_status(response.status()) || response.body().is_end_stream();
@@ -65,18 +65,22 @@ impl FirstByteLimit {
         if let Some(limit) = self.if_stream.filter(|_| stream != EventStream::No) {
             self.stream_until = clock::now().checked_add(limit);
         }
-        Some(if self.until == FirstByteEvent::Data { First::Data } else { self.first_of(stream, response.headers()) })
+        Some(if self.until == FirstByteEvent::Data {
+            FirstKind::Data
+        } else {
+            self.first_of(stream, response.headers())
+        })
     }
 
-    fn first_of(&self, stream: EventStream, headers: &HeaderMap) -> First {
+    fn first_of(&self, stream: EventStream, headers: &HeaderMap) -> FirstKind {
         match stream {
-            EventStream::Plain => First::Event(Box::default()),
-            EventStream::No if media_type::is_json(headers) => First::Text,
-            EventStream::No => First::Data,
+            EventStream::Plain => FirstKind::Event(Box::default()),
+            EventStream::No if media_type::is_json(headers) => FirstKind::Text,
+            EventStream::No => FirstKind::Data,
             EventStream::Encoded => {
                 let reason = "a compressed event stream is judged by its data";
                 self.emitter.emit(&Event::Bypassed { layer: NAME, reason });
-                First::Data
+                FirstKind::Data
             }
         }
     }

@@ -19,12 +19,12 @@ pub(super) struct WithheldHead<B> {
     /// Taken when it is forwarded.
     response: Option<Response<ResponseBody<B>>>,
     held: ReadAhead,
-    first: First,
+    first: FirstKind,
 }
 
 /// The event that ends the wait.
 #[derive(Debug)]
-pub(super) enum First {
+pub(super) enum FirstKind {
     /// Any byte.
     Data,
     /// A byte that is not white space.
@@ -45,7 +45,7 @@ impl<B> WithheldHead<B>
 where
     B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Unpin + 'static,
 {
-    pub(super) fn new(response: Response<B>, first: First) -> Self {
+    pub(super) fn new(response: Response<B>, first: FirstKind) -> Self {
         Self { response: Some(response.map(ResponseBody::inner)), held: ReadAhead::default(), first }
     }
 
@@ -87,7 +87,7 @@ where
 
 // === impl First ===
 
-impl First {
+impl FirstKind {
     /// Whether this frame ends the wait. Trailers do: no data follows them.
     fn is_in(&mut self, frame: &Frame<Bytes>) -> bool {
         let Some(data) = frame.data_ref() else { return true };

@@ -12,7 +12,7 @@ use super::service::InspectRequest;
 use crate::call::Memory;
 use crate::event::{Observer, Observers};
 use crate::proto::media_type::is_json;
-use crate::rt::settings::Settings;
+use crate::rt::settings::LayerSettings;
 
 /// Reads a request's body before the request is sent, so that a closure can change the head by it.
 ///
@@ -96,7 +96,7 @@ use crate::rt::settings::Settings;
 /// limit). A body of one frame is not copied. A timer, if the body is not ready at once.
 #[derive(Clone, Debug)]
 pub struct InspectRequestLayer {
-    config: Settings<Config>,
+    config: LayerSettings<Config>,
 }
 
 // === impl InspectRequestLayer ===
@@ -115,7 +115,7 @@ impl InspectRequestLayer {
             read_timeout: Duration::from_secs(30),
             observers: Observers::default(),
         };
-        Self { config: Settings::new(config) }
+        Self { config: LayerSettings::new(config) }
     }
 
     /// Marks requests whose answers will stream with [`ExpectsEventStream`](crate::ExpectsEventStream): those with

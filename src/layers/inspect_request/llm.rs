@@ -16,7 +16,7 @@ const LONGEST_MODEL: usize = 128;
 
 /// The facts in the body.
 #[derive(Debug, Default)]
-struct Said<'a> {
+struct BodyFacts<'a> {
     /// As written.
     model: Option<&'a [u8]>,
     stream: Option<&'a [u8]>,
@@ -33,7 +33,7 @@ pub(super) fn is_unclear(head: &Parts) -> bool {
 
 /// Marks a request whose answer should stream, and notes its model; APIs with the model in the path use no other.
 pub(super) fn mark(head: &mut Parts, body: &Bytes) {
-    let said = Said::of(body);
+    let said = BodyFacts::of(body);
     if said.asks_for_stream(&head.uri) {
         head.extensions.insert(ExpectsEventStream);
     }
@@ -45,7 +45,7 @@ pub(super) fn mark(head: &mut Parts, body: &Bytes) {
 
 // === impl Said ===
 
-impl<'a> Said<'a> {
+impl<'a> BodyFacts<'a> {
     fn of(body: &'a [u8]) -> Self {
         let mut said = Self::default();
         for (key, value) in json_object::members(body) {
@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn a_stream_is_asked_for_in_the_object_itself() {
-        let asks = |path: &'static str, body: &str| Said::of(body.as_bytes()).asks_for_stream(&Uri::from_static(path));
+        let asks =
+            |path: &'static str, body: &str| BodyFacts::of(body.as_bytes()).asks_for_stream(&Uri::from_static(path));
         let chat = "/v1/chat/completions";
         assert!(asks(chat, r#"{"model":"m","stream":true}"#));
         assert!(asks(chat, "{\n  \"stream\" : true\n}"));

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use crate::call::Memory;
 use crate::error::BoxError;
 use crate::event::{Emitter, Event};
-use crate::policy::last_good::template::Template;
+use crate::policy::last_good::template::TextTemplate;
 use crate::policy::request_scope::{FINGERPRINT_HEADERS, NameTenant};
 use crate::rt::layer_classifier::LayerClassifier;
 use crate::store::SharedLastGood;
@@ -28,7 +28,7 @@ pub struct Config {
     pub(super) headers: Vec<HeaderName>,
     pub(super) normalized: bool,
     pub(super) similar: Option<Similar>,
-    pub(super) template: Option<Arc<Template>>,
+    pub(super) template: Option<Arc<TextTemplate>>,
     pub(super) peers: Option<Arc<dyn SharedLastGood>>,
     pub(super) ttl: Duration,
     /// How long before its deadline the layer answers a call from memory.

@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::body::LastGoodBody;
 use super::reading::Reading;
 use super::search::Search;
-use super::stand_in::{Settled, StandIn};
+use super::stand_in::{AfterCall, StandIn};
 use crate::body::request::{CallBody, Handled, HandledFuture, Next};
 use crate::body::response::LayerBody;
 use crate::error::BoxError;
@@ -81,11 +81,11 @@ where
                 let settled = stand_in.settle(&result);
                 let Some(stand_in) = slot.take() else { return Poll::Pending };
                 match settled {
-                    Settled::Upstream => return Poll::Ready(ControlFlow::Break(stand_in.forward(result))),
-                    Settled::Stored(stored) => {
+                    AfterCall::Upstream => return Poll::Ready(ControlFlow::Break(stand_in.forward(result))),
+                    AfterCall::Stored(stored) => {
                         return Poll::Ready(ControlFlow::Break(Ok(stored.map(LastGoodBody::text))));
                     }
-                    Settled::Search(search) => Stage::Searching { search, stand_in, otherwise: Some(result) },
+                    AfterCall::Search(search) => Stage::Searching { search, stand_in, otherwise: Some(result) },
                 }
             }
             StageProj::Searching { search, stand_in, otherwise } => {

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method};
 use super::config::Config;
 use super::similar::Question;
 use crate::call::{NoStore, TenantHash};
-use crate::policy::last_good::cache::Keys;
+use crate::policy::last_good::cache::AnswerKeys;
 use crate::policy::last_good::cache_control::Wishes;
 use crate::policy::last_good::normalize::normalize;
 use crate::policy::last_good::similar;
@@ -34,7 +34,7 @@ pub(super) struct PendingKeys {
 #[derive(Clone)]
 pub(super) struct RequestKeys {
     pub(super) kind: Kind,
-    pub(super) keys: Keys,
+    pub(super) keys: AnswerKeys,
     pub(super) keep: bool,
     pub(super) max_age: Option<Duration>,
     /// The question, if similar requests are compared.
@@ -44,7 +44,7 @@ pub(super) struct RequestKeys {
 impl RequestKeys {
     /// The keys for other processes.
     pub(super) fn shared(&self) -> LastGoodKeys {
-        let Keys { tenant, owner, exact, normal } = self.keys;
+        let AnswerKeys { tenant, owner, exact, normal } = self.keys;
         LastGoodKeys::new(tenant, owner, exact, normal)
     }
 }
@@ -102,7 +102,7 @@ impl PendingKeys {
                 Arc::new(Question { scope, text })
             });
         scope.payload(body);
-        let keys = Keys { tenant: self.tenant, owner: self.owner, exact: scope.finish(EXACT), normal };
+        let keys = AnswerKeys { tenant: self.tenant, owner: self.owner, exact: scope.finish(EXACT), normal };
         let Wishes { keep, max_age } = self.wishes;
         Some(RequestKeys { kind: self.kind, keys, keep, max_age, question })
     }

@@ -22,7 +22,7 @@ pub(super) struct Reading {
 }
 
 /// A request that was read, and the state to replace its answer; `None`: it passes.
-type Read = (Request<CallBody>, Option<Box<StandIn>>);
+type ReadWithStandIn = (Request<CallBody>, Option<Box<StandIn>>);
 
 // === impl Reading ===
 
@@ -39,14 +39,14 @@ impl Reading {
         Self { head: Some((parts, keys)), body, store, config }
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ReadWithStandIn> {
         let read = ready!(self.body.poll(cx, |_| {}));
         // Polled again after its end.
         let Some((parts, keys)) = self.head.take() else { return Poll::Pending };
         Poll::Ready(self.finish(parts, keys, read))
     }
 
-    fn finish(&self, parts: Parts, keys: PendingKeys, read: RequestRead) -> Read {
+    fn finish(&self, parts: Parts, keys: PendingKeys, read: RequestRead) -> ReadWithStandIn {
         let body = match read {
             RequestRead::Whole { data, trailers } => {
                 let keys = keys.finish(&data, trailers.as_ref(), &self.config);

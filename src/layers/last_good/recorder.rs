@@ -16,7 +16,7 @@ use crate::body::observed::{BodyEnd, BodyObserver};
 use crate::call::{InvalidOutput, Reservation, Stale, Tenant};
 use crate::policy::last_good::cache::OVERHEAD;
 use crate::policy::last_good::cache_control;
-use crate::proto::dialect::{AnswerReader, End, Framing, Kind, Reader};
+use crate::proto::dialect::{AnswerReader, End, Framing, Kind, StreamReader};
 use crate::proto::fingerprint::Fingerprint;
 use crate::proto::media_type::{self, BodyForm};
 use crate::rejection::Rejection;
@@ -148,7 +148,7 @@ impl AnswerRecorder {
             (Some(ending), _) => ending.get() == Some(End::Whole),
             (None, BodyKind::Stream(framing)) => {
                 let framing = if self.is_array() { Framing::Array } else { framing };
-                let mut reader = Reader::new(Some(self.request.kind), framing);
+                let mut reader = StreamReader::new(Some(self.request.kind), framing);
                 reader.read(&self.data, |_, _| {});
                 let inside = reader.in_event();
                 reader.end(|_, _| {});

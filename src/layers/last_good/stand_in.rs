@@ -42,7 +42,7 @@ pub(super) struct StandIn {
 }
 
 /// The next step after a call.
-pub(super) enum Settled {
+pub(super) enum AfterCall {
     /// Return the upstream's answer.
     Upstream,
     Stored(Response<Bytes>),
@@ -89,16 +89,16 @@ impl StandIn {
     }
 
     /// Decides on the upstream's answer, or error.
-    pub(super) fn settle<B, E: Error + 'static>(&self, result: &Result<Response<B>, E>) -> Settled {
+    pub(super) fn settle<B, E: Error + 'static>(&self, result: &Result<Response<B>, E>) -> AfterCall {
         if !may_stand_in(&self.classifier.classify(&Outcome::of(result))) {
-            return Settled::Upstream;
+            return AfterCall::Upstream;
         }
         if let Some(stored) = self.find() {
-            return Settled::Stored(stored);
+            return AfterCall::Stored(stored);
         }
         match self.recall().or_else(|| self.embed()) {
-            Some(search) => Settled::Search(search),
-            None => self.fill_in().map_or(Settled::Upstream, Settled::Stored),
+            Some(search) => AfterCall::Search(search),
+            None => self.fill_in().map_or(AfterCall::Upstream, AfterCall::Stored),
         }
     }
 

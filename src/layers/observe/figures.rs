@@ -15,12 +15,12 @@ use super::outcome::CallEnd;
 #[derive(Clone, Debug)]
 pub struct Figures {
     #[cfg(feature = "metrics")]
-    keys: Arc<Keys>,
+    keys: Arc<MetricKeys>,
 }
 
 #[cfg(feature = "metrics")]
 #[derive(Debug)]
-struct Keys {
+struct MetricKeys {
     first_data: Key,
     /// By the class of the status, and the end of the call.
     calls: [[Key; CallEnd::ALL.len()]; CLASSES.len()],
@@ -45,7 +45,7 @@ impl Figures {
         };
         let call =
             |status, end: CallEnd| key("tower_buttress_call_seconds", &[("status", status), ("end", end.as_str())]);
-        let keys = Keys {
+        let keys = MetricKeys {
             first_data: key("tower_buttress_first_data_seconds", &[]),
             calls: CLASSES.map(|status| CallEnd::ALL.map(|end| call(status, end))),
         };

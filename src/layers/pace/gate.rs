@@ -2,8 +2,8 @@ use http::Request;
 use http_body::Body;
 
 use super::fleet::Share;
-use super::key::{Decision, Limit};
-use super::permit::{Charge, PacePermit};
+use super::key::{Limit, PaceDecision};
+use super::permit::{CallCharge, PacePermit};
 use super::shared::Shared;
 use super::tokens::TokenEstimate;
 use super::usage::{TokenCount, UsageReader};
@@ -44,7 +44,7 @@ impl Admit for PaceGate {
         if limit.config().counts_tokens() || !limit.is_open() {
             return limited(limit, tenant, request);
         }
-        let charge = limit.config().classifier.reading(request).map(Charge::judged_by);
+        let charge = limit.config().classifier.reading(request).map(CallCharge::judged_by);
         Admission::Pass(PacePermit::new(limit, Grant::unlimited(tenant), charge))
     }
 }
@@ -74,20 +74,20 @@ fn limited<B: Body + 'static>(
     let is_shared = limit.shares_rates();
     let classifier = limit.config().classifier.reading(request);
     let is_charged = tokens.is_some() || is_shared || classifier.is_some();
-    let charge = is_charged.then(|| Box::new(Charge { demand, tokens, share: Share::default(), classifier }));
+    let charge = is_charged.then(|| Box::new(CallCharge { demand, tokens, share: Share::default(), classifier }));
     let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
     if is_shared {
         let turn = PeersTurn { tenant, demand, notices: Notices::of(request.extensions()), place: None };
         return Admission::Wait(PaceWait::for_a_turn(limit, turn, until, charge));
     }
     match limit.arrive(tenant, demand, now, patience) {
-        Decision::Go(grant) => Admission::Pass(PacePermit::new(limit, grant, charge)),
-        Decision::Waits(ticket, wait) => {
+        PaceDecision::Go(grant) => Admission::Pass(PacePermit::new(limit, grant, charge)),
+        PaceDecision::Waits(ticket, wait) => {
             let expected = (!wait.is_zero()).then_some(wait);
             Notices::report(request.extensions(), || Notice::Pace { expected });
             Admission::Wait(PaceWait::new(limit, ticket, until, charge))
         }
-        Decision::TooLong(wait) => Admission::Refuse(limit.refuse(wait)),
-        Decision::Again(_) => Admission::Aside,
+        PaceDecision::TooLong(wait) => Admission::Refuse(limit.refuse(wait)),
+        PaceDecision::Again(_) => Admission::Aside,
     }
 }

@@ -5,7 +5,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::config::Config;
-use super::tally::Tally;
+use super::tally::AnswerSample;
 use super::turn_line::TurnLine;
 use crate::policy::micros::{Micros, micros};
 use crate::policy::pace::estimate::{Estimate, written_in};
@@ -28,7 +28,7 @@ pub(super) struct Limit {
     is_calm: AtomicBool,
     /// Whether a call was answered without an error: if all calls of a key fail, one caller may have invented it.
     is_proven: AtomicBool,
-    tally: Tally,
+    tally: AnswerSample,
     state: Mutex<State>,
     turns: TurnLine,
     /// Identifies it in every process, if it is shared.
@@ -38,7 +38,7 @@ pub(super) struct Limit {
 #[derive(Debug)]
 struct State {
     pacer: Pacer,
-    line: FairQueue<Waiter>,
+    line: FairQueue<PacedCall>,
     /// The total demand of the waiting calls.
     waiting: Demand,
     in_flight: u32,
@@ -46,7 +46,7 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Waiter {
+struct PacedCall {
     demand: Demand,
     /// The latest end of its wait.
     until: Option<Instant>,
@@ -55,7 +55,7 @@ struct Waiter {
 
 /// The decision on a call that is new, or asks again.
 #[derive(Debug)]
-pub(super) enum Decision {
+pub(super) enum PaceDecision {
     Go(Grant),
     /// It waits in the line, for about this long. Zero: for a call in flight to end, at an unknown time.
     Waits(Ticket, Duration),
@@ -96,7 +96,7 @@ impl Limit {
             is_open: AtomicBool::new(is_open),
             is_calm: AtomicBool::new(true),
             is_proven: AtomicBool::new(false),
-            tally: Tally::default(),
+            tally: AnswerSample::default(),
             state: Mutex::new(state),
             turns: TurnLine::default(),
             id,
@@ -121,48 +121,48 @@ impl Limit {
     }
 
     /// A new call that can wait for `patience`.
-    pub(super) fn arrive(&self, tenant: u64, demand: Demand, now: Instant, patience: Duration) -> Decision {
+    pub(super) fn arrive(&self, tenant: u64, demand: Demand, now: Instant, patience: Duration) -> PaceDecision {
         let at = self.micros(now);
         let mut state = lock(&self.state);
         if !state.any_may_go(at) {
             if let Some(grant) = state.admit(tenant, demand, self.config.concurrency, at) {
                 self.changed(&mut state, at);
-                return Decision::Go(grant);
+                return PaceDecision::Go(grant);
             }
         }
         let ahead = state.ahead(tenant);
         let wait = Duration::from_micros(state.pacer.wait(tenant, &ahead, &demand, at));
         // A call in flight ends, and frees its place, at an unknown time.
         if wait > patience || patience.is_zero() {
-            return Decision::TooLong(wait);
+            return PaceDecision::TooLong(wait);
         }
         let mut evicted = None;
         if state.line.len() >= MOST {
             match state.line.last_of_longest() {
                 Some((last, longest)) if longest > state.line.of(tenant) + 1 => evicted = state.forget(last),
-                _ => return Decision::TooLong(wait),
+                _ => return PaceDecision::TooLong(wait),
             }
         }
         state.waiting = state.waiting.and(demand);
-        let ticket = state.line.push(tenant, Waiter { demand, until: now.checked_add(patience), waker: None });
+        let ticket = state.line.push(tenant, PacedCall { demand, until: now.checked_add(patience), waker: None });
         drop(state);
         // It finds out that it has been evicted.
         evicted.into_iter().for_each(Waker::wake);
-        Decision::Waits(ticket, wait)
+        PaceDecision::Waits(ticket, wait)
     }
 
     /// Whether a waiting call may be sent; if not, `waker` is woken when that may have changed.
-    pub(super) fn ask(&self, ticket: Ticket, waker: &Waker, now: Instant, until: Option<Instant>) -> Decision {
+    pub(super) fn ask(&self, ticket: Ticket, waker: &Waker, now: Instant, until: Option<Instant>) -> PaceDecision {
         let at = self.micros(now);
         let mut state = lock(&self.state);
-        let Some((tenant, demand)) = state.waiter(ticket) else { return Decision::TooLong(Duration::ZERO) };
+        let Some((tenant, demand)) = state.waiter(ticket) else { return PaceDecision::TooLong(Duration::ZERO) };
         let is_leader = state.leader(at) == Some(ticket);
         if is_leader {
             if let Some(grant) = state.admit(tenant, demand, self.config.concurrency, at) {
                 state.line.serve(ticket);
                 state.forget(ticket);
                 self.wake_next(state, Some(tenant), at);
-                return Decision::Go(grant);
+                return PaceDecision::Go(grant);
             }
         }
         if let Some(waiter) = state.line.get_mut(ticket) {
@@ -179,15 +179,15 @@ impl Limit {
         // No call is sent before the end of a pause.
         let paused = Duration::from_micros(state.pacer.paused_until().saturating_sub(at));
         if is_too_long(if is_next { wait } else { paused }) {
-            return Decision::TooLong(wait);
+            return PaceDecision::TooLong(wait);
         }
         if !is_next {
-            return Decision::Again(None);
+            return PaceDecision::Again(None);
         }
         match state.pacer.next_look(tenant, &demand, at) {
             // A call in flight must end first.
-            0 => Decision::Again(None),
-            next => Decision::Again(now.checked_add(Duration::from_micros(next))),
+            0 => PaceDecision::Again(None),
+            next => PaceDecision::Again(now.checked_add(Duration::from_micros(next))),
         }
     }
 
@@ -445,7 +445,7 @@ impl State {
 
     /// Removes a waiter. Returns its waker, to be woken unless its own task asked for this.
     fn forget(&mut self, ticket: Ticket) -> Option<Waker> {
-        let Waiter { demand, waker, .. } = self.line.remove(ticket)?;
+        let PacedCall { demand, waker, .. } = self.line.remove(ticket)?;
         self.waiting = self.waiting.without(demand);
         waker
     }

@@ -22,13 +22,13 @@ pub struct PacePermit {
     grant: Grant,
     /// `None`: it is one request, of limits of this process alone, its tokens are not counted, and the classifier does not
     /// read it.
-    charge: Option<Box<Charge>>,
+    charge: Option<Box<CallCharge>>,
     state: State,
 }
 
 /// What a call has reserved.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub(super) struct CallCharge {
     /// Before it is scaled to this process's part of shared rates.
     pub(super) demand: Demand,
     /// `None`: tokens are not counted.
@@ -57,7 +57,7 @@ enum State {
 
 // === impl Charge ===
 
-impl Charge {
+impl CallCharge {
     /// Of one request in a limit that is open.
     #[cold]
     pub(super) fn judged_by(classifier: Classifier) -> Box<Self> {
@@ -70,7 +70,7 @@ impl Charge {
 
 impl PacePermit {
     #[inline]
-    pub(super) fn new(limit: ThreadArc<Limit>, grant: Grant, charge: Option<Box<Charge>>) -> Self {
+    pub(super) fn new(limit: ThreadArc<Limit>, grant: Grant, charge: Option<Box<CallCharge>>) -> Self {
         limit.count_in_flight(1.0);
         Self { limit, grant, charge, state: State::Unsent }
     }
@@ -114,7 +114,7 @@ impl PacePermit {
     fn settle(&mut self, is_whole: bool, has_left: bool) {
         // Without token counts it was one request, even if it failed.
         let Some(charge) = self.charge.take() else { return };
-        let Charge { demand: asked, tokens, share: Share { reserved: shared, processes: parts }, .. } = *charge;
+        let CallCharge { demand: asked, tokens, share: Share { reserved: shared, processes: parts }, .. } = *charge;
         let Some(tokens) = tokens else { return shared.into_iter().for_each(|reserved| reserved.keep()) };
         let reserved = asked.times(parts);
         if matches!(self.state, State::Refused | State::Throttled) {

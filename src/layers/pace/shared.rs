@@ -28,7 +28,7 @@ pub(super) struct Shared {
     /// The first key, which is found without a lock and is not evicted: many layers have one upstream and one credential.
     first: OnceLock<(u64, ThreadArcs<Limit>)>,
     /// The others.
-    keys: ReadMostly<Keys>,
+    keys: ReadMostly<KeyTable>,
     /// The limit of requests whose key has no room.
     others: ThreadArcs<Limit>,
     /// When a new key looks for one to remove again, in milliseconds since `epoch`.
@@ -38,7 +38,7 @@ pub(super) struct Shared {
 /// How often a new key looks at all others for one to remove. While none can be, each call with a new key would.
 const LOOK: Duration = Duration::from_millis(10);
 
-type Keys = HashMap<u64, ThreadArcs<Limit>, Hashed>;
+type KeyTable = HashMap<u64, ThreadArcs<Limit>, Hashed>;
 
 /// The state of a [`PaceLayer`](crate::PaceLayer), over all its keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,7 +172,7 @@ impl Shared {
         // Invented callers are unlimited in number, and lose nothing: each new name has a full limit anyway.
         let is_unproven =
             |limit: &ThreadArcs<Limit>| self.config.role == PaceRole::Callers && !limit.is_held() && !limit.is_proven();
-        let is_full = |keys: &Keys| keys.len() >= most && !keys.contains_key(&hash);
+        let is_full = |keys: &KeyTable| keys.len() >= most && !keys.contains_key(&hash);
         let keys = self.keys.read();
         let is_removable = |limit: &ThreadArcs<Limit>| is_idle(limit) || is_unproven(limit);
         if is_full(&keys) && !self.finds_room(now, || keys.values().any(is_removable)) {

@@ -6,7 +6,7 @@ use crate::rt::sync::{AtomicU32, Ordering};
 
 /// Every [`SAMPLE`]th answer.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(super) struct AnswerSample {
     threads: Striped<AtomicU32>,
     /// Groups of eight answers, of all threads together.
     eights: AtomicU32,
@@ -18,7 +18,7 @@ const PART: u32 = 8;
 
 // === impl Tally ===
 
-impl Tally {
+impl AnswerSample {
     /// Counts an answer. Returns whether it completes a sample.
     #[inline]
     pub(super) fn count(&self) -> bool {
@@ -30,7 +30,7 @@ impl Tally {
     }
 }
 
-impl Default for Tally {
+impl Default for AnswerSample {
     fn default() -> Self {
         Self { threads: Striped::new(STRIPES, AtomicU32::default), eights: AtomicU32::new(0) }
     }
@@ -42,14 +42,14 @@ mod tests {
 
     #[test]
     fn one_answer_of_a_sample_is_reported() {
-        let tally = Tally::default();
+        let tally = AnswerSample::default();
         let told: Vec<_> = (1..=3 * SAMPLE).filter(|_| tally.count()).collect();
         assert_eq!(told, [SAMPLE, 2 * SAMPLE, 3 * SAMPLE]);
     }
 
     #[test]
     fn threads_are_counted_together() {
-        let tally = Tally::default();
+        let tally = AnswerSample::default();
         let count = || (0..40 * SAMPLE).filter(|_| tally.count()).count();
         // One after the other: at once, those that share a place may lose a part of a sample.
         let told: usize = (0..4).map(|_| std::thread::scope(|scope| scope.spawn(count).join().unwrap())).sum();

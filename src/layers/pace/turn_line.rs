@@ -7,10 +7,10 @@ use crate::policy::pace::Turns;
 use crate::rt::sync::Mutex;
 
 #[derive(Debug)]
-pub(super) struct TurnLine(pub(super) Mutex<Turns<Waiter>>);
+pub(super) struct TurnLine(pub(super) Mutex<Turns<TurnWaiter>>);
 
 #[derive(Debug)]
-pub(super) struct Waiter {
+pub(super) struct TurnWaiter {
     /// Its latest possible wait.
     pub(super) until: Option<Instant>,
     pub(super) waker: Option<Waker>,

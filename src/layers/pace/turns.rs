@@ -4,7 +4,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::key::{Limit, MOST};
-use super::turn_line::Waiter;
+use super::turn_line::TurnWaiter;
 use crate::policy::micros::micros;
 use crate::policy::pace::{Demand, NextTurn, Turns};
 use crate::policy::queue::Ticket;
@@ -48,7 +48,7 @@ impl Limit {
             let Some(last) = turns.evictable(tenant) else { return Err(wait) };
             evicted = turns.remove(last).and_then(|waiter| waiter.waker);
         }
-        let ticket = turns.push(tenant, demand, Waiter { until, waker: None, alone: None });
+        let ticket = turns.push(tenant, demand, TurnWaiter { until, waker: None, alone: None });
         if !told.is_zero() {
             turns.told(ticket, micros(told), at);
         }
@@ -123,13 +123,13 @@ impl Limit {
         self.turn_wait(&lock(&self.turns().0), tenant, now)
     }
 
-    fn turn_wait(&self, turns: &Turns<Waiter>, tenant: u64, now: Instant) -> Duration {
+    fn turn_wait(&self, turns: &Turns<TurnWaiter>, tenant: u64, now: Instant) -> Duration {
         Duration::from_micros(self.with_buckets(now, |buckets, at, _| turns.wait(tenant, buckets, at)))
     }
 }
 
 /// Wakes the calls that may ask, and are not asking.
-fn wake_askers(mut turns: MutexGuard<'_, Turns<Waiter>>) {
+fn wake_askers(mut turns: MutexGuard<'_, Turns<TurnWaiter>>) {
     let askers = turns.askers();
     let wakers: Vec<_> = askers.into_iter().filter_map(|ticket| turns.get_mut(ticket)?.waker.take()).collect();
     drop(turns);

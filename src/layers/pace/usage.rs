@@ -38,7 +38,7 @@ mod reading {
 
     use super::Used;
     use crate::body::request::CallBody;
-    use crate::proto::dialect::{AnswerReader, Fact, Framing, Kind, Reader, Usage as Told};
+    use crate::proto::dialect::{AnswerReader, Fact, Framing, Kind, StreamReader, Usage as ReportedUsage};
     use crate::proto::media_type::{self, BodyForm};
     use crate::proto::prompt;
 
@@ -49,14 +49,14 @@ mod reading {
     #[derive(Debug)]
     pub(in super::super) struct UsageReader {
         kind: Option<Kind>,
-        form: Form,
+        form: UsageFormat,
         used: Used,
     }
 
     #[derive(Debug)]
-    enum Form {
+    enum UsageFormat {
         Unread,
-        Stream(Box<Reader>),
+        Stream(Box<StreamReader>),
         Answer(Box<AnswerReader>),
     }
 
@@ -64,7 +64,7 @@ mod reading {
 
     impl UsageReader {
         pub(in super::super) fn of(uri: &Uri) -> Self {
-            Self { kind: Kind::of_path(uri.path()), form: Form::Unread, used: Used::default() }
+            Self { kind: Kind::of_path(uri.path()), form: UsageFormat::Unread, used: Used::default() }
         }
 
         /// The most tokens of the answer, if the request sets it in a body in memory.
@@ -78,13 +78,13 @@ mod reading {
         pub(in super::super) fn head<B>(&mut self, response: &Response<B>) {
             let Some(kind) = self.kind else { return };
             let headers = response.headers();
-            let stream = |framing| Form::Stream(Box::new(Reader::new(Some(kind), framing)));
+            let stream = |framing| UsageFormat::Stream(Box::new(StreamReader::new(Some(kind), framing)));
             self.form = match BodyForm::of(headers) {
-                _ if media_type::is_encoded(headers) => Form::Unread,
+                _ if media_type::is_encoded(headers) => UsageFormat::Unread,
                 BodyForm::EventStream => stream(Framing::EventStream),
                 BodyForm::JsonLines => stream(Framing::Lines),
-                BodyForm::Json => Form::Answer(Box::default()),
-                BodyForm::Other => Form::Unread,
+                BodyForm::Json => UsageFormat::Answer(Box::default()),
+                BodyForm::Other => UsageFormat::Unread,
             };
         }
 
@@ -92,8 +92,8 @@ mod reading {
             self.used.bytes = self.used.bytes.saturating_add(data.len() as u64);
             let used = &mut self.used;
             match &mut self.form {
-                Form::Unread => {}
-                Form::Stream(reader) => {
+                UsageFormat::Unread => {}
+                UsageFormat::Stream(reader) => {
                     reader.read(data, |fact, _| {
                         match fact {
                             Fact::Usage(told) => used.note(told),
@@ -104,12 +104,12 @@ mod reading {
                         }
                     });
                 }
-                Form::Answer(reader) => reader.read(data),
+                UsageFormat::Answer(reader) => reader.read(data),
             }
         }
 
         pub(in super::super) fn end(mut self) -> Used {
-            if let (Form::Answer(reader), Some(kind)) = (self.form, self.kind) {
+            if let (UsageFormat::Answer(reader), Some(kind)) = (self.form, self.kind) {
                 if let Some(told) = reader.end(&mut *kind.dialect()).usage {
                     self.used.note(told);
                 }
@@ -122,7 +122,7 @@ mod reading {
 
     impl Used {
         /// Some streams report the prompt first, and the answer later.
-        fn note(&mut self, told: Told) {
+        fn note(&mut self, told: ReportedUsage) {
             let believed = |told: Option<u64>| told.map(|tokens| tokens.min(MOST_TOKENS));
             self.input = believed(told.input).or(self.input);
             self.output = believed(told.output).or(self.output);

@@ -2,8 +2,8 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::fleet::{Asking, Share};
-use super::key::{Decision, Limit};
-use super::permit::{Charge, PacePermit};
+use super::key::{Limit, PaceDecision};
+use super::permit::{CallCharge, PacePermit};
 use super::turns::TurnWait;
 use crate::admission::Wait;
 use crate::call::{Notice, Notices};
@@ -28,7 +28,7 @@ pub struct PaceWait {
     timeout: Timeout,
     /// For its next turn.
     timer: LazyTimer,
-    charge: Option<Box<Charge>>,
+    charge: Option<Box<CallCharge>>,
     /// Set if the rates are shared with other processes.
     turn: Option<Box<PeersTurn>>,
     share: Share,
@@ -73,7 +73,7 @@ impl PaceWait {
         limit: ThreadArc<Limit>,
         ticket: Ticket,
         until: (Option<Instant>, bool),
-        charge: Option<Box<Charge>>,
+        charge: Option<Box<CallCharge>>,
     ) -> Self {
         Self::at(Stage::Line(ticket), limit, None, until, charge)
     }
@@ -82,7 +82,7 @@ impl PaceWait {
         limit: ThreadArc<Limit>,
         turn: PeersTurn,
         until: (Option<Instant>, bool),
-        charge: Option<Box<Charge>>,
+        charge: Option<Box<CallCharge>>,
     ) -> Self {
         Self::at(Stage::Held(clock::now()), limit, Some(Box::new(turn)), until, charge)
     }
@@ -92,7 +92,7 @@ impl PaceWait {
         limit: ThreadArc<Limit>,
         turn: Option<Box<PeersTurn>>,
         (until, deadline_is_first): (Option<Instant>, bool),
-        charge: Option<Box<Charge>>,
+        charge: Option<Box<CallCharge>>,
     ) -> Self {
         limit.count_waiting(1.0);
         let (timeout, timer, share) = (Timeout::default(), LazyTimer::default(), Share::default());
@@ -321,13 +321,13 @@ impl Wait for PaceWait {
                     let patience = self.patience(now);
                     let (tenant, demand) = self.call();
                     match self.limit.arrive(tenant, demand.times(self.share.processes), now, patience) {
-                        Decision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
-                        Decision::Waits(ticket, wait) => {
+                        PaceDecision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
+                        PaceDecision::Waits(ticket, wait) => {
                             self.report(wait);
                             self.stage = Stage::Line(ticket);
                         }
-                        Decision::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
-                        Decision::Again(_) => return Poll::Pending,
+                        PaceDecision::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
+                        PaceDecision::Again(_) => return Poll::Pending,
                     }
                     continue;
                 }
@@ -341,10 +341,10 @@ impl Wait for PaceWait {
                 continue;
             }
             let next = match self.limit.ask(ticket, cx.waker(), now, self.until) {
-                Decision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
-                Decision::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
-                Decision::Again(next) => next,
-                Decision::Waits(..) => None,
+                PaceDecision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
+                PaceDecision::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
+                PaceDecision::Again(next) => next,
+                PaceDecision::Waits(..) => None,
             };
             if self.until.is_some_and(|until| self.timeout.poll_until(until, cx).is_ready()) {
                 return Poll::Ready(Err(self.refuse(None)));

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 use http::Request;
 use http_body::Body;
 
-use super::permit::{QueuePermit, Waiting};
-use super::shared::{Arrived, Shared};
+use super::permit::{AwaitedHead, QueuePermit};
+use super::shared::{PlaceResult, Shared};
 use super::uploading::Uploading;
 use super::wait::{Patience, QueueWait};
 use crate::admission::{Admission, Admit};
@@ -39,16 +39,16 @@ impl Admit for QueueGate {
         if let Some(uploading) = Uploading::of(request, shared.uploads()) {
             return self.admit_upload(tenant, &uploading, request);
         }
-        let waiting = shared.counts_losses().then(|| Box::new(Waiting::new(request, shared, None)));
+        let waiting = shared.counts_losses().then(|| Box::new(AwaitedHead::new(request, shared, None)));
         let mut patience = None;
         let arrived = shared.arrive(tenant, || {
             let (now, known) = patience_of(request, shared.config.max_wait);
             (now, patience.insert(known).left(now))
         });
         match arrived {
-            Arrived::Place(place) => Admission::Pass(QueuePermit::new(shared.hold(), place, waiting)),
-            Arrived::Full { expected } => Admission::Refuse(shared.refuse(expected)),
-            Arrived::Waits(ticket) => {
+            PlaceResult::Place(place) => Admission::Pass(QueuePermit::new(shared.hold(), place, waiting)),
+            PlaceResult::Full { expected } => Admission::Refuse(shared.refuse(expected)),
+            PlaceResult::Waits(ticket) => {
                 Notices::report(request.extensions(), || Notice::Queue { expected: shared.expected_wait(tenant) });
                 let patience = patience.unwrap_or_else(|| patience_of(request, shared.config.max_wait).1);
                 Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, patience, waiting))
@@ -72,29 +72,29 @@ impl QueueGate {
         let Self(shared) = self;
         let (now, patience) = patience_of(request, shared.config.max_wait);
         let now = || (now, patience.left(now));
-        let waiting = Box::new(Waiting::new(request, shared, Some(uploading.clone())));
+        let waiting = Box::new(AwaitedHead::new(request, shared, Some(uploading.clone())));
         let expected = match uploading.places().arrive(tenant, now) {
-            Arrived::Place(place) => {
+            PlaceResult::Place(place) => {
                 uploading.begin(place);
                 match shared.arrive(tenant, now) {
-                    Arrived::Place(place) => {
+                    PlaceResult::Place(place) => {
                         return Admission::Pass(QueuePermit::new(shared.hold(), place, Some(waiting)));
                     }
-                    Arrived::Waits(ticket) => {
+                    PlaceResult::Waits(ticket) => {
                         let expected = shared.expected_wait(tenant);
                         Notices::report(request.extensions(), || Notice::Queue { expected });
                         let waiting = Some(waiting);
                         return Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, patience, waiting));
                     }
-                    Arrived::Full { expected } => expected,
+                    PlaceResult::Full { expected } => expected,
                 }
             }
-            Arrived::Waits(ticket) => {
+            PlaceResult::Waits(ticket) => {
                 let expected = uploading.places().expected_wait(tenant);
                 Notices::report(request.extensions(), || Notice::Queue { expected });
                 return Admission::Wait(QueueWait::for_upload(shared.hold(), tenant, ticket, patience, waiting));
             }
-            Arrived::Full { expected } => expected,
+            PlaceResult::Full { expected } => expected,
         };
         Admission::Refuse(shared.refuse(expected))
     }

@@ -28,12 +28,12 @@ pub struct QueuePermit {
     /// Odd while the call waits for its reader.
     turn: u32,
     /// For an adaptive limit, the state to judge a cancelled call; and for a request that is still being sent.
-    waiting: Option<Box<Waiting>>,
+    waiting: Option<Box<AwaitedHead>>,
 }
 
 /// The state of a call that waits for its head.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct AwaitedHead {
     since: Instant,
     upload: Upload,
     /// Tells whether a layer outside has cancelled it on purpose.
@@ -47,7 +47,7 @@ pub(super) struct Waiting {
 
 // === impl Waiting ===
 
-impl Waiting {
+impl AwaitedHead {
     pub(super) fn new<B: Body + 'static>(
         request: &mut Request<B>,
         shared: &Shared,
@@ -83,7 +83,7 @@ impl Waiting {
 // === impl QueuePermit ===
 
 impl QueuePermit {
-    pub(super) fn new(shared: ThreadArc<Shared>, place: HeldPlace, waiting: Option<Box<Waiting>>) -> Self {
+    pub(super) fn new(shared: ThreadArc<Shared>, place: HeldPlace, waiting: Option<Box<AwaitedHead>>) -> Self {
         let waiting = waiting.map(|mut waiting| {
             // The wait for the upstream starts only now.
             waiting.since = clock::now();

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::config::{Concurrency, Config, part_for_uploads};
 use super::slots::{Slots, Taken, shortened};
-use super::state::{HeldPlace, State, UNREAD, Waiter, Woken};
+use super::state::{HeldPlace, PlaceWaiter, State, UNREAD, Woken};
 use crate::admission::{CallerHasher, gauge_add};
 use crate::event::Event;
 use crate::policy::backoff::between;
 use crate::policy::micros::{Micros, micros};
-use crate::policy::queue::{Arrival, Load, Ticket};
+use crate::policy::queue::{EnqueueResult, Load, Ticket};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
 use crate::rt::entropy::Entropy;
@@ -46,7 +46,7 @@ pub struct QueueStats {
 }
 
 /// The result for a new call.
-pub(super) enum Arrived {
+pub(super) enum PlaceResult {
     Place(HeldPlace),
     Waits(Ticket),
     Full { expected: Option<Duration> },
@@ -98,45 +98,45 @@ impl Shared {
 
     /// A new call that can wait for `patience`.
     #[inline]
-    pub(super) fn arrive(&self, tenant: u64, now: impl FnOnce() -> (Instant, Duration)) -> Arrived {
+    pub(super) fn arrive(&self, tenant: u64, now: impl FnOnce() -> (Instant, Duration)) -> PlaceResult {
         let tenant = shortened(tenant);
         let taken = if self.is_fixed() { self.slots.take(tenant) } else { None };
         match taken {
-            Some(taken) => Arrived::Place(self.taken(&taken)),
+            Some(taken) => PlaceResult::Place(self.taken(&taken)),
             None => self.arrive_late(tenant, now),
         }
     }
 
     /// There may be no free place.
     #[inline(never)]
-    fn arrive_late(&self, tenant: u64, now: impl FnOnce() -> (Instant, Duration)) -> Arrived {
+    fn arrive_late(&self, tenant: u64, now: impl FnOnce() -> (Instant, Duration)) -> PlaceResult {
         let mut state = lock(&self.state);
         if let Some(taken) = state.take_last(tenant, self.is_fixed(), &self.slots) {
             self.changed(&mut state);
             drop(state);
-            return Arrived::Place(self.taken(&taken));
+            return PlaceResult::Place(self.taken(&taken));
         }
         if let Some(place) = state.enter(tenant, &self.slots, || self.micros()) {
             self.changed(&mut state);
             self.show_entered();
-            return Arrived::Place(place);
+            return PlaceResult::Place(place);
         }
         let (now, patience) = now();
         let expected = state.places.expected_wait(tenant).map(Duration::from_micros);
         if expected.is_some_and(|expected| expected > patience) {
             self.changed(&mut state);
-            return Arrived::Full { expected };
+            return PlaceResult::Full { expected };
         }
         let mut woken = Woken::default();
-        let ticket = match state.places.wait(tenant, Waiter::Waiting(None)) {
-            Arrival::Waits(ticket) => ticket,
-            Arrival::Full(_) => {
+        let ticket = match state.places.wait(tenant, PlaceWaiter::Waiting(None)) {
+            EnqueueResult::Waits(ticket) => ticket,
+            EnqueueResult::Full(_) => {
                 self.changed(&mut state);
-                return Arrived::Full { expected };
+                return PlaceResult::Full { expected };
             }
-            Arrival::InPlaceOf { evicted, ticket } => {
+            EnqueueResult::InPlaceOf { evicted, ticket } => {
                 if let Some(waiter) = state.places.waiter(evicted) {
-                    woken.push(std::mem::replace(waiter, Waiter::Evicted).waker());
+                    woken.push(std::mem::replace(waiter, PlaceWaiter::Evicted).waker());
                 }
                 ticket
             }
@@ -145,7 +145,7 @@ impl Shared {
         self.changed(&mut state);
         drop(state);
         woken.wake();
-        Arrived::Waits(ticket)
+        PlaceResult::Waits(ticket)
     }
 
     /// Whether calls take places without the lock.
@@ -177,15 +177,15 @@ impl Shared {
     pub(super) fn ask(&self, ticket: Ticket, waker: &Waker) -> WaitState {
         let mut state = lock(&self.state);
         match state.places.waiter(ticket) {
-            Some(Waiter::Waiting(waiting)) => {
+            Some(PlaceWaiter::Waiting(waiting)) => {
                 match waiting {
                     Some(known) => known.clone_from(waker),
                     None => *waiting = Some(waker.clone()),
                 }
                 return WaitState::Wait(state.sweep_of(ticket));
             }
-            Some(Waiter::Granted(_)) => {}
-            Some(Waiter::Evicted) | None => {
+            Some(PlaceWaiter::Granted(_)) => {}
+            Some(PlaceWaiter::Evicted) | None => {
                 drop(state);
                 self.forget(ticket);
                 return WaitState::Full;
@@ -295,7 +295,7 @@ impl Shared {
             let place = state.place(grant, &self.slots, || self.micros());
             self.show_entered();
             if let Some(waiter) = state.places.waiter(ticket) {
-                woken.push(std::mem::replace(waiter, Waiter::Granted(place)).waker());
+                woken.push(std::mem::replace(waiter, PlaceWaiter::Granted(place)).waker());
             }
         }
         if state.places.waiting() == 0 {

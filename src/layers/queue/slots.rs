@@ -18,14 +18,14 @@ use crate::rt::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// All places, and as many more for those given while others are passed over.
 pub(super) struct Slots {
-    all: Box<[Slot]>,
+    all: Box<[PlaceSlot]>,
     /// The number of places.
     places: u32,
     /// Where each thread looks first.
     hints: per_thread::Striped<Hint>,
 }
 
-struct Slot {
+struct PlaceSlot {
     holder: AtomicU64,
     /// How often the wait of its call changed between upstream and reader: odd means reader. Or [`UPLOADING`].
     turn: AtomicU32,
@@ -69,13 +69,13 @@ impl Slots {
     /// `are_free`: calls may take these places without the lock.
     pub(super) fn new(places: u32, are_free: bool) -> Self {
         let holder = |slot: u32| if are_free && slot < places { FREE } else { VACANT };
-        let slot = |slot| Slot {
+        let slot = |slot| PlaceSlot {
             holder: AtomicU64::new(holder(slot)),
             turn: AtomicU32::new(0),
             uses: AtomicU32::new(0),
             since: AtomicU64::new(0),
         };
-        let all: Box<[Slot]> = (0..places.saturating_mul(2)).map(slot).collect();
+        let all: Box<[PlaceSlot]> = (0..places.saturating_mul(2)).map(slot).collect();
         let hints = per_thread::Striped::new(THREADS, Hint::default);
         let threads = u32::try_from(hints.iter().count()).unwrap_or(1).max(1);
         // Each thread starts with a part of the places.
@@ -264,14 +264,14 @@ impl Slots {
     }
 
     #[inline]
-    fn get(&self, slot: u32) -> Option<&Slot> {
+    fn get(&self, slot: u32) -> Option<&PlaceSlot> {
         self.all.get(usize::try_from(slot).ok()?)
     }
 }
 
 // === impl Slot ===
 
-impl Slot {
+impl PlaceSlot {
     #[inline]
     fn replace(&self, before: u64, after: u64) -> bool {
         self.holder.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed).is_ok()

@@ -10,7 +10,7 @@ use crate::policy::queue::{Load, PlaceGrant, Places, Ticket};
 use crate::rt::sync::Ordering;
 
 pub(super) struct State {
-    pub(super) places: Places<Waiter>,
+    pub(super) places: Places<PlaceWaiter>,
     /// Vacant places, which calls may take only under the lock.
     vacant: Vec<u32>,
     /// The same beyond the limit, for use while others are passed over.
@@ -25,7 +25,7 @@ pub(super) struct State {
     pub(super) shown: [f64; 2],
 }
 
-pub(super) enum Waiter {
+pub(super) enum PlaceWaiter {
     Waiting(Option<Waker>),
     Granted(HeldPlace),
     /// Its tenant's queue was the longest when the queue was full.
@@ -120,12 +120,12 @@ impl State {
         if self.sweeper == Some(ticket) {
             // Another waiting call takes this over when it is polled.
             self.sweeper = None;
-            if let Some(Waiter::Waiting(waker)) = self.places.first() {
+            if let Some(PlaceWaiter::Waiting(waker)) = self.places.first() {
                 woken.push(waker.clone());
             }
         }
         match waiter {
-            Some(Waiter::Granted(place)) => Some(place),
+            Some(PlaceWaiter::Granted(place)) => Some(place),
             _ => None,
         }
     }
@@ -179,7 +179,7 @@ impl State {
 
 // === impl Waiter ===
 
-impl Waiter {
+impl PlaceWaiter {
     pub(super) fn waker(self) -> Option<Waker> {
         match self {
             Self::Waiting(waker) => waker,

@@ -1,8 +1,8 @@
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::permit::{QueuePermit, Waiting};
-use super::shared::{Arrived, Shared, WaitState};
+use super::permit::{AwaitedHead, QueuePermit};
+use super::shared::{PlaceResult, Shared, WaitState};
 use crate::admission::Wait;
 use crate::event::Event;
 use crate::policy::queue::Ticket;
@@ -26,7 +26,7 @@ pub struct QueueWait {
     /// For the call that checks the readers.
     sweep: LazyTimer,
     /// Of the call, for its permit.
-    waiting: Option<Box<Waiting>>,
+    waiting: Option<Box<AwaitedHead>>,
 }
 
 /// How long a call can wait.
@@ -61,7 +61,7 @@ impl QueueWait {
         tenant: u64,
         ticket: Ticket,
         patience: Patience,
-        waiting: Option<Box<Waiting>>,
+        waiting: Option<Box<AwaitedHead>>,
     ) -> Self {
         let (timeout, sweep) = (Timeout::default(), LazyTimer::default());
         Self { shared, tenant, ticket: Some(ticket), is_for_upload: false, patience, timeout, sweep, waiting }
@@ -72,7 +72,7 @@ impl QueueWait {
         tenant: u64,
         ticket: Ticket,
         patience: Patience,
-        waiting: Box<Waiting>,
+        waiting: Box<AwaitedHead>,
     ) -> Self {
         let mut wait = Self::for_place(shared, tenant, ticket, patience, Some(waiting));
         wait.is_for_upload = true;
@@ -115,9 +115,9 @@ impl Wait for QueueWait {
                     (self.ticket, self.is_for_upload) = (None, false);
                     let now = clock::now();
                     match self.shared.arrive(self.tenant, || (now, self.patience.left(now))) {
-                        Arrived::Waits(ticket) => self.ticket = Some(ticket),
-                        Arrived::Full { expected } => return Poll::Ready(Err(self.shared.refuse(expected))),
-                        Arrived::Place(place) => {
+                        PlaceResult::Waits(ticket) => self.ticket = Some(ticket),
+                        PlaceResult::Full { expected } => return Poll::Ready(Err(self.shared.refuse(expected))),
+                        PlaceResult::Place(place) => {
                             return Poll::Ready(Ok(QueuePermit::new(self.shared.clone(), place, self.waiting.take())));
                         }
                     }

@@ -6,7 +6,7 @@ use http::{Request, Response};
 use http_body::{Body, SizeHint};
 use tower_service::Service;
 
-use super::session::{Next, Session};
+use super::session::{NextFrame, Session};
 use crate::body::boxed::Polled;
 use crate::body::frame_budget::FrameBudget;
 use crate::body::monitored::{Monitor, MonitoredBody};
@@ -37,16 +37,16 @@ where
                 ready!(session.poll(cx))
             };
             match next {
-                Next::Give(frame) => return Poll::Ready(Some(Ok(frame))),
-                Next::More => {}
-                Next::Aside(frame) => {
+                NextFrame::Give(frame) => return Poll::Ready(Some(Ok(frame))),
+                NextFrame::More => {}
+                NextFrame::Aside(frame) => {
                     *self = None;
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 // This closes the upstream's connection.
-                Next::Stop => body.as_mut().drop_inner(),
-                Next::Read(rest) => body.set(ResponseBody::inner(rest)),
-                Next::End(err) => {
+                NextFrame::Stop => body.as_mut().drop_inner(),
+                NextFrame::Read(rest) => body.set(ResponseBody::inner(rest)),
+                NextFrame::End(err) => {
                     *self = None;
                     body.as_mut().drop_inner();
                     return Poll::Ready(err.map(Err));

@@ -19,7 +19,7 @@ pub(super) const NAME: &str = "resume";
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(super) enabled: bool,
-    pub(super) choose: Option<Choose>,
+    pub(super) choose: Option<CursorChooser>,
     /// Whether the layer may send a request again for a new answer.
     pub(super) restart: bool,
     /// Whether another model may give the new answer.
@@ -38,7 +38,7 @@ pub struct Config {
 
 /// Chooses the cursor of a request.
 #[derive(Clone)]
-pub(super) struct Choose(pub(super) Arc<ChooseBy>);
+pub(super) struct CursorChooser(pub(super) Arc<ChooseBy>);
 
 type ChooseBy = dyn Fn(&Parts) -> Option<ResumeBy> + Send + Sync;
 
@@ -59,7 +59,7 @@ impl Config {
     }
 }
 
-impl fmt::Debug for Choose {
+impl fmt::Debug for CursorChooser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Choose")
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::config::{Choose, Config};
+use super::config::{Config, CursorChooser};
 use super::service::Resume;
 use crate::call::Memory;
 use crate::event::{Emitter, Observer};
@@ -225,7 +225,7 @@ impl ResumeLayer {
     /// ```
     #[must_use]
     pub fn resume_by_request(mut self, choose: impl Fn(&Parts) -> Option<ResumeBy> + Send + Sync + 'static) -> Self {
-        self.config.choose = Some(Choose(Arc::new(choose)));
+        self.config.choose = Some(CursorChooser(Arc::new(choose)));
         self
     }
 

@@ -67,7 +67,7 @@ enum Phase<S: Service<Request<CallBody>>> {
 }
 
 /// The next step.
-pub(super) enum Next<B> {
+pub(super) enum NextFrame<B> {
     /// Forward this frame.
     Give(Frame<Bytes>),
     /// Nothing yet.
@@ -128,7 +128,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     }
 
     /// Handles a frame.
-    pub(super) fn frame<B>(&mut self, frame: Frame<Bytes>) -> Next<B> {
+    pub(super) fn frame<B>(&mut self, frame: Frame<Bytes>) -> NextFrame<B> {
         let data = match frame.into_data() {
             Ok(data) => data,
             Err(mut trailers) => {
@@ -152,15 +152,15 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             self.progressed();
         }
         match read {
-            Followed::All => Next::Give(Frame::data(data)),
-            Followed::Part(data) if data.is_empty() => Next::More,
-            Followed::Part(data) => Next::Give(Frame::data(data)),
+            Followed::All => NextFrame::Give(Frame::data(data)),
+            Followed::Part(data) if data.is_empty() => NextFrame::More,
+            Followed::Part(data) => NextFrame::Give(Frame::data(data)),
             Followed::Aside(data, why) => {
                 if why == Aside::TooLarge {
                     let reason = "an event is too large to be withheld";
                     self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
                 }
-                Next::Aside(Frame::data(data))
+                NextFrame::Aside(Frame::data(data))
             }
             Followed::Wrong(reason) => self.not_resumed(reason),
         }
@@ -183,7 +183,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     }
 
     /// Handles the end without an error.
-    pub(super) fn end<B>(&mut self, trailers: Option<Frame<Bytes>>) -> Next<B> {
+    pub(super) fn end<B>(&mut self, trailers: Option<Frame<Bytes>>) -> NextFrame<B> {
         // The guard inside may accept an answer without a reason for its end.
         let is_known = !self.follower.is_rest() && self.ending.as_ref().is_some_and(|ending| ending.get().is_some());
         let may_end = self.follower.may_end() || is_known;
@@ -198,7 +198,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     }
 
     /// Handles a broken stream.
-    pub(super) fn failed<B>(&mut self, err: BoxError) -> Next<B> {
+    pub(super) fn failed<B>(&mut self, err: BoxError) -> NextFrame<B> {
         if self.follower.is_over() {
             // The guard saw only the rest; what it missed came before the cut.
             let in_rest = self.follower.is_rest() && self.follower.has_ended();
@@ -206,7 +206,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
                 return self.finish(Bytes::new(), None);
             }
             self.phase = Phase::Over;
-            return Next::End(Some(err));
+            return NextFrame::End(Some(err));
         }
         let advised = error::find::<UpstreamError>(&err).map(|err| (err.verdict().next, err.retry_after()));
         let cut = Cut {
@@ -223,7 +223,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     }
 
     /// Ends after the last data.
-    fn finish<B>(&mut self, rest: Bytes, trailers: Option<Frame<Bytes>>) -> Next<B> {
+    fn finish<B>(&mut self, rest: Bytes, trailers: Option<Frame<Bytes>>) -> NextFrame<B> {
         if let (Some(ending), Some(end)) = (&self.ending, self.follower.ended()) {
             ending.set(end);
         }
@@ -231,16 +231,16 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         self.over(rest, trailers)
     }
 
-    fn over<B>(&mut self, rest: Bytes, trailers: Option<Frame<Bytes>>) -> Next<B> {
+    fn over<B>(&mut self, rest: Bytes, trailers: Option<Frame<Bytes>>) -> NextFrame<B> {
         self.phase = Phase::Over;
         self.out.extend((!rest.is_empty()).then(|| Frame::data(rest)));
         self.out.extend(trailers);
-        Next::Stop
+        NextFrame::Stop
     }
 
     /// Asks for the rest, or gives up. The guard of the first answer does not see whether the rest has ids. Gemini's has
     /// none, and must not be marked: its clients accept only the heartbeats of streams without ids.
-    fn go_on<B>(&mut self, cut: Cut) -> Next<B> {
+    fn go_on<B>(&mut self, cut: Cut) -> NextFrame<B> {
         let bears_no_ids = Kind::of_path(self.kept.head().uri.path()) == Some(Kind::Gemini);
         if let Some(ending) = self.ending.as_ref().filter(|_| !bears_no_ids) {
             ending.note_splice();
@@ -278,19 +278,19 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         }
     }
 
-    fn wait<B>(&mut self, now: Instant, wait: Duration) -> Next<B> {
+    fn wait<B>(&mut self, now: Instant, wait: Duration) -> NextFrame<B> {
         self.held.set(self.pending_end.held());
         Notices::report(&self.kept.head().extensions, || Notice::Resume {});
         match now.checked_add(wait).filter(|_| !wait.is_zero()) {
             Some(at) => {
                 self.phase = Phase::Waiting(at, LazyTimer::default());
-                Next::Stop
+                NextFrame::Stop
             }
             None => self.ask(now),
         }
     }
 
-    fn ask<B>(&mut self, now: Instant) -> Next<B> {
+    fn ask<B>(&mut self, now: Instant) -> NextFrame<B> {
         let request = match self.by {
             ResumedBy::Cursor => self.kept.rest(&self.follower, &self.origin, now),
             ResumedBy::VerifiedRestart => {
@@ -300,11 +300,11 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         };
         let Some(request) = request else { return self.not_resumed(NotResumed::NotRepeatable) };
         self.phase = Phase::Asking(Box::pin(ReadyCall::new(self.service.clone(), request)));
-        Next::Stop
+        NextFrame::Stop
     }
 
     /// Handles the answer to the request for the rest.
-    fn answered<B>(&mut self, response: Response<B>) -> Next<B> {
+    fn answered<B>(&mut self, response: Response<B>) -> NextFrame<B> {
         let is_foreign = PinTo::origin_of(&response) != self.origin;
         let restarts = self.by == ResumedBy::VerifiedRestart;
         match Reply::of(&response) {
@@ -316,7 +316,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
                 }
                 self.is_unproven = true;
                 self.phase = Phase::Reading;
-                Next::Read(response.into_body())
+                NextFrame::Read(response.into_body())
             }
             Reply::Later { retry_after } if !restarts => self.go_on(Cut { retry_after, ..Cut::default() }),
             Reply::NoCursor if !restarts => {
@@ -330,7 +330,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
 
     /// The caller gets the result that it would have without this layer.
     #[cold]
-    fn not_resumed<B>(&mut self, reason: NotResumed) -> Next<B> {
+    fn not_resumed<B>(&mut self, reason: NotResumed) -> NextFrame<B> {
         self.config.emitter.emit(&Event::NotResumed { reason });
         match std::mem::take(&mut self.pending_end) {
             PendingEnd::End(rest, trailers) => self.over(rest, trailers),
@@ -347,12 +347,12 @@ where
     S: Service<Request<CallBody>, Response = Response<B>> + Clone,
 {
     /// Proceeds without the inner body.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next<B>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<NextFrame<B>> {
         if let Some(frame) = self.out.pop_front() {
-            return Poll::Ready(Next::Give(frame));
+            return Poll::Ready(NextFrame::Give(frame));
         }
         Poll::Ready(match &mut self.phase {
-            Phase::Reading => Next::More,
+            Phase::Reading => NextFrame::More,
             Phase::Waiting(at, timer) => {
                 ready!(timer.poll_until(*at, cx));
                 self.ask(clock::now())
@@ -361,7 +361,7 @@ where
                 Ok(response) => self.answered(response),
                 Err(_) => self.go_on(Cut::default()),
             },
-            Phase::Over => Next::End(match std::mem::take(&mut self.pending_end) {
+            Phase::Over => NextFrame::End(match std::mem::take(&mut self.pending_end) {
                 PendingEnd::Error(err) => Some(err),
                 PendingEnd::None | PendingEnd::End(..) => None,
             }),

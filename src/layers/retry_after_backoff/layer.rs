@@ -14,7 +14,7 @@ use crate::rt::entropy::Entropy;
 use crate::rt::layer_classifier::LayerClassifier;
 use crate::rt::random_key::RandomKeys;
 use crate::rt::retry_budget::RetryBudget;
-use crate::rt::settings::Settings;
+use crate::rt::settings::LayerSettings;
 
 /// Retries failed attempts, and waits at least as long as the upstream asked.
 ///
@@ -118,7 +118,7 @@ use crate::rt::settings::Settings;
 /// the budget. A generated key is two random numbers and one allocation. Figures: `benches/README.md`.
 #[derive(Clone, Debug)]
 pub struct RetryAfterBackoffLayer {
-    config: Settings<Config>,
+    config: LayerSettings<Config>,
 }
 
 // === impl RetryAfterBackoffLayer ===
@@ -127,7 +127,7 @@ impl RetryAfterBackoffLayer {
     /// Makes 3 attempts, waits at most 60 s for a hint, and keeps 2 MiB of request body, with its own [`RetryBudget`].
     #[must_use]
     pub fn new() -> Self {
-        Self { config: Settings::new(Config::default()) }
+        Self { config: LayerSettings::new(Config::default()) }
     }
 
     /// Settings for model providers: [`retry_non_idempotent`](Self::retry_non_idempotent), since a lost generation costs

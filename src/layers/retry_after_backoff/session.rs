@@ -10,7 +10,7 @@ use super::config::Config;
 use crate::body::request::{CallBody, ReadState, Resend};
 use crate::call::{Attempt, Attempts, CallInfo, Notice, Notices, RetryReport};
 use crate::event::Event;
-use crate::policy::retry::{AttemptResult, Decision, NotRetried, UploadState, is_idempotent};
+use crate::policy::retry::{AttemptResult, NotRetried, RetryDecision, UploadState, is_idempotent};
 use crate::policy::verdict::{NextStep, Outcome, RequestView, Verdict};
 use crate::proto::grpc::{self, Pushback};
 use crate::proto::retry_after;
@@ -103,24 +103,24 @@ impl<S> Session<S> {
             elapsed: self.started.map_or(Duration::ZERO, |started| now.saturating_duration_since(started)),
         };
         let mut decision = self.config.policy.decide(&result, &mut self.config.entropy.rng());
-        if let Decision::Retry(_) = decision {
+        if let RetryDecision::Retry(_) = decision {
             // Checked last: an attempt that is not retried for another reason costs no budget.
             if !self.config.budget.withdraw(now) {
-                decision = Decision::NotRetried(NotRetried::Budget);
+                decision = RetryDecision::NotRetried(NotRetried::Budget);
             }
         }
-        if let Decision::Retry(_) = decision {
+        if let RetryDecision::Retry(_) = decision {
             // The connection may still read the body, whatever its answer, and may have read too much just now.
             match self.resend.take_over() {
-                ReadState::TooLarge => decision = Decision::NotRetried(NotRetried::BodyTooLarge),
-                ReadState::Failed => decision = Decision::NotRetried(NotRetried::BodyFailed),
+                ReadState::TooLarge => decision = RetryDecision::NotRetried(NotRetried::BodyTooLarge),
+                ReadState::Failed => decision = RetryDecision::NotRetried(NotRetried::BodyFailed),
                 ReadState::Unread | ReadState::Partial | ReadState::Whole => {}
             }
         }
         match decision {
-            Decision::Return => {}
-            Decision::NotRetried(reason) => self.config.emitter.emit(&Event::NotRetried { reason }),
-            Decision::Retry(wait) => {
+            RetryDecision::Return => {}
+            RetryDecision::NotRetried(reason) => self.config.emitter.emit(&Event::NotRetried { reason }),
+            RetryDecision::Retry(wait) => {
                 self.waited = wait;
                 let attempt = self.attempt + 1;
                 self.config.emitter.emit(&Event::RetryScheduled { attempt, wait });

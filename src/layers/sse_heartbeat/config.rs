@@ -37,9 +37,9 @@ pub struct Config {
 
 /// The operator's texts.
 #[derive(Clone)]
-pub(super) struct NoticeText(pub(super) Arc<Text>);
+pub(super) struct NoticeText(pub(super) Arc<NoticeFn>);
 
-pub(super) type Text = dyn Fn(&Notice, &HeaderMap) -> Option<String> + Send + Sync;
+pub(super) type NoticeFn = dyn Fn(&Notice, &HeaderMap) -> Option<String> + Send + Sync;
 
 // === impl Config ===
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::call::Memory;
 use crate::event::Emitter;
 use crate::policy::verdict::NextStep;
-use crate::proto::dialect::{Answer, AnswerReader, Dialect, Framing, Kind, Reader};
+use crate::proto::dialect::{Answer, AnswerReader, Dialect, Framing, Kind, StreamReader};
 use crate::rt::sync::lock;
 
 /// The name of this layer in events.
@@ -105,12 +105,12 @@ impl Chosen {
     }
 
     /// Returns a reader of a stream; without a choice, it recognises the dialect by the first events.
-    pub(super) fn reader(chosen: Option<&Self>, framing: Framing) -> Reader {
+    pub(super) fn reader(chosen: Option<&Self>, framing: Framing) -> StreamReader {
         match chosen {
-            Some(Self::Custom(make)) => Reader::boxed(make(), framing),
-            Some(Self::Known(kind)) => Reader::of(*kind, framing),
-            Some(Self::Guessed(kind)) => Reader::new(Some(*kind), framing),
-            None => Reader::new(None, framing),
+            Some(Self::Custom(make)) => StreamReader::boxed(make(), framing),
+            Some(Self::Known(kind)) => StreamReader::of(*kind, framing),
+            Some(Self::Guessed(kind)) => StreamReader::new(Some(*kind), framing),
+            None => StreamReader::new(None, framing),
         }
     }
 

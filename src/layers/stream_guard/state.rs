@@ -8,13 +8,13 @@ use bytes::{Bytes, BytesMut};
 use super::config::{Config, MissingEnd, ModelId};
 use crate::body::ending::Ending;
 use crate::error::StreamTruncated;
-use crate::proto::dialect::{Channel, End, Fact, Fault, Framing, Kind, Reader, StreamEvent};
+use crate::proto::dialect::{Channel, End, Fact, Fault, Framing, Kind, StreamEvent, StreamReader};
 use crate::proto::sse;
 
 /// The state of a stream.
 pub(super) struct StreamState {
     config: Arc<Config>,
-    reader: Reader,
+    reader: StreamReader,
     framing: Framing,
     host: u64,
     model: ModelId,
@@ -83,7 +83,7 @@ impl fmt::Debug for StreamState {
 }
 
 impl StreamState {
-    pub(super) fn new(config: Arc<Config>, reader: Reader, framing: Framing, host: u64, ending: Ending) -> Self {
+    pub(super) fn new(config: Arc<Config>, reader: StreamReader, framing: Framing, host: u64, ending: Ending) -> Self {
         Self {
             model: config.reasons.id(host, None),
             config,

@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use super::request::CheckedRequest;
 use crate::policy::structured::{Complaint, Finding, OutputSchema, ToolSchemas, examine};
 use crate::proto::answer_text::{AnswerText, replaced, unquoted};
-use crate::proto::dialect::{AnswerReader, Channel, End, Fact, Framing, Kind, Reader, Usage};
+use crate::proto::dialect::{AnswerReader, Channel, End, Fact, Framing, Kind, StreamReader, Usage};
 use crate::proto::media_type::{self, BodyForm};
 use crate::proto::tool_calls::{self, ToolCall};
 use crate::rejection::Rejection;
@@ -133,7 +133,7 @@ impl Check {
 
     /// The text of a stream cannot be replaced: it is valid or not.
     fn stream(&self, body: &[u8], framing: Framing) -> Examined {
-        let mut reader = Reader::new(Some(self.kind), framing);
+        let mut reader = StreamReader::new(Some(self.kind), framing);
         let (mut said, mut is_other, mut usage) = (String::new(), false, None::<Usage>);
         let mut note = |fact: Fact<'_>| match fact {
             Fact::Delta { choice: 0, channel: Channel::Text, text } => said += &text.decode(),

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::config::Choose;
+use super::config::ProfileChooser;
 use super::service::TimeoutProfileService;
 use crate::policy::timeout_profile::TimeoutProfile;
 
@@ -71,7 +71,7 @@ use crate::policy::timeout_profile::TimeoutProfile;
 /// One call of the closure, and one entry in the request's extensions where it returns a profile.
 #[derive(Clone, Debug)]
 pub struct TimeoutProfileLayer {
-    choose: Option<Choose>,
+    choose: Option<ProfileChooser>,
 }
 
 // === impl TimeoutProfileLayer ===
@@ -80,7 +80,7 @@ impl TimeoutProfileLayer {
     /// Calls `choose` with the head of each request. `None` leaves the limits as they are.
     #[must_use]
     pub fn new(choose: impl Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync + 'static) -> Self {
-        Self { choose: Some(Choose(Arc::new(choose))) }
+        Self { choose: Some(ProfileChooser(Arc::new(choose))) }
     }
 
     /// A layer of the same type that passes everything through.

@@ -3,13 +3,13 @@ use std::task::{Context, Poll};
 use http::Request;
 use tower_service::Service;
 
-use super::config::Choose;
+use super::config::ProfileChooser;
 use crate::rt::layered::Layered;
 
 /// Sets the time limits of each request. See [`TimeoutProfileLayer`](crate::TimeoutProfileLayer).
 ///
 /// It is not called `TimeoutProfile`, since that is the name of the [limits](crate::TimeoutProfile) themselves.
-pub type TimeoutProfileService<S> = Layered<S, Option<Choose>>;
+pub type TimeoutProfileService<S> = Layered<S, Option<ProfileChooser>>;
 
 impl<S, B> Service<Request<B>> for TimeoutProfileService<S>
 where
@@ -24,7 +24,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Some(Choose(choose)) = &self.config else { return self.inner.call(request) };
+        let Some(ProfileChooser(choose)) = &self.config else { return self.inner.call(request) };
         let (mut head, body) = request.into_parts();
         if let Some(profile) = choose(&head) {
             head.extensions.insert(profile);

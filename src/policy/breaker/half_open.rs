@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::settings::Settings;
+use super::settings::BreakerSettings;
 use crate::policy::instant::saturating_add;
 use crate::policy::window::{Sample, Tally};
 
@@ -68,7 +68,7 @@ impl HalfOpen {
         self.next_wave = saturating_add(now, open_time);
     }
 
-    pub(super) fn admit(&mut self, settings: &Settings, now: Instant) -> ProbeAdmission {
+    pub(super) fn admit(&mut self, settings: &BreakerSettings, now: Instant) -> ProbeAdmission {
         let limit = settings.probe_timeout;
         self.probes.retain(|probe| now.saturating_duration_since(probe.began) < limit);
         if self.in_wave() < settings.probes.get() {

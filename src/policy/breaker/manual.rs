@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::report::{CircuitReason, CircuitState};
-use super::settings::Settings;
+use super::settings::BreakerSettings;
 use super::{Breaker, BreakerEvent, Open, State};
 use crate::policy::instant::saturating_add;
 use crate::policy::window::Window;
@@ -61,7 +61,7 @@ impl Breaker {
     }
 
     /// Changes the settings. The counts stay, unless the window changes.
-    pub(crate) fn configure(&mut self, settings: Settings, now: Instant) -> Option<BreakerEvent> {
+    pub(crate) fn configure(&mut self, settings: BreakerSettings, now: Instant) -> Option<BreakerEvent> {
         if settings.window != self.settings.window {
             self.window = Window::new(settings.window, now);
             // Results of the old window must not count in the new one.

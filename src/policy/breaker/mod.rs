@@ -67,14 +67,14 @@ use self::half_open::{HalfOpen, ProbeAdmission};
 use self::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
 pub(crate) use self::run::Caller;
 use self::run::{CancelledCalls, Streak};
-use self::settings::Settings;
+use self::settings::BreakerSettings;
 use crate::policy::verdict::Health;
-use crate::policy::window::{Sample, Slot, Window};
+use crate::policy::window::{CountedIn, Sample, Window};
 
 /// The state machine. It has no clock and takes no lock.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    settings: Settings,
+    settings: BreakerSettings,
     rng: fastrand::Rng,
     state: State,
     generation: u32,
@@ -159,7 +159,7 @@ pub(crate) struct CallResult {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counted {
     pub(crate) generation: u32,
-    pub(crate) slot: Slot,
+    pub(crate) slot: CountedIn,
     pub(crate) slow: bool,
 }
 
@@ -181,7 +181,7 @@ pub(crate) enum BreakerEvent {
 pub(crate) struct Fast {
     pub(crate) generation: u32,
     pub(crate) until: Option<Instant>,
-    pub(crate) slot: Slot,
+    pub(crate) slot: CountedIn,
 }
 
 /// Every call is refused, which can be decided outside the machine too.
@@ -201,7 +201,7 @@ const HELD: Duration = Duration::from_secs(1);
 // === impl Breaker ===
 
 impl Breaker {
-    pub(crate) fn new(settings: Settings, seed: u64, now: Instant) -> Self {
+    pub(crate) fn new(settings: BreakerSettings, seed: u64, now: Instant) -> Self {
         let state = if settings.metrics_only { State::MetricsOnly { reached: false } } else { State::Closed };
         Self {
             rng: fastrand::Rng::with_seed(seed),
@@ -283,7 +283,7 @@ impl Breaker {
         waiting: u64,
         now: Instant,
     ) -> (Counted, Option<BreakerEvent>) {
-        let nowhere = Counted { generation: grant.generation, slot: Slot::NONE, slow: result.slow };
+        let nowhere = Counted { generation: grant.generation, slot: CountedIn::NONE, slow: result.slow };
         if grant.generation != self.generation {
             return (nowhere, None);
         }
@@ -423,7 +423,7 @@ impl Breaker {
                 let (until, slot) = (self.window.fresh_until(), self.window.slot());
                 Some(Fast { generation: self.generation, until, slot })
             }
-            State::Disabled => Some(Fast { generation: self.generation, until: None, slot: Slot::NONE }),
+            State::Disabled => Some(Fast { generation: self.generation, until: None, slot: CountedIn::NONE }),
             _ => None,
         }
     }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::report::{CircuitReason, CircuitState};
-use super::settings::Settings;
+use super::settings::BreakerSettings;
 use super::{Breaker, BreakerEvent, CallGrant, CallResult, CallRole, Caller, CircuitDecision, Counted};
 use crate::policy::verdict::Health;
-use crate::policy::window::{CircuitWindow, Slot};
+use crate::policy::window::{CircuitWindow, CountedIn};
 
 struct Model {
-    settings: Settings,
+    settings: BreakerSettings,
     state: Mode,
     generation: u32,
     /// When counting began.
@@ -67,7 +67,7 @@ type EventView = (CircuitState, Option<CircuitState>, CircuitReason, [u64; 5]);
 const S: Duration = Duration::from_secs(1);
 
 impl Model {
-    fn new(settings: Settings, now: Instant) -> Self {
+    fn new(settings: BreakerSettings, now: Instant) -> Self {
         let state = if settings.metrics_only { Mode::MetricsOnly { reported: false } } else { Mode::Closed };
         Self {
             settings,
@@ -153,7 +153,7 @@ impl Model {
     }
 
     fn reached(&self, waiting: u64, now: Instant) -> Option<CircuitReason> {
-        let Settings { min_calls, failure_ratio, slow_ratio, consecutive, window, .. } = &self.settings;
+        let BreakerSettings { min_calls, failure_ratio, slow_ratio, consecutive, window, .. } = &self.settings;
         let [calls, failures, _, slow, _] = stats(&self.in_window(now), 0);
         let min = match window {
             CircuitWindow::Calls(size) => u64::from(min_calls.get()).min(size.get().into()),
@@ -531,7 +531,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn settings() -> impl Strategy<Value = Settings> {
+fn settings() -> impl Strategy<Value = BreakerSettings> {
     let window = prop_oneof![
         (1_u64..12).prop_map(|n| CircuitWindow::Time(Duration::from_secs(n * 5))),
         (1_u16..12).prop_map(|n| CircuitWindow::Calls(NonZeroU16::new(n).unwrap())),
@@ -540,7 +540,7 @@ fn settings() -> impl Strategy<Value = Settings> {
     let ratios = (1_u32..=10, 1_u32..=10, any::<bool>());
     let half_open = (nonzero(1..4), prop::option::of(nonzero(1..4)), 1_u64..12);
     (window, nonzero(1..15), ratios, prop::option::of(nonzero(1..6)), half_open, prop::bool::weighted(0.1)).prop_map(
-        |(window, min_calls, ratios, consecutive, (probes, successes, timeout), metrics_only)| Settings {
+        |(window, min_calls, ratios, consecutive, (probes, successes, timeout), metrics_only)| BreakerSettings {
             window,
             min_calls,
             failure_ratio: f64::from(ratios.0) / 10.0,
@@ -601,7 +601,7 @@ proptest! {
                     let grant = out.remove(which);
                     let (kept, event) = machine.settle(grant, result, waiting, now);
                     let (place, reported) = model.settle(grant, result, waiting, now);
-                    prop_assert_eq!(kept.slot == Slot::NONE, place.is_none());
+                    prop_assert_eq!(kept.slot == CountedIn::NONE, place.is_none());
                     if result.health == Health::Success {
                         counted.push((kept, place));
                     }
@@ -745,11 +745,11 @@ proptest! {
 
     #[test]
     fn open_times_double_up_to_the_maximum(open in 1_u64..100, factor in 1_u64..100, jitter in 0.0..2.0, unanswered: u32) {
-        let settings = Settings {
+        let settings = BreakerSettings {
             open: Duration::from_secs(open),
             open_max: Duration::from_secs(open * factor),
             jitter,
-            ..Settings::default()
+            ..BreakerSettings::default()
         };
         let time = settings.open_time(unanswered, &mut fastrand::Rng::with_seed(u64::from(unanswered) ^ open));
         prop_assert!(time >= settings.open && time <= settings.open_max);
@@ -766,7 +766,7 @@ proptest! {
     #[test]
     fn nothing_panics(settings in settings(), steps in prop::collection::vec((step(), any::<bool>(), any::<bool>()), 1..80)) {
         let start = Instant::now() + Duration::from_secs(86_400);
-        let settings = Settings { open_max: Duration::MAX, jitter: 1.0, ..settings };
+        let settings = BreakerSettings { open_max: Duration::MAX, jitter: 1.0, ..settings };
         let mut machine = Breaker::new(settings, 7, start);
         let mut out: Vec<CallGrant> = vec![];
         let mut counted: Vec<Counted> = vec![];

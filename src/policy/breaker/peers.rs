@@ -124,14 +124,14 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::super::report::CircuitState;
-    use super::super::settings::Settings;
+    use super::super::settings::BreakerSettings;
     use super::super::{CallResult, CircuitDecision};
     use super::*;
 
     const OPEN: Duration = Duration::from_secs(15);
 
     fn breaker(now: Instant) -> Breaker {
-        Breaker::new(Settings::default(), 1, now)
+        Breaker::new(BreakerSettings::default(), 1, now)
     }
 
     fn call(breaker: &mut Breaker, result: CallResult, now: Instant) -> Option<BreakerEvent> {
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_report_opens_for_no_longer_than_the_longest_open_time_here() {
         let now = Instant::now();
-        let longest = Settings::default().open_max;
+        let longest = BreakerSettings::default().open_max;
         let day = PeerReport::new(2, 2, Duration::from_secs(24 * 60 * 60));
         let mut closed = breaker(now);
         let event = closed.hear_peers(day, now).1;

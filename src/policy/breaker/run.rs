@@ -26,7 +26,7 @@ pub(super) struct Run {
     failed: u32,
     /// Cancelled calls.
     cancelled: u32,
-    tenants: Tenants,
+    tenants: CancelledTenants,
     /// When the first of them ended.
     since: Option<Instant>,
 }
@@ -42,7 +42,7 @@ pub(super) struct Streak {
 
 /// The tenants whose calls were cancelled in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Tenants {
+enum CancelledTenants {
     #[default]
     None,
     One(u64),
@@ -67,7 +67,7 @@ const MAX_TENANTS: usize = 16;
 impl Run {
     /// Returns the number of failures in a row, after a silence of this length.
     pub(super) fn length(&self, silence: Duration) -> u32 {
-        let agreed = self.tenants == Tenants::Several || silence >= ALONE;
+        let agreed = self.tenants == CancelledTenants::Several || silence >= ALONE;
         self.failed.saturating_add(if agreed { self.cancelled } else { 0 })
     }
 
@@ -85,9 +85,9 @@ impl Run {
         self.since.get_or_insert(now);
         self.cancelled = self.cancelled.saturating_add(1);
         self.tenants = match (self.tenants, caller) {
-            (Tenants::None, Caller::Tenant(tenant)) => Tenants::One(tenant),
-            (Tenants::One(known), Caller::Tenant(tenant)) if known == tenant => Tenants::One(known),
-            _ => Tenants::Several,
+            (CancelledTenants::None, Caller::Tenant(tenant)) => CancelledTenants::One(tenant),
+            (CancelledTenants::One(known), Caller::Tenant(tenant)) if known == tenant => CancelledTenants::One(known),
+            _ => CancelledTenants::Several,
         };
     }
 }

@@ -7,7 +7,7 @@ use super::report::{CircuitReason, ratio};
 use crate::policy::window::{CircuitWindow, Tally};
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Settings {
+pub(crate) struct BreakerSettings {
     pub(crate) window: CircuitWindow,
     pub(crate) min_calls: NonZeroU32,
     /// In `(0, 1]`.
@@ -30,7 +30,7 @@ pub(crate) struct Settings {
 
 // === impl Settings ===
 
-impl Settings {
+impl BreakerSettings {
     /// The number of calls that the window must hold before a ratio counts, at most its size.
     pub(super) fn min_calls(&self) -> u64 {
         let asked = u64::from(self.min_calls.get());
@@ -77,7 +77,7 @@ impl Settings {
     }
 }
 
-impl Default for Settings {
+impl Default for BreakerSettings {
     fn default() -> Self {
         const fn nonzero(n: u32) -> NonZeroU32 {
             match NonZeroU32::new(n) {

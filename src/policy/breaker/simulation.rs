@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::report::CircuitState;
-use super::settings::Settings;
+use super::settings::BreakerSettings;
 use super::{Breaker, BreakerEvent, CallGrant, CallResult, Caller, CircuitDecision, Counted, QUIET};
 use crate::policy::verdict::Health;
 
@@ -95,7 +95,7 @@ impl World {
     ) -> Self {
         let start = Instant::now();
         let mut world = Self {
-            machine: Breaker::new(Settings::default(), seed, start),
+            machine: Breaker::new(BreakerSettings::default(), seed, start),
             start,
             now: Duration::ZERO,
             rng: fastrand::Rng::with_seed(seed),

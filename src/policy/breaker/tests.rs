@@ -4,10 +4,10 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
 
 use super::report::{CircuitChange, CircuitReason, CircuitState};
-use super::settings::Settings;
+use super::settings::BreakerSettings;
 use super::{Breaker, BreakerEvent, CallGrant, CallResult, CallRole, Caller, CircuitDecision, Counted, Refuses};
 use crate::policy::verdict::Health;
-use crate::policy::window::{CircuitWindow, Slot};
+use crate::policy::window::{CircuitWindow, CountedIn};
 
 const S: Duration = Duration::from_secs(1);
 const GOOD: CallResult = CallResult::SUCCESS;
@@ -25,8 +25,9 @@ struct Circuit {
 }
 
 impl Circuit {
-    fn new(change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings { jitter: 0.0, min_calls: some(10), failure_ratio: 0.5, ..Settings::default() };
+    fn new(change: impl FnOnce(&mut BreakerSettings)) -> Self {
+        let mut settings =
+            BreakerSettings { jitter: 0.0, min_calls: some(10), failure_ratio: 0.5, ..BreakerSettings::default() };
         change(&mut settings);
         let now = Instant::now();
         Self { machine: Breaker::new(settings, 0, now), now }
@@ -776,7 +777,7 @@ fn successes_are_counted_elsewhere_where_none_can_open_the_circuit() {
     let mut circuit = Circuit::new(|_| {});
     let generation = circuit.machine.generation();
     let fast = circuit.machine.fast().unwrap();
-    assert_eq!((fast.generation, fast.until, fast.slot), (generation, Some(circuit.now + 6 * S), Slot(0)));
+    assert_eq!((fast.generation, fast.until, fast.slot), (generation, Some(circuit.now + 6 * S), CountedIn(0)));
     circuit.calls(3, BAD);
     circuit.calls(1, GOOD);
     circuit.calls(1, BAD);
@@ -790,7 +791,7 @@ fn successes_are_counted_elsewhere_where_none_can_open_the_circuit() {
     assert!(circuit.machine.fast().is_some());
     circuit.machine.disable(circuit.now);
     let fast = circuit.machine.fast().unwrap();
-    assert_eq!((fast.generation, fast.until, fast.slot), (circuit.machine.generation(), None, Slot::NONE));
+    assert_eq!((fast.generation, fast.until, fast.slot), (circuit.machine.generation(), None, CountedIn::NONE));
     assert_ne!(circuit.machine.generation(), generation);
     circuit.machine.isolate(circuit.now);
     assert!(circuit.machine.fast().is_none());
@@ -864,24 +865,25 @@ fn new_settings_keep_what_was_counted_unless_the_window_is_another() {
     let mut circuit = Circuit::new(|_| {});
     circuit.calls(2, BAD);
     let generation = circuit.machine.generation();
-    let settings = Settings { jitter: 0.0, min_calls: some(10), failure_ratio: 0.5, ..Settings::default() };
-    assert_eq!(circuit.machine.configure(Settings { open: 9 * S, ..settings }, circuit.now), None);
+    let settings =
+        BreakerSettings { jitter: 0.0, min_calls: some(10), failure_ratio: 0.5, ..BreakerSettings::default() };
+    assert_eq!(circuit.machine.configure(BreakerSettings { open: 9 * S, ..settings }, circuit.now), None);
     assert_eq!((circuit.seen(), circuit.machine.generation()), ((2, 2), generation));
     let window = CircuitWindow::Calls(NonZeroU16::MIN);
-    assert_eq!(circuit.machine.configure(Settings { window, ..settings }, circuit.now), None);
+    assert_eq!(circuit.machine.configure(BreakerSettings { window, ..settings }, circuit.now), None);
     assert_eq!(circuit.seen(), (0, 0));
     assert_ne!(circuit.machine.generation(), generation);
-    let counts = Settings { window, metrics_only: true, ..settings };
+    let counts = BreakerSettings { window, metrics_only: true, ..settings };
     assert!(circuit.machine.configure(counts.clone(), circuit.now).is_some());
     assert_eq!(circuit.state(), CircuitState::MetricsOnly);
     assert_eq!(circuit.machine.configure(counts, circuit.now), None, "it does so already");
-    assert!(circuit.machine.configure(Settings { window, ..settings }, circuit.now).is_some());
+    assert!(circuit.machine.configure(BreakerSettings { window, ..settings }, circuit.now).is_some());
     assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[test]
 fn jitter_lengthens_the_open_time_and_at_the_maximum_shortens_it() {
-    let settings = Settings { jitter: 0.5, open: 4 * S, open_max: 16 * S, ..Settings::default() };
+    let settings = BreakerSettings { jitter: 0.5, open: 4 * S, open_max: 16 * S, ..BreakerSettings::default() };
     let mut rng = fastrand::Rng::with_seed(7);
     let mut range = |unanswered| {
         let times: Vec<Duration> = (0..500).map(|_| settings.open_time(unanswered, &mut rng)).collect();
@@ -892,7 +894,7 @@ fn jitter_lengthens_the_open_time_and_at_the_maximum_shortens_it() {
     assert_eq!(range(1), (32, 48), "8 s to 12 s");
     assert_eq!(range(2), (42, 64), "two thirds of 16 s to 16 s");
     assert_eq!(range(40), (42, 64));
-    let none = Settings { jitter: 0.0, ..settings };
+    let none = BreakerSettings { jitter: 0.0, ..settings };
     assert_eq!(none.open_time(1, &mut rng), 8 * S);
     assert_eq!(none.successes(), 1);
 }

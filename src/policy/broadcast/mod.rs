@@ -6,9 +6,9 @@
 //! A broadcast begins as a *recording*: it holds every part, so that a reader that joins late reads from the first part
 //! on, and the complete answer can be replayed. An answer that exceeds the limit continues as a *window*: no caller can
 //! join any more, and a part is dropped once every listener has read it. While the window is full, the upstream is not
-//! polled: readers that want more wait for the slowest. After [`Limits::lag`] the slowest are cut off.
+//! polled: readers that want more wait for the slowest. After [`LogLimits::lag`] the slowest are cut off.
 //!
-//! [`Limits::bytes`] bounds the recording, and the window after it. (Each may exceed it by the one part that did not
+//! [`LogLimits::bytes`] bounds the recording, and the window after it. (Each may exceed it by the one part that did not
 //! fit.) If the producer does not wait for room, the window holds at most twice as much, plus the two latest parts: then
 //! the slowest readers are cut off at once.
 
@@ -23,7 +23,7 @@ use self::slab::Slab;
 
 /// The limits on memory, and on the wait for the slowest reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub(crate) struct LogLimits {
     /// The size of a recording, and of the window after it, in bytes.
     pub(crate) bytes: usize,
     /// How long a reader that is a whole window behind may delay the others.
@@ -33,7 +33,7 @@ pub(crate) struct Limits {
 /// The parts of an answer, and its readers. `A` is attached to each reader (its waker).
 #[derive(Debug)]
 pub(crate) struct Broadcast<P, A> {
-    limits: Limits,
+    limits: LogLimits,
     phase: Phase,
     parts: VecDeque<HeldPart<P>>,
     /// The number of the first held part. Parts are numbered from the beginning.
@@ -99,7 +99,7 @@ pub(crate) struct ReaderId(usize);
 
 /// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Read<P> {
+pub(crate) enum NextPart<P> {
     /// The next part.
     Part(P),
     /// Nothing yet.
@@ -127,7 +127,7 @@ const MAX_LOOKED_AT: usize = 8;
 // === impl Broadcast ===
 
 impl<P: Clone, A: Default> Broadcast<P, A> {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: LogLimits) -> Self {
         Self {
             limits,
             phase: Phase::Recording,
@@ -220,26 +220,26 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         self.readers.iter_mut(from).map(|(place, reader)| (place, &mut reader.attached))
     }
 
-    pub(crate) fn read(&mut self, id: ReaderId) -> Read<P> {
+    pub(crate) fn read(&mut self, id: ReaderId) -> NextPart<P> {
         let (recording, ended) = (self.is_recording(), self.has_ended());
-        let Some(next) = self.readers.get(id.0).map(|reader| reader.next) else { return Read::Lost };
+        let Some(next) = self.readers.get(id.0).map(|reader| reader.next) else { return NextPart::Lost };
         let index = self.index(next);
         let behind = self.parts.get(index.saturating_add(1)).map_or(self.tip, |held| held.number);
-        let Some(reader) = self.readers.get_mut(id.0) else { return Read::Lost };
+        let Some(reader) = self.readers.get_mut(id.0) else { return NextPart::Lost };
         match reader.role {
             ReaderRole::Listener => {}
             ReaderRole::Observer if recording => {}
-            ReaderRole::Watcher => return if ended { Read::End } else { Read::Wait },
-            ReaderRole::Observer | ReaderRole::CutOff => return Read::Lost,
+            ReaderRole::Watcher => return if ended { NextPart::End } else { NextPart::Wait },
+            ReaderRole::Observer | ReaderRole::CutOff => return NextPart::Lost,
         }
-        let Some(held) = self.parts.get_mut(index) else { return if ended { Read::End } else { Read::Wait } };
+        let Some(held) = self.parts.get_mut(index) else { return if ended { NextPart::End } else { NextPart::Wait } };
         reader.next = behind;
         let part = held.part.clone();
         if !recording {
             held.unread -= 1;
             self.drop_read_parts();
         }
-        Read::Part(part)
+        NextPart::Part(part)
     }
 
     /// Whether this reader has read the complete answer.

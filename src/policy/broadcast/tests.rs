@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 const S: Duration = Duration::from_secs(1);
-const LIMITS: Limits = Limits { bytes: 10, lag: Duration::from_secs(5) };
+const LIMITS: LogLimits = LogLimits { bytes: 10, lag: Duration::from_secs(5) };
 
 /// A broadcast of numbered parts that cost 1 each, or what the test says.
 fn broadcast(parts: u64) -> Broadcast<u64, ()> {
@@ -14,7 +14,7 @@ fn broadcast(parts: u64) -> Broadcast<u64, ()> {
 
 /// Reads what there is.
 fn drain(broadcast: &mut Broadcast<u64, ()>, id: ReaderId) -> Vec<u64> {
-    std::iter::from_fn(|| if let Read::Part(part) = broadcast.read(id) { Some(part) } else { None }).collect()
+    std::iter::from_fn(|| if let NextPart::Part(part) = broadcast.read(id) { Some(part) } else { None }).collect()
 }
 
 #[test]
@@ -22,12 +22,12 @@ fn a_late_reader_receives_everything() {
     let mut broadcast = broadcast(3);
     let id = broadcast.join().unwrap();
     assert_eq!(drain(&mut broadcast, id), [0, 1, 2]);
-    assert_eq!(broadcast.read(id), Read::Wait);
+    assert_eq!(broadcast.read(id), NextPart::Wait);
     broadcast.push(3, 1);
     broadcast.finish();
     let later = broadcast.join().unwrap();
     assert_eq!(drain(&mut broadcast, id), [3]);
-    assert_eq!(broadcast.read(id), Read::End);
+    assert_eq!(broadcast.read(id), NextPart::End);
     assert_eq!(drain(&mut broadcast, later), [0, 1, 2, 3]);
     assert!(broadcast.is_at_end(later));
 }
@@ -86,7 +86,7 @@ fn an_answer_that_outgrows_the_recording_goes_on_for_current_readers() {
     assert_eq!(drain(&mut broadcast, early), [10]);
     assert_eq!(broadcast.cost(), 0);
     broadcast.finish();
-    assert_eq!(broadcast.read(early), Read::End);
+    assert_eq!(broadcast.read(early), NextPart::End);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_reader_one_window_behind_keeps_the_others_for_no_longer_than_the_lag() {
     }
     assert_eq!(broadcast.room(start), Room::FullUntil(Some(start + 5 * S)));
     // A part that is read makes room for a part, and no new patience.
-    assert_eq!(broadcast.read(slow), Read::Part(0));
+    assert_eq!(broadcast.read(slow), NextPart::Part(0));
     assert_eq!(broadcast.room(start + 4 * S), Room::Free);
     broadcast.push(10, 1);
     drain(&mut broadcast, fast);
@@ -123,7 +123,7 @@ fn a_reader_one_window_behind_keeps_the_others_for_no_longer_than_the_lag() {
     assert_eq!(broadcast.room(start + 5 * S), Room::CutOff);
     assert_eq!(broadcast.room(start + 5 * S), Room::Free);
     assert_eq!(broadcast.cost(), 0);
-    assert_eq!(broadcast.read(slow), Read::Lost);
+    assert_eq!(broadcast.read(slow), NextPart::Lost);
     assert_eq!(broadcast.listeners(), 1);
     broadcast.push(11, 1);
     assert_eq!(drain(&mut broadcast, fast), [11]);
@@ -138,7 +138,7 @@ fn a_reader_that_catches_up_is_given_patience_again() {
     (0..10).for_each(|part| broadcast.push(part, 1));
     drain(&mut broadcast, fast);
     assert_eq!(broadcast.room(start), Room::FullUntil(Some(start + 5 * S)));
-    (0..5).for_each(|part| assert_eq!(broadcast.read(slow), Read::Part(part)));
+    (0..5).for_each(|part| assert_eq!(broadcast.read(slow), NextPart::Part(part)));
     (10..15).for_each(|part| broadcast.push(part, 1));
     drain(&mut broadcast, fast);
     assert_eq!(broadcast.room(start + 4 * S), Room::FullUntil(Some(start + 9 * S)));
@@ -155,7 +155,7 @@ fn readers_nearly_a_window_behind_are_not_cut_off_with_the_slowest() {
     broadcast.read(slow);
     broadcast.room(start);
     assert_eq!(broadcast.room(start + 5 * S), Room::CutOff);
-    assert_eq!(broadcast.read(slower), Read::Lost);
+    assert_eq!(broadcast.read(slower), NextPart::Lost);
     assert_eq!(drain(&mut broadcast, slow), (1..10).collect::<Vec<_>>());
 }
 
@@ -169,7 +169,7 @@ fn no_reader_is_cut_off_while_it_records() {
 
 #[test]
 fn no_patience_is_endless_and_endless_patience_does_not_overflow() {
-    let mut broadcast = Broadcast::<u64, ()>::new(Limits { bytes: 1, lag: Duration::MAX });
+    let mut broadcast = Broadcast::<u64, ()>::new(LogLimits { bytes: 1, lag: Duration::MAX });
     let (fast, _slow) = (broadcast.join().unwrap(), broadcast.join().unwrap());
     broadcast.stop_recording();
     broadcast.push(0, 1);
@@ -208,9 +208,9 @@ fn without_room_elsewhere_a_recording_ends_and_readers_go_in_step() {
 fn no_reader_waits_for_an_observer() {
     let mut broadcast = broadcast(10);
     let (listener, observer) = (broadcast.join().unwrap(), broadcast.observe().unwrap());
-    assert_eq!(broadcast.read(observer), Read::Part(0));
+    assert_eq!(broadcast.read(observer), NextPart::Part(0));
     broadcast.push(10, 1);
-    assert_eq!(broadcast.read(observer), Read::Lost);
+    assert_eq!(broadcast.read(observer), NextPart::Lost);
     drain(&mut broadcast, listener);
     assert_eq!((broadcast.cost(), broadcast.listeners()), (0, 1));
 }
@@ -240,11 +240,11 @@ fn without_room_elsewhere_a_trickling_reader_holds_the_others_up_for_no_longer_t
     assert_eq!(broadcast.room(start), Room::FullUntil(Some(start + 5 * S)));
     // Each part that it reads is one less that is held, and no more time.
     for second in 1..5 {
-        assert_eq!(broadcast.read(slow), Read::Part(u64::from(second) - 1));
+        assert_eq!(broadcast.read(slow), NextPart::Part(u64::from(second) - 1));
         assert_eq!(broadcast.room(start + second * S), Room::FullUntil(Some(start + 5 * S)));
     }
     assert_eq!(broadcast.room(start + 5 * S), Room::CutOff);
-    assert_eq!(broadcast.read(slow), Read::Lost);
+    assert_eq!(broadcast.read(slow), NextPart::Lost);
     assert_eq!(broadcast.room(start + 5 * S), Room::Free);
 }
 
@@ -252,7 +252,7 @@ fn without_room_elsewhere_a_trickling_reader_holds_the_others_up_for_no_longer_t
 fn an_observer_that_listens_is_waited_for_and_counts() {
     let mut broadcast = broadcast(10);
     let (listener, observer) = (broadcast.join().unwrap(), broadcast.observe().unwrap());
-    assert_eq!(broadcast.read(observer), Read::Part(0));
+    assert_eq!(broadcast.read(observer), NextPart::Part(0));
     assert!(broadcast.set_listening(observer, true));
     assert_eq!(broadcast.listeners(), 2);
     broadcast.push(10, 1);
@@ -267,7 +267,7 @@ fn an_observer_that_listens_is_waited_for_and_counts() {
     drain(&mut broadcast, listener);
     assert_eq!((broadcast.cost(), broadcast.listeners()), (0, 1));
     assert!(!broadcast.set_listening(observer, true));
-    assert_eq!(broadcast.read(observer), Read::Lost);
+    assert_eq!(broadcast.read(observer), NextPart::Lost);
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn a_producer_that_does_not_wait_for_room_makes_us_hold_two_windows_at_most() {
         // And the part that came last, and the one before it.
         assert!(broadcast.cost() <= 2 * LIMITS.bytes + 2 * 3, "{} are held", broadcast.cost());
     }
-    assert_eq!(broadcast.read(slow), Read::Lost);
+    assert_eq!(broadcast.read(slow), NextPart::Lost);
     assert_eq!(broadcast.cost(), 0);
 }
 
@@ -289,7 +289,7 @@ fn a_part_longer_than_the_window_is_read_by_a_reader_that_kept_up() {
     let reader = broadcast.join().unwrap();
     for part in 0..10 {
         broadcast.push(part, 100 * LIMITS.bytes);
-        assert_eq!(broadcast.read(reader), Read::Part(part));
+        assert_eq!(broadcast.read(reader), NextPart::Part(part));
     }
 }
 
@@ -356,13 +356,13 @@ proptest! {
                 Step::Read(index) if index < readers.len() => {
                     let (id, expected) = &mut readers[index];
                     match (broadcast.read(*id), *expected) {
-                        (Read::Part(part), Some(next)) => {
+                        (NextPart::Part(part), Some(next)) => {
                             prop_assert_eq!(part, next);
                             *expected = Some(next + 1);
                         }
-                        (Read::Wait, Some(next)) => prop_assert!(next == pushed && !broadcast.has_ended()),
-                        (Read::End, Some(next)) => prop_assert!(next == pushed && broadcast.has_ended()),
-                        (Read::Lost, _) => *expected = None,
+                        (NextPart::Wait, Some(next)) => prop_assert!(next == pushed && !broadcast.has_ended()),
+                        (NextPart::End, Some(next)) => prop_assert!(next == pushed && broadcast.has_ended()),
+                        (NextPart::Lost, _) => *expected = None,
                         (read, None) => prop_assert!(false, "{:?} after it was lost", read),
                     }
                 }
@@ -541,7 +541,7 @@ proptest! {
     /// Merged or not, every reader hears everything once and in order, and what is held costs what its parts do.
     #[test]
     fn merged_parts_are_heard_once_and_in_order(steps in prop::collection::vec(merge_step(), 0..120)) {
-        let mut broadcast = Broadcast::<Vec<u64>, ()>::new(Limits { bytes: 1_000_000, lag: 5 * S });
+        let mut broadcast = Broadcast::<Vec<u64>, ()>::new(LogLimits { bytes: 1_000_000, lag: 5 * S });
         let mut pushed = 0;
         let mut readers: Vec<(ReaderId, u64)> = Vec::new();
         for step in steps {
@@ -553,12 +553,12 @@ proptest! {
                 MergeStep::Read(index) if index < readers.len() => {
                     let (id, next) = &mut readers[index];
                     match broadcast.read(*id) {
-                        Read::Part(parts) => for part in parts {
+                        NextPart::Part(parts) => for part in parts {
                             prop_assert_eq!(part, *next);
                             *next += 1;
                         },
                         read => {
-                            prop_assert_eq!(read, Read::Wait);
+                            prop_assert_eq!(read, NextPart::Wait);
                             prop_assert_eq!(*next, pushed);
                         }
                     }

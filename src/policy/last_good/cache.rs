@@ -13,7 +13,7 @@ use crate::proto::fingerprint::Fingerprint;
 /// the oldest answer of all is evicted.
 #[derive(Debug)]
 pub(crate) struct AnswerCache<V, M> {
-    entries: HashMap<Fingerprint, Entry<V, M>>,
+    entries: HashMap<Fingerprint, CachedAnswer<V, M>>,
     /// The numbers of the answers to requests of this normal form.
     normal: HashMap<Fingerprint, BTreeSet<u64>>,
     /// The numbers of the answers to requests that differ only in their last message, if its meaning is known.
@@ -30,7 +30,7 @@ pub(crate) struct AnswerCache<V, M> {
 
 /// The keys of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Keys {
+pub(crate) struct AnswerKeys {
     pub(crate) tenant: Fingerprint,
     /// The authenticated tenant.
     pub(crate) owner: Option<TenantHash>,
@@ -40,11 +40,11 @@ pub(crate) struct Keys {
 }
 
 #[derive(Debug)]
-struct Entry<V, M> {
+struct CachedAnswer<V, M> {
     value: Arc<V>,
     /// The meaning of its request's last message, and its scope.
     meaning: Option<(Fingerprint, Arc<M>)>,
-    keys: Keys,
+    keys: AnswerKeys,
     number: u64,
     bytes: usize,
     expires: Instant,
@@ -85,7 +85,14 @@ impl<V, M> AnswerCache<V, M> {
 
     /// Stores `value`, which takes `bytes`, until `expires`. Returns the answers it replaces, to be dropped outside the
     /// lock.
-    pub(crate) fn insert(&mut self, keys: Keys, value: V, bytes: usize, expires: Instant, now: Instant) -> Vec<Arc<V>> {
+    pub(crate) fn insert(
+        &mut self,
+        keys: AnswerKeys,
+        value: V,
+        bytes: usize,
+        expires: Instant,
+        now: Instant,
+    ) -> Vec<Arc<V>> {
         let bytes = bytes.saturating_add(OVERHEAD);
         let mut dropped: Vec<Arc<V>> = self.remove(keys.exact).into_iter().collect();
         dropped.extend(self.reap(now));
@@ -108,7 +115,8 @@ impl<V, M> AnswerCache<V, M> {
         if let Some(normal) = keys.normal {
             self.normal.entry(normal).or_default().insert(number);
         }
-        self.entries.insert(keys.exact, Entry { value: Arc::new(value), meaning: None, keys, number, bytes, expires });
+        self.entries
+            .insert(keys.exact, CachedAnswer { value: Arc::new(value), meaning: None, keys, number, bytes, expires });
         dropped
     }
 
@@ -124,7 +132,7 @@ impl<V, M> AnswerCache<V, M> {
     }
 
     /// The entries with these numbers that have not expired, newest first.
-    fn newest<'a>(&'a self, numbers: &'a BTreeSet<u64>, now: Instant) -> impl Iterator<Item = &'a Entry<V, M>> {
+    fn newest<'a>(&'a self, numbers: &'a BTreeSet<u64>, now: Instant) -> impl Iterator<Item = &'a CachedAnswer<V, M>> {
         let entries = numbers.iter().rev().take(MAX_CANDIDATES);
         let entries = entries.filter_map(|number| self.entries.get(self.order.get(number)?));
         entries.filter(move |entry| entry.expires > now)
@@ -155,7 +163,8 @@ impl<V, M> AnswerCache<V, M> {
     /// Returns the newest answers of a scope, with the meanings of their requests' last messages.
     pub(crate) fn candidates(&self, scope: Fingerprint, now: Instant) -> Vec<(Arc<M>, Arc<V>)> {
         let Some(numbers) = self.scopes.get(&scope) else { return Vec::new() };
-        let meant = |entry: &Entry<V, M>| Some((Arc::clone(&entry.meaning.as_ref()?.1), Arc::clone(&entry.value)));
+        let meant =
+            |entry: &CachedAnswer<V, M>| Some((Arc::clone(&entry.meaning.as_ref()?.1), Arc::clone(&entry.value)));
         self.newest(numbers, now).filter_map(meant).collect()
     }
 
@@ -166,7 +175,7 @@ impl<V, M> AnswerCache<V, M> {
 
     /// Removes the answers of this tenant, or of all. Returns them, to be dropped outside the lock.
     pub(crate) fn forget(&mut self, owner: Option<TenantHash>) -> Vec<Arc<V>> {
-        let is_theirs = |entry: &&Entry<V, M>| owner.is_none_or(|owner| entry.keys.owner == Some(owner));
+        let is_theirs = |entry: &&CachedAnswer<V, M>| owner.is_none_or(|owner| entry.keys.owner == Some(owner));
         let keys: Vec<_> = self.entries.values().filter(is_theirs).map(|entry| entry.keys.exact).collect();
         keys.into_iter().filter_map(|key| self.remove(key)).collect()
     }
@@ -265,8 +274,8 @@ mod tests {
         Fingerprint::from_bytes(bytes)
     }
 
-    fn keys(tenant: u16, exact: u16, normal: Option<u16>) -> Keys {
-        Keys { tenant: key(tenant), owner: None, exact: key(exact), normal: normal.map(key) }
+    fn keys(tenant: u16, exact: u16, normal: Option<u16>) -> AnswerKeys {
+        AnswerKeys { tenant: key(tenant), owner: None, exact: key(exact), normal: normal.map(key) }
     }
 
     #[test]

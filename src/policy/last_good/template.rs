@@ -20,7 +20,7 @@ pub struct UnansweredRequest {
 }
 
 /// Returns the text for a request, if there is one.
-pub(crate) type Template = dyn Fn(&UnansweredRequest) -> Option<String> + Send + Sync;
+pub(crate) type TextTemplate = dyn Fn(&UnansweredRequest) -> Option<String> + Send + Sync;
 
 // === impl UnansweredRequest ===
 
@@ -54,7 +54,7 @@ impl UnansweredRequest {
     }
 
     /// Returns the text of `template` as an answer of its dialect. None for a request for JSON, or for a tool call.
-    pub(crate) fn answer(&self, template: &Template, id: u64, created: u64) -> Option<Response<Bytes>> {
+    pub(crate) fn answer(&self, template: &TextTemplate, id: u64, created: u64) -> Option<Response<Bytes>> {
         let text = output_format::wants_text(self.kind, &self.body).then(|| template(self))??;
         let model = self.model().unwrap_or_default();
         let path = self.head.uri.path();

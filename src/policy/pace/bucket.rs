@@ -31,12 +31,12 @@ pub(crate) struct Bucket {
     /// When it will be full again. In the past it is full.
     tat: Micros,
     /// For a configured rate: the rest that answers report. The upstream may allow a larger burst.
-    told: Option<Told>,
+    told: Option<ReportedRest>,
 }
 
 /// The reported rest of a configured rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Told {
+struct ReportedRest {
     /// The arrival time by the report; in the past if units are left.
     tat: i64,
     /// When an answer reported it. It includes earlier reservations, as the upstream counts them.
@@ -165,7 +165,7 @@ impl Bucket {
         if self.is_configured() {
             let tat = signed(now).saturating_sub(signed(left));
             if self.told.is_none_or(|told| told.tat <= tat) {
-                self.told = Some(Told { tat, at: now });
+                self.told = Some(ReportedRest { tat, at: now });
             }
         } else {
             self.tat = self.tat.max(now.saturating_add(self.spacing.burst.saturating_sub(left)));

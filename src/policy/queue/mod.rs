@@ -58,7 +58,7 @@ pub(crate) enum Load {
 
 /// The result for a call without a free place.
 #[derive(Debug)]
-pub(crate) enum Arrival<W> {
+pub(crate) enum EnqueueResult<W> {
     Waits(Ticket),
     /// It waits, and this waiter, the last of the tenant with the most waiters, is evicted.
     InPlaceOf {
@@ -101,16 +101,16 @@ impl<W> Places<W> {
     }
 
     /// Adds a waiter. In a full queue, the tenant with the most waiters makes room for a tenant with fewer.
-    pub(crate) fn wait(&mut self, tenant: u64, waiter: W) -> Arrival<W> {
+    pub(crate) fn wait(&mut self, tenant: u64, waiter: W) -> EnqueueResult<W> {
         if self.queue.len() < self.max_queue {
-            return Arrival::Waits(self.queue.push(tenant, waiter));
+            return EnqueueResult::Waits(self.queue.push(tenant, waiter));
         }
         match self.queue.last_of_longest() {
             Some((evicted, longest)) if longest > self.queue.of(tenant) + 1 => {
                 self.queue.end(evicted);
-                Arrival::InPlaceOf { evicted, ticket: self.queue.push(tenant, waiter) }
+                EnqueueResult::InPlaceOf { evicted, ticket: self.queue.push(tenant, waiter) }
             }
-            _ => Arrival::Full(waiter),
+            _ => EnqueueResult::Full(waiter),
         }
     }
 

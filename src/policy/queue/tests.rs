@@ -13,7 +13,7 @@ fn fixed(limit: u32) -> Places<u32> {
 
 fn waits(places: &mut Places<u32>, tenant: u64) -> Ticket {
     match places.wait(tenant, 0) {
-        Arrival::Waits(ticket) => ticket,
+        EnqueueResult::Waits(ticket) => ticket,
         other => panic!("{other:?}"),
     }
 }
@@ -87,12 +87,12 @@ fn a_full_line_makes_room_for_a_tenant_that_has_less_of_it() {
     let mut places = Places::new(ConcurrencyLimit::Fixed(1), 3);
     places.enter(1).unwrap();
     let tickets: Vec<Ticket> = (0..3).map(|_| waits(&mut places, 1)).collect();
-    assert!(matches!(places.wait(1, 0), Arrival::Full(_)));
-    let Arrival::InPlaceOf { evicted, .. } = places.wait(2, 0) else { panic!("full") };
+    assert!(matches!(places.wait(1, 0), EnqueueResult::Full(_)));
+    let EnqueueResult::InPlaceOf { evicted, .. } = places.wait(2, 0) else { panic!("full") };
     assert_eq!((evicted, places.waiting()), (tickets[2], 3));
     assert!(places.waiter(evicted).is_some(), "it is told so before it is forgotten");
     // One of two: no tenant has much more than another now.
-    assert!(matches!(places.wait(2, 0), Arrival::Full(_)));
+    assert!(matches!(places.wait(2, 0), EnqueueResult::Full(_)));
 }
 
 #[test]
@@ -135,8 +135,8 @@ fn the_first_waiter_is_the_one_whose_turn_it_is() {
     let mut places = fixed(1);
     assert!(places.first().is_none());
     let grant = places.enter(1).unwrap();
-    assert!(matches!(places.wait(1, 7), Arrival::Waits(_)));
-    assert!(matches!(places.wait(2, 8), Arrival::Waits(_)));
+    assert!(matches!(places.wait(1, 7), EnqueueResult::Waits(_)));
+    assert!(matches!(places.wait(2, 8), EnqueueResult::Waits(_)));
     assert_eq!(places.first(), Some(&mut 7));
     places.leave(grant, Load::Unknown, None);
     let (ticket, grant) = places.next().unwrap();
@@ -274,13 +274,13 @@ proptest! {
                 Step::Arrive(tenant) => match places.enter(tenant) {
                     Some(grant) => held.push(grant),
                     None => match places.wait(tenant, ()) {
-                        Arrival::Waits(ticket) => waiting.push(ticket),
-                        Arrival::InPlaceOf { evicted, ticket } => {
+                        EnqueueResult::Waits(ticket) => waiting.push(ticket),
+                        EnqueueResult::InPlaceOf { evicted, ticket } => {
                             waiting.retain(|other| *other != evicted);
                             prop_assert!(places.forget(evicted).is_some());
                             waiting.push(ticket);
                         }
-                        Arrival::Full(()) => {}
+                        EnqueueResult::Full(()) => {}
                     },
                 },
                 Step::Leave(which, load) if !held.is_empty() => {

@@ -8,10 +8,10 @@ use bytes::{Bytes, BytesMut};
 use super::NotResumed;
 use super::history::History;
 use super::position::{BlockKind, Position};
-use super::restart::{Original, Restart, Said};
+use super::restart::{EventContent, Original, Restart};
 use super::withheld::{Aside, Followed, PartialBlock};
 use crate::error::StreamTruncated;
-use crate::proto::dialect::{End, Fact, Framing, Kind, Reader, Usage};
+use crate::proto::dialect::{End, Fact, Framing, Kind, StreamReader, Usage};
 use crate::proto::resume::{Cursor, Identity, Mark, Recognised, ResumeBy, in_background};
 use crate::proto::sse::{Block, Blocks, behind_lf, without_bom};
 
@@ -23,7 +23,7 @@ pub(crate) struct StreamFollower {
     in_background: bool,
     blocks: Blocks,
     withheld: PartialBlock,
-    reader: Reader,
+    reader: StreamReader,
     identity: Identity,
     model: Option<String>,
     /// The part that the caller has, as far as it can be compared with another answer.
@@ -71,7 +71,7 @@ impl StreamFollower {
             position: Position::new(recognised.map(|recognised| recognised.by)),
             blocks: Blocks::default(),
             withheld: PartialBlock::default(),
-            reader: Reader::new(kind, Framing::EventStream),
+            reader: StreamReader::new(kind, Framing::EventStream),
             identity: Identity::default(),
             model: None,
             history: remember.map(History::new),
@@ -185,7 +185,7 @@ impl StreamFollower {
 
     /// The same, and remembers the content.
     fn remember(&mut self, raw: &[u8], block: &Block<'_>) -> bool {
-        let said = Said::read(&mut self.reader, raw, block);
+        let said = EventContent::read(&mut self.reader, raw, block);
         if let Some((id, model)) = said.started {
             self.identity.began(&id);
             self.model = model;
@@ -278,7 +278,7 @@ impl StreamFollower {
         self.restart = Some(Box::new(Restart::new(kind, had, original, other_model, is_foreign)));
         self.position = Position::new(None);
         self.begin_rest();
-        self.reader = Reader::of(kind, Framing::EventStream);
+        self.reader = StreamReader::of(kind, Framing::EventStream);
     }
 
     /// Reads data of another answer.

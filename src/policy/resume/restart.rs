@@ -15,13 +15,13 @@ use serde_json::{Map, Value};
 
 use super::NotResumed;
 use super::history::{Atom, Comparison, History, Overlap};
-use crate::proto::dialect::{Channel, Fact, Kind, Reader, Usage};
+use crate::proto::dialect::{Channel, Fact, Kind, StreamReader, Usage};
 use crate::proto::resume::{cut_text, structure_of, with_id};
 use crate::proto::sse::Block;
 
 /// The content of one event.
 #[derive(Default)]
-pub(crate) struct Said {
+pub(crate) struct EventContent {
     pub(crate) atoms: Vec<Atom>,
     /// It has content that cannot be compared.
     pub(crate) opaque: bool,
@@ -84,9 +84,9 @@ const OF_A_CHOICE: [&str; 8] = [
 
 // === impl Said ===
 
-impl Said {
+impl EventContent {
     /// Reads an event.
-    pub(crate) fn read(reader: &mut Reader, raw: &[u8], block: &Block<'_>) -> Self {
+    pub(crate) fn read(reader: &mut StreamReader, raw: &[u8], block: &Block<'_>) -> Self {
         let mut said = Self::default();
         let data = block.data.as_deref().unwrap_or_default();
         said.opaque = is_bound_to_text(data);
@@ -176,12 +176,12 @@ impl Restart {
     /// Reads one event of the new answer, and its token counts. Returns the part to forward.
     pub(crate) fn block(
         &mut self,
-        reader: &mut Reader,
+        reader: &mut StreamReader,
         raw: &Bytes,
         usage: &mut Option<Usage>,
     ) -> Result<Bytes, NotResumed> {
         let block = Block::parse(raw);
-        let said = Said::read(reader, raw, &block);
+        let said = EventContent::read(reader, raw, &block);
         if let Some(reported) = said.usage {
             Usage::note(usage, reported);
         }

@@ -7,21 +7,21 @@ use crate::proto::fingerprint::Fingerprint;
 
 /// The account of a conversation, as a hash; `None`: the shared account of tenants without an answer so far, since any
 /// caller can invent tenants.
-pub(super) type Account = Option<u64>;
+pub(super) type IdleAccount = Option<u64>;
 
 /// The conversations without a message in flight, in the order in which they became idle.
 #[derive(Debug)]
 pub(super) struct IdleConversations {
-    all: BTreeMap<u64, Entry>,
-    accounts: HashMap<Account, BTreeSet<u64>>,
+    all: BTreeMap<u64, IdleConversation>,
+    accounts: HashMap<IdleAccount, BTreeSet<u64>>,
     next: u64,
     most: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct IdleConversation {
     conversation: Fingerprint,
-    account: Account,
+    account: IdleAccount,
     since: Instant,
 }
 
@@ -40,12 +40,12 @@ impl IdleConversations {
     pub(super) fn add(
         &mut self,
         conversation: Fingerprint,
-        account: Account,
+        account: IdleAccount,
         since: Instant,
     ) -> (u64, Option<Fingerprint>) {
         let place = self.next;
         self.next = self.next.wrapping_add(1);
-        self.all.insert(place, Entry { conversation, account, since });
+        self.all.insert(place, IdleConversation { conversation, account, since });
         let places = self.accounts.entry(account).or_default();
         places.insert(place);
         let oldest = if places.len() > (self.most / SHARE).max(1) {
@@ -83,7 +83,7 @@ impl IdleConversations {
     }
 
     #[cfg(test)]
-    pub(super) fn of(&self, account: Account) -> usize {
+    pub(super) fn of(&self, account: IdleAccount) -> usize {
         self.accounts.get(&account).map_or(0, BTreeSet::len)
     }
 }

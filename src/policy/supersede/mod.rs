@@ -32,7 +32,7 @@ struct Conversation<C> {
     /// Whether its tenant has had an answer: any caller can invent a name or a key.
     is_served: bool,
     /// The first is in flight, or ended without a final answer. The others wait for it.
-    messages: VecDeque<Message<C>>,
+    messages: VecDeque<ActiveMessage<C>>,
     /// Superseded messages, the oldest first.
     superseded: VecDeque<(Fingerprint, Instant)>,
     /// The place of the newest message in the order of arrival.
@@ -42,7 +42,7 @@ struct Conversation<C> {
 }
 
 #[derive(Debug)]
-struct Message<C> {
+struct ActiveMessage<C> {
     payload: Fingerprint,
     /// Until then it waits for a newer one.
     settles: Option<Instant>,
@@ -338,7 +338,7 @@ impl<C: Clone> Conversation<C> {
             _ => return Err(Refusal::Busy),
         }
         self.newest = self.newest.max(message.order);
-        self.messages.push_back(Message {
+        self.messages.push_back(ActiveMessage {
             payload: message.payload,
             settles,
             calls: vec![call],

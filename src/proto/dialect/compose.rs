@@ -239,7 +239,7 @@ fn rfc3339(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AnswerReader, End, Fact, Framing, Reader};
+    use super::super::{AnswerReader, End, Fact, Framing, StreamReader};
     use super::*;
 
     const TEXT: &str = "We are \"down\".\nSorry.";
@@ -281,7 +281,7 @@ mod tests {
                 NDJSON => Framing::Lines,
                 _ => Framing::Array,
             };
-            let mut reader = Reader::new(Some(composed.kind), framing);
+            let mut reader = StreamReader::new(Some(composed.kind), framing);
             let mut said = String::new();
             reader.read(stream.as_bytes(), |fact, _| {
                 if let Fact::Delta { text, .. } = fact {

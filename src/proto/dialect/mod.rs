@@ -3,7 +3,7 @@
 //! [`Kind`] names the dialects that this crate knows, and recognises one by the path of a request. Each has its own form of
 //! an error inside a stream ([`StreamError`]) and of a heartbeat ([`KeepAlive`]).
 //!
-//! With the feature `llm`, `Reader` turns the bytes of a stream into facts, in one vocabulary for all dialects: the
+//! With the feature `llm`, `StreamReader` turns the bytes of a stream into facts, in one vocabulary for all dialects: the
 //! answer has begun, a piece of text, how it ended, an error. `AnswerReader` does the same for answers that do not
 //! stream, and `Fault` for the errors of all of them. Implement the trait `Dialect` for another dialect.
 //!
@@ -87,5 +87,5 @@ pub(crate) use self::prose::wait as wait_in_prose;
 #[cfg(feature = "llm")]
 pub(crate) use self::reader::sequence_number;
 #[cfg(feature = "llm")]
-pub use self::reader::{Dialect, Reader};
+pub use self::reader::{Dialect, StreamReader};
 pub use self::stream_error::StreamError;

@@ -18,7 +18,7 @@ use crate::proto::sse::LineEnding;
 /// [`Kind::dialect`] returns those that this crate knows. Your own dialect must report the end of an answer:
 ///
 /// ```
-/// use tower_buttress::proto::dialect::{Channel, Dialect, End, StreamEvent, Fact, Fault, Framing, Reader};
+/// use tower_buttress::proto::dialect::{Channel, Dialect, End, StreamEvent, Fact, Fault, Framing, StreamReader};
 ///
 /// /// Events named `token`, `done` and `fail`, with bare text.
 /// #[derive(Debug)]
@@ -36,7 +36,7 @@ use crate::proto::sse::LineEnding;
 ///     }
 /// }
 ///
-/// let mut reader = Reader::custom(Plain, Framing::EventStream);
+/// let mut reader = StreamReader::custom(Plain, Framing::EventStream);
 /// let mut said = String::new();
 /// // Cut anywhere:
 /// for chunk in ["event: token\nda", "ta: hello\n\neve", "nt: done\ndata: length\n\n"] {
@@ -73,9 +73,9 @@ pub trait Dialect: fmt::Debug + Send + Sync {
 /// recognises an event with only a piece of text without parsing it, if a similar event came before.
 ///
 /// ```
-/// use tower_buttress::proto::dialect::{End, Framing, Kind, Reader};
+/// use tower_buttress::proto::dialect::{End, Framing, Kind, StreamReader};
 ///
-/// let mut reader = Reader::new(Some(Kind::OpenAiChat), Framing::EventStream);
+/// let mut reader = StreamReader::new(Some(Kind::OpenAiChat), Framing::EventStream);
 /// reader.read(b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n", |_, _| {});
 /// reader.read(b"data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n", |_, _| {});
 /// assert_eq!(reader.ended(), None, "another choice may follow");
@@ -83,14 +83,14 @@ pub trait Dialect: fmt::Debug + Send + Sync {
 /// assert_eq!(reader.ended(), Some(End::Whole));
 /// ```
 #[derive(Debug)]
-pub struct Reader {
+pub struct StreamReader {
     framer: Framer,
-    events: Events,
+    events: EventInterpreter,
 }
 
 /// The interpretation of events.
 #[derive(Debug)]
-struct Events {
+struct EventInterpreter {
     kind: Option<Kind>,
     dialect: Option<Box<dyn Dialect>>,
     /// How many more events may decide the dialect. Not 0, with a dialect: that one is a guess.
@@ -110,7 +110,7 @@ struct Events {
 
 /// The facts of one event.
 #[derive(Debug, Default)]
-struct Said {
+struct EventFacts {
     delta: Option<Delta>,
     usage: Option<Usage>,
     ended: Option<End>,
@@ -127,9 +127,9 @@ const TO_DECIDE: u8 = 4;
 /// The same if the path named a dialect: a gateway may report its own work first.
 const TO_DECIDE_EXPECTED: u8 = 64;
 
-// === impl Reader ===
+// === impl StreamReader ===
 
-impl Reader {
+impl StreamReader {
     /// Reads a stream of the dialect that the request's path named. The first events take precedence: they may show
     /// another dialect, or none that this crate knows. `None`: only the events decide.
     ///
@@ -138,10 +138,10 @@ impl Reader {
     /// A stream of no known dialect has no facts except keep-alives, and is not [recognised](Self::is_recognised).
     ///
     /// ```
-    /// use tower_buttress::proto::dialect::{Framing, Kind, Reader};
+    /// use tower_buttress::proto::dialect::{Framing, Kind, StreamReader};
     ///
     /// // Another API, at a path that looks like OpenAI's.
-    /// let mut reader = Reader::new(Some(Kind::OpenAiChat), Framing::EventStream);
+    /// let mut reader = StreamReader::new(Some(Kind::OpenAiChat), Framing::EventStream);
     /// reader.read(b"data: {\"content\":\"Hi\",\"stop\":false}\n\n", |fact, _| panic!("{fact:?}"));
     /// assert!(!reader.is_recognised());
     /// ```
@@ -171,7 +171,7 @@ impl Reader {
     }
 
     fn with(kind: Option<Kind>, dialect: Option<Box<dyn Dialect>>, framing: Framing) -> Self {
-        let events = Events {
+        let events = EventInterpreter {
             kind,
             dialect,
             undecided: 0,
@@ -309,7 +309,7 @@ impl Reader {
 
 // === impl Events ===
 
-impl Events {
+impl EventInterpreter {
     fn frame(&mut self, frame: &Frame<'_>, facts: &mut impl FnMut(Fact<'_>, &StreamEvent<'_>)) {
         match frame {
             Frame::Event(event) => {
@@ -341,7 +341,7 @@ impl Events {
         if self.kind.is_some() && event.is_sign_of_life() {
             return facts(Fact::KeepAlive, event);
         }
-        let mut said = Said::default();
+        let mut said = EventFacts::default();
         dialect.event(event, &mut |fact| {
             said.note(&fact);
             facts(fact, event);
@@ -372,7 +372,7 @@ impl Events {
 
     fn end(&mut self, facts: &mut impl FnMut(Fact<'_>, &StreamEvent<'_>)) {
         let Some(dialect) = &mut self.dialect else { return };
-        let mut said = Said::default();
+        let mut said = EventFacts::default();
         dialect.end(&mut |fact| {
             said.note(&fact);
             facts(fact, &StreamEvent::new("", b""));
@@ -380,7 +380,7 @@ impl Events {
         self.note(&said);
     }
 
-    fn note(&mut self, said: &Said) {
+    fn note(&mut self, said: &EventFacts) {
         self.ended = self.ended.or(said.ended);
         self.closed |= said.closed;
         self.failed |= said.failed;
@@ -424,7 +424,7 @@ pub(crate) fn sequence_number(data: &[u8]) -> Option<u64> {
 
 // === impl Said ===
 
-impl Said {
+impl EventFacts {
     fn note(&mut self, fact: &Fact<'_>) {
         if let Fact::Delta { choice, .. } | Fact::ChoiceEnded { choice, .. } = fact {
             self.has_choices |= *choice != 0;

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::{Bytes, BytesMut};
 
 use super::field::{LineKind, LineState};
-use super::lines::{Lines, Piece};
+use super::lines::{LinePart, Lines};
 
 /// The id of an event: its stream, and the number of that stream's bytes before the next event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +182,7 @@ impl EventIds {
     }
 
     /// What the line is that has ended, if one has.
-    fn read_piece(&mut self, piece: &Piece<'_>) -> Option<LineKind> {
+    fn read_piece(&mut self, piece: &LinePart<'_>) -> Option<LineKind> {
         if piece.ended && self.line.at_start() {
             return Some(LineKind::whole(piece.content));
         }

@@ -30,7 +30,7 @@ pub(in crate::proto) struct Lines {
 
 /// A part of a line.
 #[derive(Debug)]
-pub(in crate::proto) struct Piece<'a> {
+pub(in crate::proto) struct LinePart<'a> {
     pub(in crate::proto) content: &'a [u8],
     /// Whether the line is complete.
     pub(in crate::proto) ended: bool,
@@ -65,12 +65,12 @@ impl Lines {
 
     /// Takes the next piece of a line off `input`; `None` when `input` is used up.
     #[inline]
-    pub(in crate::proto) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Piece<'a>> {
+    pub(in crate::proto) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<LinePart<'a>> {
         if !self.mark_settled() {
             let unmarked;
             (self.mark, unmarked, *input) = read_mark(self.mark, input);
             if !unmarked.is_empty() {
-                return Some(Piece { content: unmarked, ended: false });
+                return Some(LinePart { content: unmarked, ended: false });
             }
         }
         let mut rest = *input;
@@ -90,7 +90,7 @@ impl Lines {
         let end = if matches!(first, b'\n' | b'\r') { Some(0) } else { memchr2(b'\n', b'\r', rest) };
         let Some(end) = end else {
             *input = &[];
-            return Some(Piece { content: rest, ended: false });
+            return Some(LinePart { content: rest, ended: false });
         };
         if rest[end] == b'\r' {
             self.cr = true;
@@ -98,7 +98,7 @@ impl Lines {
             self.ending = LineEnding::Lf;
         }
         *input = &rest[end + 1..];
-        Some(Piece { content: &rest[..end], ended: true })
+        Some(LinePart { content: &rest[..end], ended: true })
     }
 
     /// Whether no byte was read yet.

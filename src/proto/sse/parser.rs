@@ -33,7 +33,7 @@ pub struct Parser {
     line: LineState,
     limit: usize,
     /// The value of the `event` or `id` line being read.
-    value: Value,
+    value: FieldValue,
     /// The value of the `retry` line being read.
     retry: Digits,
     /// The data lines, each with a LF.
@@ -77,7 +77,7 @@ pub struct Message<'a> {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Value {
+struct FieldValue {
     bytes: Vec<u8>,
     has_nul: bool,
     too_long: bool,
@@ -102,7 +102,7 @@ impl Parser {
             lines: Lines::new(),
             line: LineState::Start,
             limit: DEFAULT_LIMIT,
-            value: Value { bytes: Vec::new(), has_nul: false, too_long: false },
+            value: FieldValue { bytes: Vec::new(), has_nul: false, too_long: false },
             retry: Digits::Empty,
             data: Vec::new(),
             event_type: Vec::new(),
@@ -277,7 +277,7 @@ impl Default for Parser {
 
 // === impl Value ===
 
-impl Value {
+impl FieldValue {
     fn read(&mut self, value: &[u8], limit: usize) {
         self.has_nul |= memchr(0, value).is_some();
         self.too_long = self.too_long || !push(&mut self.bytes, value, limit);

@@ -1,7 +1,7 @@
 //! Follows a stream without holding bytes.
 
 use super::field::{Field, LineKind, LineState};
-use super::lines::{LineEnding, Lines, Piece};
+use super::lines::{LineEnding, LinePart, Lines};
 use memchr::{memchr, memchr2};
 
 /// Tracks the position in an event stream at every byte.
@@ -172,7 +172,7 @@ impl Scanner {
 
     /// Returns the kind of the line that has ended, if one has.
     #[inline]
-    fn read(&mut self, piece: &Piece<'_>) -> Option<LineKind> {
+    fn read(&mut self, piece: &LinePart<'_>) -> Option<LineKind> {
         if !piece.ended || !self.line.at_start() {
             return self.read_part(piece);
         }
@@ -185,7 +185,7 @@ impl Scanner {
 
     /// The same for an incomplete line.
     #[cold]
-    fn read_part(&mut self, piece: &Piece<'_>) -> Option<LineKind> {
+    fn read_part(&mut self, piece: &LinePart<'_>) -> Option<LineKind> {
         let value = self.line.read(piece.content);
         if self.line == LineState::Value(Field::Id) {
             self.look_for_nul(value);

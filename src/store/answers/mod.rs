@@ -65,7 +65,7 @@ pub(crate) struct Issued {
 }
 
 /// The answer of a token.
-pub(crate) struct Found {
+pub(crate) struct FoundAnswer {
     pub(crate) number: u64,
     pub(crate) log: ResponseLog,
     pub(crate) tenant: Fingerprint,
@@ -168,11 +168,17 @@ impl ResumableAnswers {
     }
 
     /// Returns the answer of this token.
-    pub(crate) fn find(&self, token: &str, now: Instant) -> Option<Found> {
+    pub(crate) fn find(&self, token: &str, now: Instant) -> Option<FoundAnswer> {
         let table = self.table();
         let (token, kept) = table.get(&hash(token), now)?;
         let (number, cancellation) = (token.number, token.cancellation.clone());
-        Some(Found { number, log: kept.log.clone(), tenant: kept.tenant, bears_ids: kept.bears_ids, cancellation })
+        Some(FoundAnswer {
+            number,
+            log: kept.log.clone(),
+            tenant: kept.tenant,
+            bears_ids: kept.bears_ids,
+            cancellation,
+        })
     }
 
     /// Ends the call, if it has not ended. Callers can no longer come back to this answer.

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::shards::lock;
 use super::*;
-use crate::policy::broadcast::Limits;
+use crate::policy::broadcast::LogLimits;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::rt::clock;
-use crate::store::{Lease, Reader, Recorder, Retention};
+use crate::store::{Lease, LogReader, Recorder, Retention};
 
 const S: Duration = Duration::from_secs(1);
-const LIMITS: Limits = Limits { bytes: 1 << 20, lag: Duration::from_secs(5) };
+const LIMITS: LogLimits = LogLimits { bytes: 1 << 20, lag: Duration::from_secs(5) };
 
 fn print(kind: &'static str, number: usize) -> Fingerprint {
     let mut print = Fingerprinter::new(kind);
@@ -205,7 +205,7 @@ proptest! {
         let store = MemoryStore::new(100_000, 20);
         let mut now = clock::now();
         let mut calls: Vec<(MemoryLease, Recorder)> = Vec::new();
-        let mut readers: Vec<Reader> = Vec::new();
+        let mut readers: Vec<LogReader> = Vec::new();
         for step in steps {
             match step {
                 Step::Claim { tenant, key } => match claim(&store, tenant, tenant * 100 + key, now) {

@@ -32,12 +32,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
 pub use self::shared::run_shared;
-use super::{BodyPart, Claim, ClaimRequest, Head, Lease, Reader, Recorder, ResponseLog, Retention, Store};
-use crate::policy::broadcast::Limits;
+use super::{BodyPart, Claim, ClaimRequest, Head, Lease, LogReader, Recorder, ResponseLog, Retention, Store};
+use crate::policy::broadcast::LogLimits;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::rt::clock;
 
-const LIMITS: Limits = Limits { bytes: 64 * 1024, lag: Duration::from_secs(5) };
+const LIMITS: LogLimits = LogLimits { bytes: 64 * 1024, lag: Duration::from_secs(5) };
 const WINDOW: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_secs(60);
 
@@ -329,11 +329,11 @@ fn complete(mut lease: impl Lease, mut recorder: Recorder, window: Duration, gua
     recorder.finish();
 }
 
-fn listen(log: &ResponseLog) -> Reader {
+fn listen(log: &ResponseLog) -> LogReader {
     log.reader().unwrap_or_else(|| panic!("a log that is followed or replayed must be readable from its beginning"))
 }
 
-async fn read(reader: &mut Reader) -> String {
+async fn read(reader: &mut LogReader) -> String {
     let head = poll_fn(|cx| reader.poll_head(cx)).await;
     let is_same = |head: &Head| head.status() == StatusCode::OK && *head.headers() == headers("x-model");
     assert!(head.is_ok_and(|head| is_same(&head)), "the head must be the leader's");

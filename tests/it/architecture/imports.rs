@@ -123,10 +123,11 @@ impl Module {
         Self { code, ..module }
     }
 
-    /// Takes out what follows `#[cfg(test)]`, and notes which files that is. The model of a backend, which tests of other crates
-    /// use too, is compiled for tests only.
+    /// Takes out what follows `#[cfg(test)]`, and notes which files that is. Loom tests, and the model of a backend, which tests of
+    /// other crates use too, are compiled for tests only.
     fn without_tests(&mut self, code: &str) -> String {
-        let code = &code.replace("#[cfg(any(test, feature = \"model\"))]", "#[cfg(test)]");
+        let marks = ["#[cfg(any(test, feature = \"model\"))]", "#[cfg(all(test, buttress_loom))]"];
+        let code = &marks.iter().fold(code.to_owned(), |code, mark| code.replace(mark, "#[cfg(test)]"));
         let (first, rest) = code.split_once("#[cfg(test)]").unwrap_or((code, ""));
         let mut kept = first.to_owned();
         for part in rest.split("#[cfg(test)]") {

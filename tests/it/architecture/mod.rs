@@ -2,7 +2,7 @@
 
 mod imports;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -122,6 +122,41 @@ fn no_files_import_each_other_in_a_circle() {
         let circles = Crate::read(&root().join(sources)).circles();
         assert!(circles.is_empty(), "{sources}: {circles:?}");
     }
+}
+
+/// The names that many files define, for what is the same idea in each. CONTRIBUTING says which.
+const COMMON_NAMES: [&str; 12] = [
+    "Config", "Intake", "KeyBy", "Peers", "Phase", "Reading", "Sealed", "Session", "Shared", "Stage", "State", "Update",
+];
+
+#[test]
+fn no_name_has_two_meanings() {
+    let crates = SOURCES.map(|sources| (sources, Crate::read(&root().join(sources))));
+    let mut files = BTreeMap::<&str, BTreeSet<String>>::new();
+    for (sources, read) in &crates {
+        for (module, code) in read.code() {
+            let file = format!("{sources}/{}", module.join("/"));
+            code.lines().filter_map(defined_type).for_each(|name| {
+                files.entry(name).or_default().insert(file.clone());
+            });
+        }
+    }
+    for (name, files) in files {
+        let is_common = COMMON_NAMES.contains(&name);
+        assert!(is_common || files.len() == 1, "{name} is defined in {files:?}");
+        assert!(!is_common || files.len() > 1, "{name} is defined once: take it off the list");
+    }
+}
+
+/// The type or trait that this line defines. What a trait calls a type of its own has no name elsewhere.
+fn defined_type(line: &str) -> Option<&str> {
+    let is_indented = line.starts_with(' ');
+    let line = line.trim_start();
+    let line = line.strip_prefix("pub(").and_then(|rest| rest.split_once(") ")).map_or(line, |(_, rest)| rest);
+    let line = line.strip_prefix("pub ").unwrap_or(line);
+    let (kind, rest) = line.split_once(' ')?;
+    let defines = ["struct", "enum", "trait"].contains(&kind) || (kind == "type" && !is_indented);
+    defines.then(|| rest.split(|c: char| !c.is_alphanumeric()).next())?
 }
 
 #[test]

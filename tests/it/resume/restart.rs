@@ -5,7 +5,7 @@ use http::Request;
 use http_body_util::Full;
 use proptest::prelude::*;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_buttress::proto::dialect::{Channel, End, Fact, Framing, Kind, Reader};
+use tower_buttress::proto::dialect::{Channel, End, Fact, Framing, Kind, StreamReader};
 use tower_buttress::{Deadline, FallbackLayer, MissingEnd, NoRetry, PinTo, ResumeLayer, StreamGuardLayer};
 
 use super::{Answer, Outcome, Upstream, post, read, send, stream};
@@ -124,7 +124,7 @@ pub(super) fn restarting() -> ResumeLayer {
 
 /// What a client makes of a stream: its text, and how it ended. It fails on what a client would.
 pub(super) fn heard(kind: Kind, text: &str) -> (String, Option<End>) {
-    let mut reader = Reader::of(kind, Framing::EventStream);
+    let mut reader = StreamReader::of(kind, Framing::EventStream);
     let (mut said, mut open, mut started) = (String::new(), false, 0);
     let mut note = |fact: Fact<'_>, data: &[u8]| {
         let data = std::str::from_utf8(data).unwrap();
@@ -509,7 +509,7 @@ type Spoken = Vec<(bool, char)>;
 
 fn spoken(kind: Kind, text: &str) -> Spoken {
     let mut spoken = Spoken::new();
-    let mut reader = Reader::of(kind, Framing::EventStream);
+    let mut reader = StreamReader::of(kind, Framing::EventStream);
     reader.read(text.as_bytes(), |fact, _| match fact {
         Fact::Delta { channel: Channel::Text, text, .. } => {
             spoken.extend(text.decode().chars().map(|one| (false, one)));

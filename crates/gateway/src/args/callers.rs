@@ -4,7 +4,7 @@ use clap::ArgAction::Append;
 
 use super::credentials::{keys_in_file, keys_in_variable};
 use super::headings::CALLERS;
-use super::values::{Count, RateLimit, host_name};
+use super::values::{CountArg, RateLimit, host_name};
 use crate::callers::{Keys, Network, Origin};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -83,7 +83,7 @@ pub(crate) struct CallerArgs {
     /// A call counts until its answer ends. Each caller may have as many WebSockets in addition. Requests beyond the
     /// limit get 429.
     #[arg(long, env = "GATEWAY_CALLER_CONCURRENCY", value_name = "N|off", default_value = "off", help_heading = CALLERS)]
-    pub(crate) caller_concurrency: Count,
+    pub(crate) caller_concurrency: CountArg,
 }
 
 // === impl CallerArgs ===
@@ -126,6 +126,6 @@ impl CallerArgs {
     pub(super) fn lift_limits(&mut self) {
         self.caller_requests = RateLimit(None);
         self.caller_tokens = RateLimit(None);
-        self.caller_concurrency = Count(None);
+        self.caller_concurrency = CountArg(None);
     }
 }

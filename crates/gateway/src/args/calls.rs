@@ -6,7 +6,7 @@ use super::headings::{ATTEMPTS, BREAKER, CONVERSATIONS, LAST_GOOD, LOAD, STREAMS
 
 /// Selects the calls of a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Calls {
+pub(crate) struct CallFilter {
     /// The prefix of their paths.
     pub(crate) path: String,
     /// A pattern for the name of their model, where `*` is any characters. Ignores case, because some servers do. `None`: any call.
@@ -27,7 +27,7 @@ pub(super) fn is_of_routes(arg: &Arg) -> bool {
 
 // === impl Calls ===
 
-impl Calls {
+impl CallFilter {
     /// Whether the route serves this call.
     pub(crate) fn have(&self, path: &str, model: Option<&str>) -> bool {
         let has_model = |pattern: &String| {
@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn a_call_is_known_by_path_and_model() {
-        let calls = |path: &str, model: Option<&str>| Calls { path: path.to_owned(), model: model.map(str::to_owned) };
+        let calls =
+            |path: &str, model: Option<&str>| CallFilter { path: path.to_owned(), model: model.map(str::to_owned) };
         assert!(calls("/v1/", None).have("/v1/chat", None));
         assert!(!calls("/v1/", None).have("/v2/chat", Some("m")));
         assert!(calls("/", Some("m*")).have("/v1/chat", Some("mini")));

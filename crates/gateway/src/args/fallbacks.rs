@@ -3,7 +3,7 @@
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-use super::upstreams::{Backup, UpstreamArgs};
+use super::upstreams::{BackupArgs, UpstreamArgs};
 
 /// For each value of an option, the index of its fallback in the chain.
 pub(super) struct Pairs {
@@ -39,8 +39,9 @@ impl Pairs {
     }
 
     /// The chain. The error is one line.
-    pub(super) fn backups(&self, args: &UpstreamArgs) -> Result<Vec<Backup>, String> {
-        let mut backups: Vec<Backup> = (1..).zip(&args.fallback).map(|(nth, url)| Backup::new(nth, url)).collect();
+    pub(super) fn backups(&self, args: &UpstreamArgs) -> Result<Vec<BackupArgs>, String> {
+        let mut backups: Vec<BackupArgs> =
+            (1..).zip(&args.fallback).map(|(nth, url)| BackupArgs::new(nth, url)).collect();
         let place = |place: Option<usize>, option: &str| {
             place.ok_or_else(|| format!("{option} must follow the --fallback that it belongs to"))
         };
@@ -84,7 +85,7 @@ mod tests {
     fn read(args: &str) -> Result<Vec<(String, String, usize)>, String> {
         let args = format!("gateway --trust-callers {args}");
         let read = Args::read(args.split_whitespace().map(OsString::from));
-        let shown = |backup: &Backup| {
+        let shown = |backup: &BackupArgs| {
             let model = backup.model.clone().unwrap_or_default();
             (format!("{} {}", backup.name, backup.upstream), model, backup.credential.len())
         };

@@ -12,7 +12,7 @@ use clap::{Arg, ArgAction, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::calls::{Calls, is_of_routes};
+use super::calls::{CallFilter, is_of_routes};
 use super::stop::{Stop, one_line};
 use crate::callers::is_name;
 use crate::whole::FileText;
@@ -35,7 +35,7 @@ pub(super) struct RouteTable {
     /// Its file, line and name, as errors show them.
     pub(super) place: String,
     pub(super) name: String,
-    pub(super) calls: Calls,
+    pub(super) calls: CallFilter,
     pub(super) settings: Vec<Setting>,
     pub(super) lines: HashMap<String, usize>,
     /// `None`: the route does not set them. An empty list: the route has none.
@@ -50,7 +50,7 @@ pub(super) struct Setting {
 }
 
 /// Reads one file and collects its errors.
-struct Reader<'a> {
+struct FileReader<'a> {
     path: &'a Path,
     text: &'a str,
     command: &'a Command,
@@ -88,7 +88,7 @@ impl File {
     pub(super) fn read(path: &Path, command: &Command) -> Result<Self, Stop> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|error| Stop::Wrong(format!("{shown}: {error}")))?;
-        let mut reader = Reader { path, text: &text, command, wrong: Vec::new() };
+        let mut reader = FileReader { path, text: &text, command, wrong: Vec::new() };
         let file = match DeTable::parse(&text) {
             Ok(table) => File { text: FileText::new(&text), ..reader.file(table.get_ref()) },
             Err(error) => {
@@ -102,7 +102,7 @@ impl File {
 
 // === impl Reader ===
 
-impl Reader<'_> {
+impl FileReader<'_> {
     fn file(&mut self, table: &DeTable<'_>) -> File {
         let mut file = File::default();
         if table.is_empty() {
@@ -139,7 +139,7 @@ impl Reader<'_> {
             self.complain(value.span(), Some("route"), "not a table");
             return None;
         };
-        let (mut name, mut calls) = (String::new(), Calls { path: "/".to_owned(), model: None });
+        let (mut name, mut calls) = (String::new(), CallFilter { path: "/".to_owned(), model: None });
         let (mut settings, mut fallbacks) = (Vec::new(), None);
         for (key, value) in in_order(table) {
             let id = key.get_ref().as_ref();

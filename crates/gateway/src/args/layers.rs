@@ -9,10 +9,10 @@ use http::HeaderName;
 use super::Misfit;
 use super::headings::{ATTEMPTS, BREAKER, CONVERSATIONS, DEDUP, LAST_GOOD, LOAD, STREAMS, STRUCTURED, TIME};
 use super::similar::{Ratio, SimilarArgs};
-use super::templates::Templates;
+use super::templates::TemplateArgs;
 use super::values::{
-    Concurrency, Ends, Header, Heartbeat, Notices, Pacing, Profile, RateLimit, Resuming, Size, Superseding, Switch,
-    TimeLimit, time,
+    ConcurrencyArg, Ends, Header, Heartbeat, NoticesArg, Pacing, Profile, RateLimit, Resuming, SizeArg, SupersedeArg,
+    Switch, TimeLimit, time,
 };
 
 #[derive(Clone, Debug, clap::Args)]
@@ -126,7 +126,7 @@ pub(crate) struct LayerArgs {
     ///
     /// For example `256KiB`. A fault anywhere in the answer can then be retried. A longer answer gets 502.
     #[arg(long, env = "GATEWAY_HOLD", value_name = "BYTES|off", default_value = "off", help_heading = STREAMS)]
-    pub(crate) hold: Size,
+    pub(crate) hold: SizeArg,
 
     /// Choose how to continue a stream that breaks.
     ///
@@ -180,7 +180,7 @@ pub(crate) struct LayerArgs {
     /// The reason may be a retry, a fallback, a queue, a rate limit or a broken stream. `header`: only callers that send
     /// `x-notices: on`.
     #[arg(long, env = "GATEWAY_NOTICES", value_name = "WHEN", default_value = "off", help_heading = STREAMS)]
-    pub(crate) notices: Notices,
+    pub(crate) notices: NoticesArg,
 
     /// Share one upstream call among equal requests.
     ///
@@ -244,7 +244,7 @@ pub(crate) struct LayerArgs {
     #[arg(
         long, env = "GATEWAY_SUPERSEDE", value_name = "HOW", default_value = "interrupt", help_heading = CONVERSATIONS
     )]
-    pub(crate) supersede: Superseding,
+    pub(crate) supersede: SupersedeArg,
 
     /// Hold each message this long in case a newer one arrives.
     #[arg(
@@ -287,7 +287,7 @@ pub(crate) struct LayerArgs {
     ///
     /// A JSON object from the requested model to the text; `"*"` is any model.
     #[arg(long, env = "GATEWAY_LAST_GOOD_TEMPLATE", value_name = "FILE", help_heading = LAST_GOOD)]
-    pub(crate) last_good_template: Option<Templates>,
+    pub(crate) last_good_template: Option<TemplateArgs>,
 
     #[command(flatten)]
     pub(crate) similar: SimilarArgs,
@@ -364,7 +364,7 @@ pub(crate) struct LayerArgs {
     ///
     /// A call counts until its answer ends. `auto`: the gateway finds the limit from the upstream's behaviour.
     #[arg(long, env = "GATEWAY_CONCURRENCY", value_name = "N|auto|off", default_value = "off", help_heading = LOAD)]
-    pub(crate) concurrency: Concurrency,
+    pub(crate) concurrency: ConcurrencyArg,
 
     /// Limit the calls that wait for a place of --concurrency.
     ///
@@ -456,9 +456,9 @@ impl LayerArgs {
         self.idle_timeout = off;
         self.attempts = NonZeroU32::MIN;
         self.guard = Switch::Off;
-        self.hold = Size(None);
+        self.hold = SizeArg(None);
         self.resume = Resuming::Off;
-        self.notices = Notices::Off;
+        self.notices = NoticesArg::Off;
         self.heartbeat = off;
         self.heartbeat_before_headers = off;
         self.heartbeat_max_silence = off;
@@ -474,6 +474,6 @@ impl LayerArgs {
         self.pace = Pacing::Off;
         self.pace_requests = RateLimit(None);
         self.pace_tokens = RateLimit(None);
-        self.concurrency = Concurrency::Off;
+        self.concurrency = ConcurrencyArg::Off;
     }
 }

@@ -31,21 +31,22 @@ use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
 use http::HeaderName;
 
 pub(crate) use self::callers::CallerArgs;
-pub(crate) use self::calls::Calls;
+pub(crate) use self::calls::CallFilter;
 pub(crate) use self::credentials::NamedCredential;
 use self::fallbacks::Pairs;
 use self::file::{File, with_defaults};
 pub(crate) use self::fleet::{FleetArgs, OnOutage};
 pub(crate) use self::layers::LayerArgs;
+use self::places::KeyLines;
 pub(crate) use self::places::Misfit;
-use self::places::Places;
 pub(crate) use self::routes::Route;
 pub(crate) use self::server::ServerArgs;
 pub(crate) use self::similar::SimilarArgs;
 pub use self::stop::Stop;
-pub(crate) use self::upstreams::{Backup, UpstreamArgs};
+pub(crate) use self::upstreams::{BackupArgs, UpstreamArgs};
 pub(crate) use self::values::{
-    Concurrency, Count, Ends, Heartbeat, LogFormat, Notices, Pacing, RateLimit, Resuming, Superseding, Switch, Trace,
+    ConcurrencyArg, CountArg, Ends, Heartbeat, LogFormat, NoticesArg, Pacing, RateLimit, Resuming, SupersedeArg,
+    Switch, TraceArg,
 };
 
 use self::values::Profile;
@@ -84,7 +85,7 @@ pub struct Args {
 
     /// The lines of the configuration file.
     #[arg(skip)]
-    pub(crate) places: Places,
+    pub(crate) places: KeyLines,
 
     /// The text of the configuration file.
     #[arg(skip)]
@@ -174,7 +175,7 @@ impl Args {
             matches = self::matches(&with_defaults(command, &file.settings), words)?;
         }
         let name = path.map(|path| path.display().to_string()).unwrap_or_default();
-        let places = Places::new(name, file.lines, &matches);
+        let places = KeyLines::new(name, file.lines, &matches);
         let stop = |misfit: Misfit| Stop::Wrong(places.describe(&misfit));
         let mut args = Self::of(&matches)?;
         if matches.value_source("fallback").is_none() && !file.fallbacks.is_empty() {
@@ -195,7 +196,7 @@ impl Args {
     }
 
     /// The fallbacks of a file, given as words of a command line.
-    fn backups(bare: &Command, words: Vec<OsString>, stop: &dyn Fn(Misfit) -> Stop) -> Result<Vec<Backup>, Stop> {
+    fn backups(bare: &Command, words: Vec<OsString>, stop: &dyn Fn(Misfit) -> Stop) -> Result<Vec<BackupArgs>, Stop> {
         let words: Vec<_> = std::iter::once(bare.get_name().into()).chain(words).collect();
         let read = matches(bare, &words).and_then(|matches| Self::of(&matches));
         read.map(|args| args.upstreams.backups).map_err(|error| match error {
@@ -299,7 +300,7 @@ fn config_file(words: &[OsString]) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::values::{Header, Size, TimeLimit};
+    use super::values::{Header, SizeArg, TimeLimit};
     use super::*;
     use tower_buttress::Rate;
 
@@ -321,7 +322,7 @@ mod tests {
         assert_eq!(server.listen, "127.0.0.1:8080");
         assert!(upstreams.upstream.is_none() && upstreams.backups.is_empty());
         let limits = [callers.caller_requests, callers.caller_tokens, args.pace_requests, args.pace_tokens];
-        assert_eq!((limits, callers.caller_concurrency), ([RateLimit(None); 4], Count(None)));
+        assert_eq!((limits, callers.caller_concurrency), ([RateLimit(None); 4], CountArg(None)));
         let limits = [args.connect_timeout, args.first_byte_timeout, args.idle_timeout, args.deadline];
         assert_eq!(limits.map(|limit| limit.to_string()), ["5s", "30s", "15s", "3m"]);
         assert_eq!(args.deadline_header.to_string(), "x-deadline-ms");
@@ -333,17 +334,17 @@ mod tests {
         let times = [args.heartbeat, args.heartbeat_before_headers, args.heartbeat_max_silence];
         assert_eq!(times.map(|time| time.to_string()), ["15s", "15s", "off"]);
         assert_eq!((args.heartbeat_frame, args.error_events), (Heartbeat::ByDialect, true));
-        assert_eq!(args.notices, Notices::Off);
+        assert_eq!(args.notices, NoticesArg::Off);
         assert_eq!((args.dedup, args.dedup_tenant_header), (Switch::On, None));
         assert_eq!([args.dedup_window, args.dedup_grace].map(|limit| limit.to_string()), ["1m", "5s"]);
         assert_eq!((args.breaker, args.breaker_failure_ratio), (Switch::On, 0.7));
         assert_eq!((args.breaker_min_calls.get(), args.breaker_consecutive.get()), (20, 5));
         let times = [args.breaker_window, args.breaker_open, args.breaker_open_max];
         assert_eq!(times, [60, 5, 15].map(Duration::from_secs));
-        assert_eq!((args.guard, args.missing_end, args.hold), (Switch::On, Ends::Auto, Size(None)));
+        assert_eq!((args.guard, args.missing_end, args.hold), (Switch::On, Ends::Auto, SizeArg(None)));
         let times = [args.answer_timeout, args.first_content_timeout];
         assert_eq!(times.map(|time| time.to_string()), ["1m 50s", "1m 30s"]);
-        assert_eq!((args.pace, args.concurrency), (Pacing::Pause, Concurrency::Off));
+        assert_eq!((args.pace, args.concurrency), (Pacing::Pause, ConcurrencyArg::Off));
         assert_eq!((args.queue, args.queue_wait), (1024, Duration::from_secs(30)));
         assert_eq!((args.resumable, args.respond_async), (Switch::Off, Switch::Off));
         assert_eq!(args.resume_window, Duration::from_secs(300));
@@ -393,10 +394,10 @@ mod tests {
     fn rates_sizes_and_numbers_are_read() {
         let args = read(&["--pace-requests", "500/1m", "--hold", "256KiB", "--concurrency", "auto"]).unwrap().layers;
         assert_eq!(args.pace_requests, RateLimit(Some(Rate::per_minute(500))));
-        assert_eq!((args.hold, args.concurrency), (Size(Some(256 * 1024)), Concurrency::Auto));
+        assert_eq!((args.hold, args.concurrency), (SizeArg(Some(256 * 1024)), ConcurrencyArg::Auto));
         let args = read(&["--pace-tokens", "OFF", "--hold", "7", "--concurrency", "20"]).unwrap().layers;
-        assert_eq!((args.pace_tokens, args.hold), (RateLimit(None), Size(Some(7))));
-        assert_eq!(args.concurrency, Concurrency::Fixed(20.try_into().unwrap()));
+        assert_eq!((args.pace_tokens, args.hold), (RateLimit(None), SizeArg(Some(7))));
+        assert_eq!(args.concurrency, ConcurrencyArg::Fixed(20.try_into().unwrap()));
         for (option, wrong) in [
             ("--pace-requests", "500"),
             ("--pace-requests", "0/1m"),
@@ -460,7 +461,7 @@ mod tests {
         assert!(args.upstreams.backups.is_empty());
         let LayerArgs { guard, dedup, breaker, pace, last_good, .. } = args.layers;
         assert_eq!((guard, dedup, breaker, last_good), (Switch::Off, Switch::Off, Switch::Off, Switch::Off));
-        assert_eq!((pace, args.layers.attempts.get(), args.layers.hold), (Pacing::Off, 1, Size(None)));
+        assert_eq!((pace, args.layers.attempts.get(), args.layers.hold), (Pacing::Off, 1, SizeArg(None)));
         assert_eq!((args.layers.idle_timeout, args.layers.deadline.to_string()), (TimeLimit(None), "9s".to_owned()));
     }
 

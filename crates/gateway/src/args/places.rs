@@ -16,7 +16,7 @@ pub(crate) struct Misfit {
 
 /// The lines of the keys in force: those that neither the command line nor the environment overrides.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Places {
+pub(crate) struct KeyLines {
     file: String,
     lines: HashMap<String, Place>,
     /// The prefix of an error about other options.
@@ -46,7 +46,7 @@ impl fmt::Display for Misfit {
 
 // === impl Places ===
 
-impl Places {
+impl KeyLines {
     /// Takes the keys of a file and their lines.
     pub(super) fn new(file: String, lines: HashMap<String, usize>, matches: &ArgMatches) -> Self {
         let source = |key: &str| matches.try_contains_id(key).ok().and_then(|_| matches.value_source(key));

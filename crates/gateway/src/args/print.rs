@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::{ArgAction, ArgMatches, Command};
 
 use super::file::{Setting, is_key};
-use super::upstreams::Backup;
+use super::upstreams::BackupArgs;
 
 /// All options that have a value.
 pub(super) fn settings(command: &Command, matches: &ArgMatches) -> Vec<Setting> {
@@ -18,7 +18,7 @@ pub(super) fn settings(command: &Command, matches: &ArgMatches) -> Vec<Setting> 
 }
 
 /// The options as keys and the fallbacks as tables of this name, secrets masked.
-pub(super) fn keys(command: &Command, settings: &[Setting], backups: &[Backup], table: &str) -> String {
+pub(super) fn keys(command: &Command, settings: &[Setting], backups: &[BackupArgs], table: &str) -> String {
     let mut text = String::new();
     for Setting { id, values } in settings {
         let is_list = command

@@ -8,13 +8,13 @@ use clap::{Command, CommandFactory, ValueEnum};
 use super::file::{RouteTable, Setting, with_defaults};
 use super::print::{self, quoted};
 use super::values::Profile;
-use super::{Args, Calls, Misfit, Stop};
+use super::{Args, CallFilter, Misfit, Stop};
 
 /// A route, with the options of its calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) name: String,
-    pub(crate) calls: Calls,
+    pub(crate) calls: CallFilter,
     pub(crate) args: Args,
     settings: Vec<Setting>,
     /// Options that it never inherits from those above the routes, even where equal.

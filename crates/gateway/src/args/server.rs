@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::headings::{SERVER, TRUST};
-use super::values::{LogFormat, Size, TimeLimit, Trace, listen_address};
+use super::values::{LogFormat, SizeArg, TimeLimit, TraceArg, listen_address};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ServerArgs {
@@ -64,7 +64,7 @@ pub(crate) struct ServerArgs {
     /// Counts, over all callers, the requests kept for a retry and the answers that a layer buffers. At the limit,
     /// bodies pass through unbuffered, and --hold refuses answers. One tenant may hold a quarter.
     #[arg(long, env = "GATEWAY_MEMORY", value_name = "BYTES|off", default_value = "512MiB", help_heading = SERVER)]
-    pub(crate) memory: Size,
+    pub(crate) memory: SizeArg,
 
     /// Choose the form of log lines on stderr.
     ///
@@ -77,7 +77,7 @@ pub(crate) struct ServerArgs {
     /// `pass`: the caller's header. `attempts`: a span of its own for each attempt. The span's id is in the log lines;
     /// your tracing backend must read them, or the span has no record.
     #[arg(long, env = "GATEWAY_TRACE", value_name = "pass|attempts", default_value = "pass", help_heading = SERVER)]
-    pub(crate) trace: Trace,
+    pub(crate) trace: TraceArg,
 
     /// Disable all layers but the deadline, whatever other options say.
     ///

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 /// The texts of a file, by model.
 #[derive(Clone, Debug)]
-pub(crate) struct Templates(Arc<BTreeMap<String, String>>);
+pub(crate) struct TemplateArgs(Arc<BTreeMap<String, String>>);
 
 /// The entry for models that have none.
 const ANY: &str = "*";
 
 // === impl Templates ===
 
-impl Templates {
+impl TemplateArgs {
     /// The text for requests that name this model.
     pub(crate) fn text(&self, model: Option<&str>) -> Option<&str> {
         let own = model.and_then(|model| self.0.get(model));
@@ -21,7 +21,7 @@ impl Templates {
     }
 }
 
-impl FromStr for Templates {
+impl FromStr for TemplateArgs {
     type Err = String;
 
     fn from_str(path: &str) -> Result<Self, String> {

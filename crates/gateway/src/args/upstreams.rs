@@ -79,7 +79,7 @@ pub(crate) struct UpstreamArgs {
 
     /// The fallbacks, each with the options that belong to it.
     #[arg(skip)]
-    pub(crate) backups: Vec<Backup>,
+    pub(crate) backups: Vec<BackupArgs>,
 }
 
 // === impl UpstreamArgs ===
@@ -104,7 +104,7 @@ impl UpstreamArgs {
 
 /// One fallback of the chain.
 #[derive(Clone, Debug)]
-pub(crate) struct Backup {
+pub(crate) struct BackupArgs {
     /// The name in answers: `fallback`, `fallback-2` and so on.
     pub(crate) name: String,
     pub(crate) upstream: Upstream,
@@ -118,7 +118,7 @@ pub(crate) struct Backup {
 
 // === impl Backup ===
 
-impl Backup {
+impl BackupArgs {
     pub(super) fn new(nth: usize, upstream: &Upstream) -> Self {
         let name = if nth == 1 { "fallback".to_owned() } else { format!("fallback-{nth}") };
         Self { name, upstream: upstream.clone(), model: None, weight: None, credential: Vec::new() }

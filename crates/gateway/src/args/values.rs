@@ -35,7 +35,7 @@ pub(crate) enum Heartbeat {
 
 /// Which callers get notices of why they wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Notices {
+pub(crate) enum NoticesArg {
     Off,
     On,
     Header,
@@ -67,7 +67,7 @@ pub(crate) enum Resuming {
 
 /// What a newer message of a conversation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Superseding {
+pub(crate) enum SupersedeArg {
     Interrupt,
     Reject,
     Enqueue,
@@ -82,7 +82,7 @@ pub(crate) enum LogFormat {
 
 /// What the upstream gets as `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Trace {
+pub(crate) enum TraceArg {
     /// The caller's header, unchanged.
     Pass,
     /// A span of its own for each attempt.
@@ -100,7 +100,7 @@ pub(crate) enum Profile {
 
 /// The limit of concurrent calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Concurrency {
+pub(crate) enum ConcurrencyArg {
     Off,
     Auto,
     Fixed(NonZeroU32),
@@ -112,11 +112,11 @@ pub(crate) struct RateLimit(pub(crate) Option<Rate>);
 
 /// A number, or no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Count(pub(crate) Option<NonZeroU32>);
+pub(crate) struct CountArg(pub(crate) Option<NonZeroU32>);
 
 /// A number of bytes, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Size(pub(crate) Option<usize>);
+pub(crate) struct SizeArg(pub(crate) Option<usize>);
 
 /// A time limit, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +212,7 @@ impl Profile {
 
 // === impl Concurrency ===
 
-impl FromStr for Concurrency {
+impl FromStr for ConcurrencyArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -243,7 +243,7 @@ impl FromStr for RateLimit {
 
 // === impl Count ===
 
-impl FromStr for Count {
+impl FromStr for CountArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -256,7 +256,7 @@ impl FromStr for Count {
 
 // === impl Size ===
 
-impl FromStr for Size {
+impl FromStr for SizeArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

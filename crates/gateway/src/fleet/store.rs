@@ -23,16 +23,16 @@ pub(crate) enum DedupLease {
     Fleet(RedisLease),
 }
 
-type Claimed<L> = Result<Claim<L>, BoxError>;
+type ClaimResult<L> = Result<Claim<L>, BoxError>;
 /// The claim of another store, with its lease converted.
-type Mapped<F, L> = Map<F, fn(Claimed<L>) -> Claimed<DedupLease>>;
+type Mapped<F, L> = Map<F, fn(ClaimResult<L>) -> ClaimResult<DedupLease>>;
 
 // === impl DedupStore ===
 
 impl Store for DedupStore {
     type Lease = DedupLease;
     type Claim =
-        Either<Mapped<Ready<Claimed<MemoryLease>>, MemoryLease>, Mapped<<RedisStore as Store>::Claim, RedisLease>>;
+        Either<Mapped<Ready<ClaimResult<MemoryLease>>, MemoryLease>, Mapped<<RedisStore as Store>::Claim, RedisLease>>;
 
     const HANDS_OVER: bool = RedisStore::<tower_buttress_redis::Redis>::HANDS_OVER;
 
@@ -58,7 +58,7 @@ impl Store for DedupStore {
     }
 }
 
-fn with<L>(claim: Claimed<L>, lease_of: fn(L) -> DedupLease) -> Claimed<DedupLease> {
+fn with<L>(claim: ClaimResult<L>, lease_of: fn(L) -> DedupLease) -> ClaimResult<DedupLease> {
     Ok(match claim? {
         Claim::Lead { lease, recorder, .. } => Claim::lead(lease_of(lease), recorder),
         Claim::Follow(log) => Claim::Follow(log),

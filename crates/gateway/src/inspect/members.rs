@@ -25,7 +25,7 @@ enum Name {
 
 /// The value of a member. Keeps only what is needed: a request may have a list of millions in its place.
 #[derive(Debug)]
-enum Value {
+enum MemberValue {
     /// At most [`LONGEST_MODEL`] bytes.
     Text(String),
     Bool(bool),
@@ -72,11 +72,11 @@ impl<'de> Visitor<'de> for MembersVisitor {
                 Name::Model => {
                     models = models.saturating_add(1);
                     members.model = match map.next_value()? {
-                        Value::Text(name) => Some(name),
-                        Value::Bool(_) | Value::Other => None,
+                        MemberValue::Text(name) => Some(name),
+                        MemberValue::Bool(_) | MemberValue::Other => None,
                     };
                 }
-                Name::Stream => members.stream = matches!(map.next_value()?, Value::Bool(true)),
+                Name::Stream => members.stream = matches!(map.next_value()?, MemberValue::Bool(true)),
                 Name::LikeModel => {
                     members.is_unclear = true;
                     map.next_value::<IgnoredAny>()?;
@@ -116,51 +116,51 @@ impl Visitor<'_> for NameVisitor {
 
 // === impl Value ===
 
-impl<'de> Deserialize<'de> for Value {
+impl<'de> Deserialize<'de> for MemberValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ValueVisitor)
     }
 }
 
 impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Value;
+    type Value = MemberValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(if text.len() <= LONGEST_MODEL { Value::Text(text.to_owned()) } else { Value::Other })
+    fn visit_str<E>(self, text: &str) -> Result<MemberValue, E> {
+        Ok(if text.len() <= LONGEST_MODEL { MemberValue::Text(text.to_owned()) } else { MemberValue::Other })
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<MemberValue, E> {
+        Ok(MemberValue::Bool(value))
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Other)
+    fn visit_unit<E>(self) -> Result<MemberValue, E> {
+        Ok(MemberValue::Other)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Value, E> {
-        Ok(Value::Other)
+    fn visit_u64<E>(self, _: u64) -> Result<MemberValue, E> {
+        Ok(MemberValue::Other)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
-        Ok(Value::Other)
+    fn visit_i64<E>(self, _: i64) -> Result<MemberValue, E> {
+        Ok(MemberValue::Other)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
-        Ok(Value::Other)
+    fn visit_f64<E>(self, _: f64) -> Result<MemberValue, E> {
+        Ok(MemberValue::Other)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<MemberValue, A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Value::Other)
+        Ok(MemberValue::Other)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<MemberValue, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Value::Other)
+        Ok(MemberValue::Other)
     }
 }
 

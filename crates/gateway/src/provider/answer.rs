@@ -8,23 +8,23 @@ use axum::http::StatusCode;
 use futures_util::stream::{self, Stream};
 use tokio::time::sleep;
 
-use super::call::Call;
+use super::call::ProviderCall;
 use super::script::{Interruption, Script};
-use super::sockets::Reset;
+use super::sockets::ProviderReset;
 use super::wire::{self, GeneratedAnswer};
 
 /// The pieces of an answer, in order, and how it ends.
 pub(super) struct Speech {
     script: Script,
-    reset: Reset,
-    call: Call,
-    text: Text,
+    reset: ProviderReset,
+    call: ProviderCall,
+    text: SimulatedText,
     said: usize,
     /// The piece at which a resumed answer continues.
     start: usize,
 }
 
-enum Text {
+enum SimulatedText {
     Events(GeneratedAnswer),
     Object(Vec<Bytes>),
 }
@@ -42,27 +42,29 @@ impl Speech {
         answer: GeneratedAnswer,
         after: Option<usize>,
         script: Script,
-        reset: Reset,
-        call: Call,
+        reset: ProviderReset,
+        call: ProviderCall,
     ) -> Self {
         let start = after.filter(|_| script.ids).map_or(0, |after| after.saturating_add(1));
-        Self { script, reset, call, text: Text::Events(answer), said: start, start }
+        Self { script, reset, call, text: SimulatedText::Events(answer), said: start, start }
     }
 
-    pub(super) fn object(answer: &GeneratedAnswer, script: Script, reset: Reset, call: Call) -> Self {
+    pub(super) fn object(answer: &GeneratedAnswer, script: Script, reset: ProviderReset, call: ProviderCall) -> Self {
         let whole = answer.whole();
         let pieces = match script.ending {
             None => vec![whole],
             Some((after, _)) => whole.chunks(PIECE).take(after).map(Bytes::copy_from_slice).collect(),
         };
-        Self { script, reset, call, text: Text::Object(pieces), said: 0, start: 0 }
+        Self { script, reset, call, text: SimulatedText::Object(pieces), said: 0, start: 0 }
     }
 
     pub(super) fn into_body(self) -> Body {
         match (self.script.comments, &self.text) {
             (Some(every), _) => Body::from_stream(comments(self, every)),
             // An answer of known length says so.
-            (None, Text::Object(pieces)) if self.script.ending.is_none() && self.script.first_byte.is_zero() => {
+            (None, SimulatedText::Object(pieces))
+                if self.script.ending.is_none() && self.script.first_byte.is_zero() =>
+            {
                 let whole = pieces.concat();
                 let mut speech = self;
                 speech.call.finish();
@@ -75,8 +77,8 @@ impl Speech {
     /// Events are built one by one: a large answer may not fit in memory.
     fn frame(&self) -> Option<Bytes> {
         let answer = match &self.text {
-            Text::Object(pieces) => return pieces.get(self.said).cloned(),
-            Text::Events(answer) => answer,
+            SimulatedText::Object(pieces) => return pieces.get(self.said).cloned(),
+            SimulatedText::Events(answer) => answer,
         };
         // The first event names the role; content starts with the second.
         let Some(nth) = self.said.checked_sub(1) else { return Some(answer.opening()) };

@@ -19,7 +19,7 @@ pub struct Counts {
 
 /// A received call.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ReceivedCall {
     /// Its headers.
     pub headers: http::HeaderMap,
     /// Its body, whole.
@@ -28,7 +28,7 @@ pub struct Seen {
 
 /// A call in progress. Dropped unfinished, it counts as abandoned.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(super) struct ProviderCall {
     counts: watch::Sender<Counts>,
     pub(super) number: u64,
     finished: bool,
@@ -36,7 +36,7 @@ pub(super) struct Call {
 
 // === impl Call ===
 
-impl Call {
+impl ProviderCall {
     pub(super) fn begin(counts: &watch::Sender<Counts>) -> Self {
         let mut number = 0;
         counts.send_modify(|counts| {
@@ -53,7 +53,7 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for ProviderCall {
     fn drop(&mut self) {
         if !self.finished {
             self.counts.send_modify(|counts| counts.abandoned += 1);

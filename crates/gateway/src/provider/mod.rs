@@ -50,10 +50,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use self::answer::Speech;
-use self::call::Call;
-pub use self::call::{Counts, Seen};
+use self::call::ProviderCall;
+pub use self::call::{Counts, ReceivedCall};
 use self::script::{BadScript, Opening, Script};
-use self::sockets::Reset;
+use self::sockets::ProviderReset;
 use self::wire::{ChatRequest, GeneratedAnswer};
 
 /// A provider that runs until its runtime ends.
@@ -66,7 +66,7 @@ pub struct Provider {
 #[derive(Debug)]
 struct Shared {
     counts: watch::Sender<Counts>,
-    seen: Mutex<Vec<Seen>>,
+    seen: Mutex<Vec<ReceivedCall>>,
     /// How many calls in a row followed each script with `times`.
     followed: Mutex<HashMap<String, u32>>,
 }
@@ -119,7 +119,7 @@ impl Provider {
     }
 
     /// The calls received so far.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<ReceivedCall> {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -148,17 +148,17 @@ impl Shared {
 
 async fn chat(
     State(shared): State<Arc<Shared>>,
-    Extension(reset): Extension<Reset>,
+    Extension(reset): Extension<ProviderReset>,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let mut call = Call::begin(&shared.counts);
+    let mut call = ProviderCall::begin(&shared.counts);
     let asked = ChatRequest::parse(&body);
     let model = asked.as_ref().map_or("", |asked| &asked.model);
     let script = shared.script(&wanted(&headers, &uri, model));
     let after = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    shared.seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen { headers, body });
+    shared.seen.lock().unwrap_or_else(PoisonError::into_inner).push(ReceivedCall { headers, body });
     let script = match script {
         Ok(script) => script,
         Err(bad) => return refuse(call, &Script::default(), StatusCode::BAD_REQUEST, &bad.to_string()),
@@ -189,7 +189,13 @@ fn wanted(headers: &HeaderMap, uri: &Uri, model: &str) -> String {
     header.or_else(query).or_else(model).unwrap_or_default().to_owned()
 }
 
-fn speak(asked: ChatRequest, after: Option<usize>, script: Script, reset: Reset, call: Call) -> Response {
+fn speak(
+    asked: ChatRequest,
+    after: Option<usize>,
+    script: Script,
+    reset: ProviderReset,
+    call: ProviderCall,
+) -> Response {
     let stream = asked.stream;
     let number = call.number;
     let answer = match script.ids {
@@ -208,7 +214,7 @@ fn speak(asked: ChatRequest, after: Option<usize>, script: Script, reset: Reset,
     response
 }
 
-fn refuse(mut call: Call, script: &Script, status: StatusCode, message: &str) -> Response {
+fn refuse(mut call: ProviderCall, script: &Script, status: StatusCode, message: &str) -> Response {
     let body = wire::error(status, script.code.as_deref(), message);
     let mut response = (status, Json(body)).into_response();
     let hints = [

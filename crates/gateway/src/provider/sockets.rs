@@ -14,23 +14,23 @@ use crate::socket::{ResetOnDrop, Socket};
 
 /// Resets the connection of a request.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reset {
+pub(super) struct ProviderReset {
     on_drop: ResetOnDrop,
     is_wanted: Arc<Notify>,
 }
 
 /// Counts a connection while it is open.
-struct Open(watch::Sender<Counts>);
+struct OpenConnection(watch::Sender<Counts>);
 
 pub(super) async fn serve(listener: TcpListener, app: Router, counts: watch::Sender<Counts>) {
     // A simulated provider may end when accept fails.
     while let Ok((stream, _)) = listener.accept().await {
         // Sends each small event at once, in its own segment.
         let _ = stream.set_nodelay(true);
-        let reset = Reset::default();
+        let reset = ProviderReset::default();
         let service = TowerToHyperService::new(app.clone().layer(Extension(reset.clone())));
         let socket = Socket::new(stream, reset.on_drop.clone());
-        let open = Open::new(counts.clone());
+        let open = OpenConnection::new(counts.clone());
         tokio::spawn(async move {
             let _open = open;
             let connection =
@@ -47,7 +47,7 @@ pub(super) async fn serve(listener: TcpListener, app: Router, counts: watch::Sen
 
 // === impl Reset ===
 
-impl Reset {
+impl ProviderReset {
     /// Resets the connection. Never returns, because the caller's future is dropped with it.
     pub(super) async fn now(&self) -> ! {
         self.on_drop.want();
@@ -62,7 +62,7 @@ impl Reset {
 
 // === impl Open ===
 
-impl Open {
+impl OpenConnection {
     fn new(counts: watch::Sender<Counts>) -> Self {
         counts.send_modify(|counts| {
             counts.connections += 1;
@@ -72,7 +72,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.send_modify(|counts| counts.open -= 1);
     }

@@ -19,7 +19,7 @@ pub(crate) struct EntryLayer {
 
 /// The service of [`EntryLayer`].
 #[derive(Clone, Debug)]
-pub(crate) struct Entry<S> {
+pub(crate) struct EntryService<S> {
     inner: S,
     target: Arc<Target>,
 }
@@ -40,16 +40,16 @@ impl EntryLayer {
 }
 
 impl<S> Layer<S> for EntryLayer {
-    type Service = Entry<S>;
+    type Service = EntryService<S>;
 
-    fn layer(&self, inner: S) -> Entry<S> {
-        Entry { inner, target: self.target.clone() }
+    fn layer(&self, inner: S) -> EntryService<S> {
+        EntryService { inner, target: self.target.clone() }
     }
 }
 
 // === impl Entry ===
 
-impl<S: Service<Request<B>>, B> Service<Request<B>> for Entry<S> {
+impl<S: Service<Request<B>>, B> Service<Request<B>> for EntryService<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;

@@ -50,7 +50,7 @@ struct CallCounts {
 
 pin_project! {
     /// The future of [`Forward`].
-    pub(crate) struct Answering<C> {
+    pub(crate) struct ForwardFuture<C> {
         #[pin]
         call: ResponseFuture,
         clients: Arc<Clients<C>>,
@@ -104,14 +104,14 @@ where
 {
     type Response = Response<Incoming>;
     type Error = Error;
-    type Future = Answering<C>;
+    type Future = ForwardFuture<C>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // The client queues, and its pool grows as needed.
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Answering<C> {
+    fn call(&mut self, request: Request<B>) -> ForwardFuture<C> {
         let (mut parts, body) = request.into_parts();
         let asked = parts.extensions.get::<UpstreamCalls>().map(UpstreamCalls::begin);
         let body = body.boxed_unsync();
@@ -130,7 +130,7 @@ where
         let occupied = occupied.map(Arc::new);
         let body = Outgoing { body, occupied: occupied.clone() };
         let call = client.request(Request::from_parts(parts, body));
-        Answering { call, clients: clients.clone(), occupied, asked }
+        ForwardFuture { call, clients: clients.clone(), occupied, asked }
     }
 }
 
@@ -148,7 +148,7 @@ impl<C> fmt::Debug for Forward<C> {
 
 // === impl Answering ===
 
-impl<C> Future for Answering<C> {
+impl<C> Future for ForwardFuture<C> {
     type Output = Result<Response<Incoming>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

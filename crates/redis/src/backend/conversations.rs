@@ -11,11 +11,13 @@ use super::circuits::AT_ONCE;
 use super::redis::{millis, number, unexpected, unsigned, whole_millis};
 use super::{BackendError, STRANGERS, Subscription};
 use crate::client::Redis;
-use crate::client::script::Script;
+use crate::client::script::LuaScript;
 
-static NEWEST: Script =
-    Script::new("newest", concat!(include_str!("../scripts/conversations.lua"), include_str!("../scripts/newest.lua")));
-static ANSWERED: Script = Script::new(
+static NEWEST: LuaScript = LuaScript::new(
+    "newest",
+    concat!(include_str!("../scripts/conversations.lua"), include_str!("../scripts/newest.lua")),
+);
+static ANSWERED: LuaScript = LuaScript::new(
     "answered",
     concat!(include_str!("../scripts/conversations.lua"), include_str!("../scripts/answered.lua")),
 );
@@ -31,7 +33,7 @@ pub trait ConversationBackend: Clone + Send + Sync + 'static {
     /// nothing is stored if `share` has no room.
     fn newest(
         &self,
-        message: Message,
+        message: MessageId,
         came: Instant,
         known: u64,
         share: ConversationShare,
@@ -42,7 +44,7 @@ pub trait ConversationBackend: Clone + Send + Sync + 'static {
     /// or this was known. If the upstream has served it, the conversation counts as its tenant's own, if there is room.
     fn answered(
         &self,
-        message: Message,
+        message: MessageId,
         share: ConversationShare,
     ) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
@@ -52,7 +54,7 @@ pub trait ConversationBackend: Clone + Send + Sync + 'static {
 
 /// A message of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Message {
+pub struct MessageId {
     /// The conversation's digest.
     pub conversation: Fingerprint,
     /// The digest of the message.
@@ -142,7 +144,7 @@ impl ConversationNews {
 impl ConversationBackend for Redis {
     async fn newest(
         &self,
-        message: Message,
+        message: MessageId,
         came: Instant,
         known: u64,
         share: ConversationShare,
@@ -159,7 +161,7 @@ impl ConversationBackend for Redis {
         }
     }
 
-    async fn answered(&self, message: Message, share: ConversationShare) -> Result<bool, BackendError> {
+    async fn answered(&self, message: MessageId, share: ConversationShare) -> Result<bool, BackendError> {
         let names = self.names();
         let keys = [
             names.conversation(&message.conversation, 'i'),
@@ -186,13 +188,13 @@ impl Redis {
     /// before the newest by `at`; nothing is stored then.
     async fn send_newest(
         &self,
-        message: Message,
+        message: MessageId,
         came: Instant,
         at: Option<u64>,
         known: u64,
         share: ConversationShare,
     ) -> Result<Option<Newest>, BackendError> {
-        let Message { conversation, payload } = message;
+        let MessageId { conversation, payload } = message;
         let names = self.names();
         let keys = [
             names.conversation(&conversation, 'i'),
@@ -236,7 +238,7 @@ impl Redis {
 pub(super) mod model {
     use std::collections::HashMap;
 
-    use super::super::model::{Channel, Conversation, Model, State};
+    use super::super::model::{Channel, Conversation, RedisModel, State};
     use super::*;
 
     /// The conversations of each tenant.
@@ -298,15 +300,15 @@ pub(super) mod model {
         }
     }
 
-    impl ConversationBackend for Model {
+    impl ConversationBackend for RedisModel {
         async fn newest(
             &self,
-            message: Message,
+            message: MessageId,
             came: Instant,
             numbered: u64,
             share: ConversationShare,
         ) -> Result<Newest, BackendError> {
-            let Message { conversation, payload } = message;
+            let MessageId { conversation, payload } = message;
             let mut state = self.reach()?;
             let (now, millis, age) = (state.now(), state.millis(), came.elapsed());
             let came = if age <= AT_ONCE { now } else { now.checked_sub(age).unwrap_or(now) };
@@ -355,8 +357,8 @@ pub(super) mod model {
             Ok(newest)
         }
 
-        async fn answered(&self, message: Message, share: ConversationShare) -> Result<bool, BackendError> {
-            let Message { conversation, payload } = message;
+        async fn answered(&self, message: MessageId, share: ConversationShare) -> Result<bool, BackendError> {
+            let MessageId { conversation, payload } = message;
             let mut state = self.reach()?;
             let now = state.now();
             let State { conversations, spoken, .. } = &mut *state;

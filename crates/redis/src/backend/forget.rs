@@ -11,11 +11,11 @@ use super::names::log_of;
 use super::redis::{number, unexpected, unsigned};
 use super::{BackendError, Subscription, Token};
 use crate::client::Redis;
-use crate::client::script::{Command, Script};
+use crate::client::script::{Command, LuaScript};
 
-static KEPT: Script = Script::new("kept", include_str!("../scripts/kept.lua"));
-static FORGET: Script =
-    Script::new("forget", concat!(include_str!("../scripts/quota.lua"), include_str!("../scripts/forget.lua")));
+static KEPT: LuaScript = LuaScript::new("kept", include_str!("../scripts/kept.lua"));
+static FORGET: LuaScript =
+    LuaScript::new("forget", concat!(include_str!("../scripts/quota.lua"), include_str!("../scripts/forget.lua")));
 
 /// The engine of [`Redis::forget`].
 ///
@@ -178,10 +178,10 @@ impl Redis {
 
 #[cfg(any(test, feature = "model"))]
 mod model {
-    use super::super::model::{Channel, Model};
+    use super::super::model::{Channel, RedisModel};
     use super::*;
 
-    impl ForgetBackend for Model {
+    impl ForgetBackend for RedisModel {
         async fn tell_to_forget(&self, tenant: &str) -> Result<u64, BackendError> {
             Ok(self.reach()?.publish(Channel::Forgotten, &bytes::Bytes::copy_from_slice(tenant.as_bytes())))
         }

@@ -12,7 +12,7 @@ use super::{NumberedOrder, Process, Token, Votes};
 pub(super) struct HeldCircuit {
     pub(super) votes: HashMap<Process, Instant>,
     pub(super) active: HashMap<Process, Instant>,
-    pub(super) open: Option<Open>,
+    pub(super) open: Option<HeldOpen>,
     pub(super) probe: Option<HeldLease>,
     /// An operator's order, with its expiry.
     pub(super) order: Option<(NumberedOrder, Instant)>,
@@ -29,7 +29,7 @@ pub(super) struct HeldLease {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Open {
+pub(super) struct HeldOpen {
     /// When it closes.
     pub(super) until: Lasting,
     /// The probes without an answer, with the expiry of that count.

@@ -10,10 +10,10 @@ use tower_buttress::store::{Fingerprint, LastGoodKeys, TenantHash};
 use super::BackendError;
 use super::redis::{millis, number, unexpected, unsigned, whole_millis};
 use crate::client::Redis;
-use crate::client::script::{Command, Script};
+use crate::client::script::{Command, LuaScript};
 
-static REMEMBER: Script = Script::new("remember", include_str!("../scripts/remember.lua"));
-static RECALL: Script = Script::new("recall", include_str!("../scripts/recall.lua"));
+static REMEMBER: LuaScript = LuaScript::new("remember", include_str!("../scripts/remember.lua"));
+static RECALL: LuaScript = LuaScript::new("recall", include_str!("../scripts/recall.lua"));
 
 /// The engine of [`FleetLastGood`](crate::FleetLastGood).
 ///
@@ -90,10 +90,10 @@ impl LastGoodBackend for Redis {
 
 #[cfg(any(test, feature = "model"))]
 mod model {
-    use super::super::model::{ENTRY_BYTES, Expiring, Model, Quota, StaleAnswer};
+    use super::super::model::{ENTRY_BYTES, Expiring, Quota, RedisModel, StaleAnswer};
     use super::*;
 
-    impl LastGoodBackend for Model {
+    impl LastGoodBackend for RedisModel {
         async fn remember(&self, answer: KeptAnswer) -> Result<bool, BackendError> {
             let KeptAnswer { keys, bytes, age, ttl, tenant_bytes } = answer;
             let mut state = self.reach()?;

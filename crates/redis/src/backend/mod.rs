@@ -65,11 +65,11 @@ pub use self::circuits::{
     CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, NumberedOrder, OrderNews, ProbeLease,
     ProbeVerdict, Votes,
 };
-pub use self::conversations::{ConversationBackend, ConversationNews, ConversationShare, Message, Newest};
+pub use self::conversations::{ConversationBackend, ConversationNews, ConversationShare, MessageId, Newest};
 pub use self::forget::{ForgetBackend, Forgotten};
 pub use self::last_good::{KeptAnswer, LastGoodBackend};
 #[cfg(any(test, feature = "model"))]
-pub use self::model::{Checkpoint, Counted, Model};
+pub use self::model::{Checkpoint, Counted, RedisModel};
 pub use self::names::Want;
 pub use self::offers::{Ask, Offered};
 pub use self::pauses::{PauseBackend, PauseNews};
@@ -81,7 +81,7 @@ pub use crate::ids::{Process, Token};
 use crate::options::{Outage, PATIENCE};
 
 /// The engine of a [`RedisStore`](crate::RedisStore): a [`Redis`](crate::Redis), or, with the feature `model`, a
-/// `Model` in memory.
+/// `RedisModel` in memory.
 ///
 /// Each operation is atomic and may be repeated if its reply was lost. A flight is a call that one process makes for
 /// all equal requests. Its key and the token of its lease identify it, so that a process that lost its lease can write

@@ -26,22 +26,22 @@ use crate::client::subscriptions::{Heard, Hearer};
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
 /// use tower_buttress::store::suite;
-/// use tower_buttress_redis::{Model, RedisStore};
+/// use tower_buttress_redis::{RedisModel, RedisStore};
 ///
 /// suite::run_shared(|| {
-///     let model = Model::new();
+///     let model = RedisModel::new();
 ///     (RedisStore::new(model.clone()), RedisStore::new(model))
 /// })
 /// .await;
 /// # }
 /// ```
 #[derive(Clone, Default)]
-pub struct Model {
+pub struct RedisModel {
     state: Arc<Mutex<State>>,
     connection: Arc<Connection>,
 }
 
-/// The content of a [`Model`] at a moment, such as that of a replica that lags behind.
+/// The content of a [`RedisModel`] at a moment, such as that of a replica that lags behind.
 #[derive(Clone)]
 pub struct Checkpoint(State);
 
@@ -228,9 +228,9 @@ impl Lasting {
     }
 }
 
-// === impl Model ===
+// === impl RedisModel ===
 
-impl Model {
+impl RedisModel {
     /// An empty engine.
     #[must_use]
     pub fn new() -> Self {
@@ -375,10 +375,10 @@ impl Model {
     }
 }
 
-impl fmt::Debug for Model {
+impl fmt::Debug for RedisModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.lock();
-        f.debug_struct("Model")
+        f.debug_struct("RedisModel")
             .field("flights", &state.flights.len())
             .field("logs", &state.logs.len())
             .finish_non_exhaustive()

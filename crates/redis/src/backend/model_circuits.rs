@@ -9,12 +9,12 @@ use super::circuits::{
     AT_ONCE, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, KEPT, MOST_TOLD,
     NumberedOrder, ORDER_KEPT, OrderNews, ProbeLease, ProbeVerdict, Votes,
 };
-use super::held_circuit::{HeldLease, Open};
-use super::model::{Channel, Lasting, Model, State};
+use super::held_circuit::{HeldLease, HeldOpen};
+use super::model::{Channel, Lasting, RedisModel, State};
 use super::redis::whole_millis;
 use super::{BackendError, Process, Subscription, Token};
 
-impl CircuitBackend for Model {
+impl CircuitBackend for RedisModel {
     async fn look(&self, circuit: CircuitId, process: Process, active: Duration) -> Result<Votes, BackendError> {
         let mut state = self.reach()?;
         let now = state.now();
@@ -43,7 +43,7 @@ impl CircuitBackend for Model {
         prolong(&mut fleet.active, process, now + active);
         let forgotten = now + (open * 2).max(active);
         let unanswered = fleet.open.map_or(0, |open| open.unanswered);
-        fleet.open = Some(Open { until: Lasting::until(now + open, now), unanswered, forgotten });
+        fleet.open = Some(HeldOpen { until: Lasting::until(now + open, now), unanswered, forgotten });
         let votes = fleet.votes(now);
         let news = CircuitNews { circuit, votes: Some(votes), process };
         state.publish(Channel::Circuits(circuit.group), &news.encode());
@@ -97,7 +97,7 @@ impl CircuitBackend for Model {
             }
             ProbeVerdict::Failed { open_for, unanswered } => {
                 let forgotten = now + (open_for * 2).max(KEPT);
-                fleet.open = Some(Open { until: Lasting::until(now + open_for, now), unanswered, forgotten });
+                fleet.open = Some(HeldOpen { until: Lasting::until(now + open_for, now), unanswered, forgotten });
                 fleet.expire(now, open_for, active);
                 let stands = now + open_for.max(active);
                 fleet.votes.insert(process, stands);

@@ -5,14 +5,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tower_buttress::store::{Fingerprint, TenantHash};
 
-use super::model::{Channel, ENTRY_BYTES, Expiring, Meta, Model, Offer, Quota, State};
+use super::model::{Channel, ENTRY_BYTES, Expiring, Meta, Offer, Quota, RedisModel, State};
 use super::names::{Want, encode_want};
 use super::{
     Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightEnd, FlightState, LogShare,
     Offered, Piece, Process, STRANGERS, Settled, Subscription, Token,
 };
 
-impl Backend for Model {
+impl Backend for RedisModel {
     async fn claim(&self, claim: ClaimArgs) -> Result<Claimed, BackendError> {
         let mut state = self.reach()?;
         let now = state.now();

@@ -11,12 +11,12 @@ use tower_buttress::store::Fingerprint;
 use super::redis::{millis, number, unexpected, unsigned};
 use super::{BackendError, Process, Subscription};
 use crate::client::Redis;
-use crate::client::script::Script;
+use crate::client::script::LuaScript;
 
-static PAUSE: Script =
-    Script::new("pause", concat!(include_str!("../scripts/paused.lua"), include_str!("../scripts/pause.lua")));
-static PAUSED: Script =
-    Script::new("paused", concat!(include_str!("../scripts/paused.lua"), "return {paused(KEYS[1])}"));
+static PAUSE: LuaScript =
+    LuaScript::new("pause", concat!(include_str!("../scripts/paused.lua"), include_str!("../scripts/pause.lua")));
+static PAUSED: LuaScript =
+    LuaScript::new("paused", concat!(include_str!("../scripts/paused.lua"), "return {paused(KEYS[1])}"));
 
 /// The engine of [`FleetPauses`](crate::FleetPauses).
 ///
@@ -97,10 +97,10 @@ impl PauseBackend for Redis {
 
 #[cfg(any(test, feature = "model"))]
 mod model {
-    use super::super::model::{Channel, Lasting, Model};
+    use super::super::model::{Channel, Lasting, RedisModel};
     use super::*;
 
-    impl PauseBackend for Model {
+    impl PauseBackend for RedisModel {
         async fn pause(&self, pause: PauseNews) -> Result<bool, BackendError> {
             let mut state = self.reach()?;
             let now = state.now();

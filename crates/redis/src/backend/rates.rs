@@ -9,10 +9,10 @@ use tower_buttress::store::Fingerprint;
 use super::redis::{millis, number, unexpected, unsigned};
 use super::{BackendError, Process, Token};
 use crate::client::Redis;
-use crate::client::script::Script;
+use crate::client::script::LuaScript;
 use crate::ids::hex;
 
-static RESERVE: Script = Script::new(
+static RESERVE: LuaScript = LuaScript::new(
     "reserve",
     concat!(
         include_str!("../scripts/paused.lua"),
@@ -20,9 +20,9 @@ static RESERVE: Script = Script::new(
         include_str!("../scripts/reserve.lua")
     ),
 );
-static REFUND: Script =
-    Script::new("refund", concat!(include_str!("../scripts/taken.lua"), include_str!("../scripts/refund.lua")));
-static BEAT: Script = Script::new("beat", include_str!("../scripts/beat.lua"));
+static REFUND: LuaScript =
+    LuaScript::new("refund", concat!(include_str!("../scripts/taken.lua"), include_str!("../scripts/refund.lua")));
+static BEAT: LuaScript = LuaScript::new("beat", include_str!("../scripts/beat.lua"));
 
 /// The engine of [`FleetPace`](crate::FleetPace).
 ///
@@ -152,13 +152,13 @@ const LONGEST_MICROS: u64 = 365 * 24 * 60 * 60 * 1_000_000;
 #[cfg(any(test, feature = "model"))]
 mod model {
     use super::super::held_circuit::retain_until;
-    use super::super::model::{Lasting, Model};
+    use super::super::model::{Lasting, RedisModel};
     use super::*;
     use crate::options::PATIENCE;
 
     const REMEMBERED: Duration = PATIENCE.saturating_add(DONE_FOR);
 
-    impl RateBackend for Model {
+    impl RateBackend for RedisModel {
         async fn reserve(
             &self,
             limit: Fingerprint,

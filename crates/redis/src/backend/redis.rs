@@ -13,20 +13,20 @@ use super::{
     Offered, Piece, Process, STRANGERS, Settled, Subscription, Token,
 };
 use crate::client::Redis;
-use crate::client::script::{Command, Script};
+use crate::client::script::{Command, LuaScript};
 use crate::options::Outage;
 
-static CLAIM: Script = Script::new("claim", include_str!("../scripts/claim.lua"));
-static RENEW: Script = Script::new("renew", include_str!("../scripts/renew.lua"));
-static OUTGROW: Script = Script::new("outgrow", include_str!("../scripts/outgrow.lua"));
-static APPEND: Script =
-    Script::new("append", concat!(include_str!("../scripts/logs.lua"), include_str!("../scripts/append.lua")));
-static DISCARD: Script =
-    Script::new("discard", concat!(include_str!("../scripts/quota.lua"), include_str!("../scripts/discard.lua")));
-static OFFER: Script = Script::new("offer", include_str!("../scripts/offer.lua"));
-static OFFERED: Script = Script::new("offered", include_str!("../scripts/offered.lua"));
-static SETTLE: Script =
-    Script::new("settle", concat!(include_str!("../scripts/logs.lua"), include_str!("../scripts/settle.lua")));
+static CLAIM: LuaScript = LuaScript::new("claim", include_str!("../scripts/claim.lua"));
+static RENEW: LuaScript = LuaScript::new("renew", include_str!("../scripts/renew.lua"));
+static OUTGROW: LuaScript = LuaScript::new("outgrow", include_str!("../scripts/outgrow.lua"));
+static APPEND: LuaScript =
+    LuaScript::new("append", concat!(include_str!("../scripts/logs.lua"), include_str!("../scripts/append.lua")));
+static DISCARD: LuaScript =
+    LuaScript::new("discard", concat!(include_str!("../scripts/quota.lua"), include_str!("../scripts/discard.lua")));
+static OFFER: LuaScript = LuaScript::new("offer", include_str!("../scripts/offer.lua"));
+static OFFERED: LuaScript = LuaScript::new("offered", include_str!("../scripts/offered.lua"));
+static SETTLE: LuaScript =
+    LuaScript::new("settle", concat!(include_str!("../scripts/logs.lua"), include_str!("../scripts/settle.lua")));
 
 /// Longer than the patience, because no caller waits for a subscription.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);

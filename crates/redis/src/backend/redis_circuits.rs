@@ -11,19 +11,19 @@ use super::circuits::{
 use super::redis::{millis, number, unexpected, unsigned, whole_millis};
 use super::{BackendError, Process, Subscription, Token};
 use crate::client::Redis;
-use crate::client::script::{Command, Script};
+use crate::client::script::{Command, LuaScript};
 use crate::ids::hex;
 
-static LOOK: Script =
-    Script::new("look", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/look.lua")));
-static VOTE: Script =
-    Script::new("vote", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/vote.lua")));
-static PROBE: Script =
-    Script::new("probe", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/probe.lua")));
-static ORDER: Script = Script::new("order", include_str!("../scripts/order.lua"));
-static ORDERED: Script = Script::new("ordered", include_str!("../scripts/ordered.lua"));
-static VERDICT: Script =
-    Script::new("verdict", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/verdict.lua")));
+static LOOK: LuaScript =
+    LuaScript::new("look", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/look.lua")));
+static VOTE: LuaScript =
+    LuaScript::new("vote", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/vote.lua")));
+static PROBE: LuaScript =
+    LuaScript::new("probe", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/probe.lua")));
+static ORDER: LuaScript = LuaScript::new("order", include_str!("../scripts/order.lua"));
+static ORDERED: LuaScript = LuaScript::new("ordered", include_str!("../scripts/ordered.lua"));
+static VERDICT: LuaScript =
+    LuaScript::new("verdict", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/verdict.lua")));
 
 impl CircuitBackend for Redis {
     async fn look(&self, circuit: CircuitId, process: Process, active: Duration) -> Result<Votes, BackendError> {

@@ -11,7 +11,7 @@ use tower_buttress::{CircuitChange, PeerCircuit};
 
 use super::given::{Given, GivenOrders};
 use super::owed::ACTIVE;
-use super::watched::{LOOK_CLOSED, LOOK_OPEN, LOOK_OWED, Meaning, Probe, Watched, jittered};
+use super::watched::{LOOK_CLOSED, LOOK_OPEN, LOOK_OWED, Meaning, ProbeHolder, WatchedCircuit, jittered};
 use crate::backend::{
     CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, OrderNews, ProbeVerdict, Process,
     Token, Votes,
@@ -26,11 +26,11 @@ pub(super) enum Update {
     Given,
 }
 
-pub(super) struct Circuits<B> {
+pub(super) struct CircuitDriver<B> {
     backend: B,
     group: CircuitGroup,
     process: Process,
-    circuits: HashMap<CircuitId, Watched>,
+    circuits: HashMap<CircuitId, WatchedCircuit>,
     /// Orders of operators in this process that the task has not taken yet.
     given: Arc<GivenOrders>,
 }
@@ -44,7 +44,7 @@ const MOST_ASKED: usize = 64;
 
 // === impl Circuits ===
 
-impl<B: CircuitBackend> Driver for Circuits<B> {
+impl<B: CircuitBackend> Driver for CircuitDriver<B> {
     type Update = Update;
 
     fn subscribe(&self) -> Subscribing {
@@ -75,16 +75,16 @@ impl<B: CircuitBackend> Driver for Circuits<B> {
 
     fn due(&self) -> Option<Instant> {
         let is_any = !self.given.is_empty() || self.circuits.values().any(|watched| watched.is_to_tell);
-        self.circuits.values().map(Watched::due).chain(is_any.then(Instant::now)).min()
+        self.circuits.values().map(WatchedCircuit::due).chain(is_any.then(Instant::now)).min()
     }
 
     async fn on_due(&mut self) {
         self.on_given();
         let now = Instant::now();
-        let due = |due: &dyn Fn(&Watched) -> Instant| -> Vec<CircuitId> {
+        let due = |due: &dyn Fn(&WatchedCircuit) -> Instant| -> Vec<CircuitId> {
             self.circuits.iter().filter(|(_, watched)| due(watched) <= now).map(|(id, _)| *id).collect()
         };
-        let (all, to_look_at) = (due(&Watched::due), due(&|watched| watched.look_at));
+        let (all, to_look_at) = (due(&WatchedCircuit::due), due(&|watched| watched.look_at));
         let to_tell = self.circuits.iter().filter(|(_, watched)| watched.is_to_tell);
         let to_tell: Vec<_> = to_tell.map(|(id, _)| *id).collect();
         self.tell_owed(&to_tell).await;
@@ -93,7 +93,7 @@ impl<B: CircuitBackend> Driver for Circuits<B> {
     }
 }
 
-impl<B: CircuitBackend> Circuits<B> {
+impl<B: CircuitBackend> CircuitDriver<B> {
     pub(super) fn new(backend: B, group: CircuitGroup, process: Process, given: Arc<GivenOrders>) -> Self {
         Self { backend, group, process, circuits: HashMap::new(), given }
     }
@@ -101,7 +101,7 @@ impl<B: CircuitBackend> Circuits<B> {
     fn watch(&mut self, circuit: PeerCircuit) -> CircuitId {
         let id = self.group.circuit(circuit.key());
         self.circuits.retain(|_, watched| watched.circuit.handle().is_some());
-        self.circuits.entry(id).or_insert_with(|| Watched::new(circuit));
+        self.circuits.entry(id).or_insert_with(|| WatchedCircuit::new(circuit));
         id
     }
 
@@ -137,11 +137,11 @@ impl<B: CircuitBackend> Circuits<B> {
             // Its lease is short until it is renewed for a probe.
             Meaning::Probes => watched.look_at = Instant::now(),
             Meaning::Closed => {
-                watched.probe = Probe::None;
+                watched.probe = ProbeHolder::None;
                 watched.end_probe(lease, ProbeVerdict::Well);
             }
             Meaning::Ours => {
-                watched.probe = Probe::None;
+                watched.probe = ProbeHolder::None;
                 watched.end_probe(lease, ProbeVerdict::GivenBack);
             }
         }
@@ -241,7 +241,7 @@ impl<B: CircuitBackend> Circuits<B> {
         for circuits in circuits.chunks(MOST_ASKED) {
             let mut telling = JoinSet::new();
             for id in circuits.iter().copied() {
-                let Some(owed) = self.circuits.get_mut(&id).and_then(Watched::owed) else { continue };
+                let Some(owed) = self.circuits.get_mut(&id).and_then(WatchedCircuit::owed) else { continue };
                 let (backend, process) = (self.backend.clone(), self.process);
                 telling.spawn(async move { (id, owed.tell(backend, id, process).await) });
             }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tower_buttress::{CircuitChange, CircuitOrder, CircuitPeers, PeerCircuit};
 
-use self::driver::{Circuits, Update};
+use self::driver::{CircuitDriver, Update};
 use self::given::{Given, GivenOrders};
 use crate::backend::{CircuitBackend, CircuitGroup, Process};
 use crate::client::Redis;
@@ -85,7 +85,7 @@ impl<B: CircuitBackend> FleetBreaker<B> {
     }
 
     fn update(&self, update: Update) {
-        let driver = || Circuits::new(self.backend.clone(), self.group, self.process, self.given.clone());
+        let driver = || CircuitDriver::new(self.backend.clone(), self.group, self.process, self.given.clone());
         // Dropped if thousands wait already: the task catches up with its next look.
         let _ = self.updates.tell(update, driver);
     }

@@ -17,7 +17,7 @@ pub(super) struct Owed {
 }
 
 /// Redis's replies.
-pub(super) struct Told {
+pub(super) struct RedisReplies {
     pub(super) renewed: Option<(Token, Result<ProbeLease, BackendError>)>,
     pub(super) verdict: Option<(Token, ProbeVerdict, Result<bool, BackendError>)>,
     pub(super) vote: Option<Result<Votes, BackendError>>,
@@ -34,7 +34,7 @@ const PROBE_LEASE: Duration = Duration::from_secs(60);
 
 impl Owed {
     /// The verdict goes first: a later success would clear a vote sent before it.
-    pub(super) async fn tell<B: CircuitBackend>(self, backend: B, id: CircuitId, process: Process) -> Told {
+    pub(super) async fn tell<B: CircuitBackend>(self, backend: B, id: CircuitId, process: Process) -> RedisReplies {
         let Self { renewed, verdict, vote, order } = self;
         let renewed = match renewed {
             Some(lease) => Some((lease, backend.probe(id, lease, PROBE_LEASE).await)),
@@ -56,6 +56,6 @@ impl Owed {
             Some(order) => Some(backend.order(id, process, order).await),
             None => None,
         };
-        Told { renewed, verdict, vote, order }
+        RedisReplies { renewed, verdict, vote, order }
     }
 }

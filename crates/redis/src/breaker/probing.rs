@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::owed::ACTIVE;
-use super::watched::{Probe, Watched, jittered};
+use super::watched::{ProbeHolder, WatchedCircuit, jittered};
 use crate::backend::{BackendError, CircuitBackend, CircuitId, ProbeLease, ProbeVerdict, Process, Token};
 
 /// A request to Redis.
@@ -62,11 +62,11 @@ impl ProbeStep {
 
 // === impl Watched ===
 
-impl Watched {
+impl WatchedCircuit {
     /// What to do for the probe now; `None`: nothing.
     pub(super) fn next_step(&mut self, now: Instant) -> Option<ProbeStep> {
         let is_probing = self.is_probing();
-        if let Probe::Ours { since, renew_at, .. } = &mut self.probe {
+        if let ProbeHolder::Ours { since, renew_at, .. } = &mut self.probe {
             match renew_at {
                 Some(_) if is_probing => *renew_at = None,
                 // The caller of the probe has left, which changes no state.
@@ -75,14 +75,14 @@ impl Watched {
             }
         }
         match self.probe {
-            Probe::Held { ask_at, refused, .. } if ask_at <= now => {
+            ProbeHolder::Held { ask_at, refused, .. } if ask_at <= now => {
                 if refused.is_some_and(|refused| self.refused() <= refused) {
                     self.ask_in(jittered(ASK_EVERY));
                     return None;
                 }
                 Some(ProbeStep::Ask(self.lease_to_ask_for()))
             }
-            Probe::Ours { lease, is_sure, is_returned, renew_at: Some(at), .. } if at <= now => {
+            ProbeHolder::Ours { lease, is_sure, is_returned, renew_at: Some(at), .. } if at <= now => {
                 if is_sure && !is_returned {
                     return Some(ProbeStep::Renew(lease));
                 }
@@ -94,12 +94,12 @@ impl Watched {
 
     /// Returns the lease, unless a call has begun to probe meanwhile: then it keeps it.
     fn give_back(&mut self, lease: Token, is_sure: bool) -> Option<ProbeStep> {
-        let ours = std::mem::replace(&mut self.probe, Probe::None);
+        let ours = std::mem::replace(&mut self.probe, ProbeHolder::None);
         self.hold_until_called(jittered(NO_CALL));
         // From the hold on no further call probes.
         if self.is_probing() {
             self.probe = ours;
-            if let Probe::Ours { renew_at, .. } = &mut self.probe {
+            if let ProbeHolder::Ours { renew_at, .. } = &mut self.probe {
                 *renew_at = None;
             }
             return None;
@@ -107,7 +107,7 @@ impl Watched {
         if is_sure {
             self.returns += 1;
         } else {
-            self.probe = Probe::None;
+            self.probe = ProbeHolder::None;
         }
         Some(ProbeStep::GiveBack(lease))
     }
@@ -127,7 +127,7 @@ impl Watched {
         // The hold ends now: the next call is the probe. Counts from the reply, which may be late.
         let now = Instant::now();
         let renew_at = Some(now + RENEW_EVERY);
-        let ours = |lease, is_sure| Probe::Ours { lease, since: now, is_sure, is_returned: false, renew_at };
+        let ours = |lease, is_sure| ProbeHolder::Ours { lease, since: now, is_sure, is_returned: false, renew_at };
         match reply {
             StepReply::Asked(lease, Ok(ProbeLease::Granted { unanswered, .. })) => {
                 self.circuit.note_unanswered(unanswered);
@@ -140,7 +140,7 @@ impl Watched {
             // asks again.
             StepReply::Asked(_, Ok(ProbeLease::Wait(wait))) => {
                 let called = self.refused();
-                if let Probe::Held { refused, .. } = &mut self.probe {
+                if let ProbeHolder::Held { refused, .. } = &mut self.probe {
                     refused.get_or_insert(called);
                 }
                 self.ask_in(jittered(wait.clamp(SHORTEST_WAIT, ASK_EVERY)));
@@ -148,7 +148,7 @@ impl Watched {
             StepReply::Renewed(lease, renewed) => {
                 self.renewed(lease, &renewed);
                 let patience = NO_CALL * LONGER.pow(self.returns.min(MOST_LONGER));
-                if let Probe::Ours { since, is_returned, renew_at, .. } = &mut self.probe {
+                if let ProbeHolder::Ours { since, is_returned, renew_at, .. } = &mut self.probe {
                     let wanted = matches!(renewed, Ok(ProbeLease::Granted { is_wanted: true, .. }));
                     *is_returned = wanted && now.saturating_duration_since(*since) >= patience;
                     *renew_at = Some(if *is_returned { now } else { now + RENEW_EVERY });
@@ -203,10 +203,10 @@ mod tests {
         let circuit = peers.0.lock().unwrap().clone().unwrap();
         for is_sure in [true, false] {
             tokio::time::sleep(layer.handle().snapshot().open_for.unwrap()).await;
-            let mut watched = Watched::new(circuit.clone());
+            let mut watched = WatchedCircuit::new(circuit.clone());
             let lease = Token::random();
             let (since, renew_at) = (Instant::now(), Some(Instant::now()));
-            watched.probe = Probe::Ours { lease, since, is_sure, is_returned: true, renew_at };
+            watched.probe = ProbeHolder::Ours { lease, since, is_sure, is_returned: true, renew_at };
             let probe = tokio::spawn(call());
             // The call comes after the task has looked for one, and before it holds the circuit.
             tokio::task::yield_now().await;

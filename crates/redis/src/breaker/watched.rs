@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_buttress::{CircuitChange, CircuitOrder, CircuitReason, CircuitState, PeerCircuit, PeerReport, ProbeHold};
 
-use super::owed::{Owed, Told};
+use super::owed::{Owed, RedisReplies};
 use crate::backend::{BackendError, GivenOrder, HeldOrder, NumberedOrder, OrderNews, ProbeVerdict, Token, Votes};
 
-pub(super) struct Watched {
+pub(super) struct WatchedCircuit {
     pub(super) circuit: PeerCircuit,
-    pub(super) probe: Probe,
+    pub(super) probe: ProbeHolder,
     /// How often since the circuit opened this process returned the lease, because others needed it more.
     pub(super) returns: u32,
     /// When to read the circuit again.
@@ -35,7 +35,7 @@ pub(super) struct Watched {
 }
 
 /// Who probes.
-pub(super) enum Probe {
+pub(super) enum ProbeHolder {
     /// Nobody: the circuit is not open, or this process continues alone.
     None,
     /// No process yet: this one requests the lease at `ask_at`.
@@ -91,11 +91,11 @@ pub(super) const LOOK_OPEN: Duration = Duration::from_secs(5);
 
 // === impl Watched ===
 
-impl Watched {
+impl WatchedCircuit {
     pub(super) fn new(circuit: PeerCircuit) -> Self {
         Self {
             circuit,
-            probe: Probe::None,
+            probe: ProbeHolder::None,
             returns: 0,
             look_at: Instant::now() + LOOK_CLOSED,
             is_to_tell: false,
@@ -123,8 +123,8 @@ impl Watched {
 
     fn hold_until(&mut self, wait: Duration, refused: Option<u64>) {
         // Ends the existing hold first; later it would end the new one too.
-        self.probe = Probe::None;
-        self.probe = Probe::Held { _hold: self.circuit.hold_probes(), ask_at: Instant::now() + wait, refused };
+        self.probe = ProbeHolder::None;
+        self.probe = ProbeHolder::Held { _hold: self.circuit.hold_probes(), ask_at: Instant::now() + wait, refused };
     }
 
     /// The number of refused calls.
@@ -139,14 +139,14 @@ impl Watched {
     }
 
     pub(super) fn ask_in(&mut self, wait: Duration) {
-        if let Probe::Held { ask_at, .. } = &mut self.probe {
+        if let ProbeHolder::Held { ask_at, .. } = &mut self.probe {
             *ask_at = Instant::now() + wait;
         }
     }
 
     pub(super) fn lease(&self) -> Option<Token> {
         match self.probe {
-            Probe::Ours { lease, .. } => Some(lease),
+            ProbeHolder::Ours { lease, .. } => Some(lease),
             _ => None,
         }
     }
@@ -163,7 +163,7 @@ impl Watched {
     }
 
     pub(super) fn ask_now(&mut self) {
-        if let (Probe::Held { ask_at, .. }, Some(handle)) = (&mut self.probe, self.circuit.handle()) {
+        if let (ProbeHolder::Held { ask_at, .. }, Some(handle)) = (&mut self.probe, self.circuit.handle()) {
             let left = handle.snapshot().open_for.unwrap_or_default();
             *ask_at = (*ask_at).min(Instant::now() + left);
         }
@@ -172,9 +172,9 @@ impl Watched {
     /// When to act next.
     pub(super) fn due(&self) -> Instant {
         let probe = match &self.probe {
-            Probe::None => None,
-            Probe::Held { ask_at, .. } => Some(*ask_at),
-            Probe::Ours { renew_at, .. } => *renew_at,
+            ProbeHolder::None => None,
+            ProbeHolder::Held { ask_at, .. } => Some(*ask_at),
+            ProbeHolder::Ours { renew_at, .. } => *renew_at,
         };
         probe.map_or(self.look_at, |probe| probe.min(self.look_at))
     }
@@ -251,8 +251,8 @@ impl Watched {
     }
 
     /// Records whether Redis took what was [owed](Self::owed).
-    pub(super) fn reported(&mut self, told: Told) {
-        let Told { renewed, verdict, vote, order } = told;
+    pub(super) fn reported(&mut self, told: RedisReplies) {
+        let RedisReplies { renewed, verdict, vote, order } = told;
         if let Some((lease, renewed)) = renewed {
             self.renewed(lease, &renewed);
         }

@@ -3,7 +3,7 @@
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// The failure of a command, with the words of Redis or of the connection.
-pub(crate) enum Failure {
+pub(crate) enum CommandFailure {
     /// A working Redis, with the right settings, would not answer so.
     Lost(String),
     /// Redis refused this command.
@@ -12,7 +12,7 @@ pub(crate) enum Failure {
 
 // === impl Failure ===
 
-impl Failure {
+impl CommandFailure {
     /// There is no connection: any reason is an outage, also a refused database.
     pub(crate) fn unconnected(why: &RedisError) -> Self {
         Self::Lost(describe(why))

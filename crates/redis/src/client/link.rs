@@ -15,10 +15,10 @@ pub(crate) trait Commands: Send + Sync {
 }
 
 pub(crate) struct Link {
-    source: Source,
+    source: ConnectionSource,
 }
 
-enum Source {
+enum ConnectionSource {
     Own {
         opener: Arc<Opener>,
     },
@@ -28,11 +28,11 @@ enum Source {
 
 struct Opener {
     client: Client,
-    slot: Mutex<Slot>,
+    slot: Mutex<ConnectionSlot>,
 }
 
 #[derive(Default)]
-struct Slot {
+struct ConnectionSlot {
     connection: Connection,
     /// Distinguishes connections.
     number: u64,
@@ -74,8 +74,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Commands for C {
 impl Link {
     pub(crate) fn new(client: Client, brought: Option<Arc<dyn Commands>>) -> Self {
         let source = match brought {
-            Some(connection) => Source::Brought(connection),
-            None => Source::Own { opener: Arc::new(Opener { client, slot: Mutex::default() }) },
+            Some(connection) => ConnectionSource::Brought(connection),
+            None => ConnectionSource::Own { opener: Arc::new(Opener { client, slot: Mutex::default() }) },
         };
         Self { source }
     }
@@ -83,14 +83,14 @@ impl Link {
     /// Returns the connection. Opens one if needed, and continues to open it if this future is dropped.
     pub(crate) async fn line(&self) -> RedisResult<Line> {
         match &self.source {
-            Source::Brought(connection) => Ok(Line::Brought(connection.clone())),
-            Source::Own { opener } => opener.line().await,
+            ConnectionSource::Brought(connection) => Ok(Line::Brought(connection.clone())),
+            ConnectionSource::Own { opener } => opener.line().await,
         }
     }
 
     /// Drops the connection of this line. Returns whether it was the current one.
     pub(crate) fn give_up(&self, line: &Line) -> bool {
-        if let (Source::Own { opener }, Line::Own { number, .. }) = (&self.source, line) {
+        if let (ConnectionSource::Own { opener }, Line::Own { number, .. }) = (&self.source, line) {
             let mut slot = opener.slot();
             if slot.number == *number && matches!(slot.connection, Connection::Open(_)) {
                 slot.connection = Connection::None;
@@ -102,7 +102,7 @@ impl Link {
 
     /// Drops the current connection, open or opening.
     pub(crate) fn give_up_any(&self) {
-        if let Source::Own { opener } = &self.source {
+        if let ConnectionSource::Own { opener } = &self.source {
             let mut slot = opener.slot();
             slot.number += 1;
             slot.connection = Connection::None;
@@ -113,7 +113,7 @@ impl Link {
 // === impl Opener ===
 
 impl Opener {
-    fn slot(&self) -> MutexGuard<'_, Slot> {
+    fn slot(&self) -> MutexGuard<'_, ConnectionSlot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -18,11 +18,11 @@ use tokio::time::timeout;
 use tower_buttress::{Event, Observer};
 
 use self::clock::Clock;
-use self::failure::{Failure, is_outage};
+use self::failure::{CommandFailure, is_outage};
 use self::gate::Gate;
 use self::link::{Line, Link};
 use self::operation::{Operation, OperationResult, Watcher};
-use self::script::{Command, Script};
+use self::script::{Command, LuaScript};
 use self::subscriptions::Subscriptions;
 use crate::error::BackendError;
 use crate::ids::Process;
@@ -36,7 +36,7 @@ use crate::options::{Outage, RedisOptions};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let redis = Redis::new(RedisOptions::from_url("redis://127.0.0.1:6379")?)?;
 /// // Nothing is connected yet.
-/// assert!(redis.health().borrow().is_reached());
+/// assert!(redis.reachability().borrow().is_reached());
 /// # Ok(())
 /// # }
 /// ```
@@ -62,13 +62,13 @@ use crate::options::{Outage, RedisOptions};
 /// for later ones.
 #[derive(Clone)]
 pub struct Redis {
-    inner: Arc<Inner>,
+    inner: Arc<ClientState>,
 }
 
 /// Whether Redis is reachable.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Health {
+pub enum Reachability {
     /// Redis answers, as far as is known.
     Reached,
     /// Redis does not answer; no operation is sent for now.
@@ -81,10 +81,10 @@ pub enum Health {
     },
 }
 
-struct Inner {
+struct ClientState {
     link: Link,
     gate: Mutex<Gate>,
-    health: watch::Sender<Health>,
+    health: watch::Sender<Reachability>,
     observer: Option<Arc<dyn Observer>>,
     watcher: Option<Watcher>,
     subscriptions: Subscriptions,
@@ -107,14 +107,14 @@ impl Redis {
     /// The options cannot open a connection. An unreachable Redis is not an error.
     pub fn new(options: RedisOptions) -> RedisResult<Self> {
         let client = Client::open(options.info)?;
-        let inner = Inner {
+        let inner = ClientState {
             subscriptions: Subscriptions::new(client.clone()),
             link: Link::new(client, options.commands),
             clock: Clock::default(),
             refused: Mutex::default(),
             process: Process::random(),
             gate: Mutex::new(Gate::new()),
-            health: watch::Sender::new(Health::Reached),
+            health: watch::Sender::new(Reachability::Reached),
             observer: options.observer,
             watcher: options.watcher,
             prefix: options.prefix,
@@ -126,7 +126,7 @@ impl Redis {
 
     /// Watches whether Redis is reachable.
     #[must_use]
-    pub fn health(&self) -> watch::Receiver<Health> {
+    pub fn reachability(&self) -> watch::Receiver<Reachability> {
         self.inner.health.subscribe()
     }
 
@@ -191,12 +191,12 @@ impl Redis {
                 inner.gate().answered(now());
                 (OperationResult::Answered, Ok(value))
             }
-            Ok(Err(Failure::Lost(why))) => {
+            Ok(Err(CommandFailure::Lost(why))) => {
                 let shut = inner.gate().lost(now());
                 self.on_failure(shut, &why);
                 (OperationResult::Lost, Err(BackendError::Unreachable))
             }
-            Ok(Err(Failure::Refused(why))) => {
+            Ok(Err(CommandFailure::Refused(why))) => {
                 inner.gate().answered(now());
                 inner.note_refusal(&why);
                 (OperationResult::Refused, Err(BackendError::Refused(why)))
@@ -212,7 +212,7 @@ impl Redis {
     fn on_failure(&self, shut: bool, why: &str) {
         if shut {
             self.inner.subscriptions.check();
-            self.inner.tell(Health::Unreachable { since: now(), why: why.into() });
+            self.inner.tell(Reachability::Unreachable { since: now(), why: why.into() });
             tokio::spawn(probe(Arc::downgrade(&self.inner)));
         }
     }
@@ -233,10 +233,10 @@ const BACKEND: &str = "redis";
 /// How often a refusal is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-static PING: Script = Script::new("ping", include_str!("../scripts/ping.lua"));
+static PING: LuaScript = LuaScript::new("ping", include_str!("../scripts/ping.lua"));
 
 /// Probes until Redis answers, then opens the gate.
-async fn probe(inner: Weak<Inner>) {
+async fn probe(inner: Weak<ClientState>) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
         let ping = inner.ping();
@@ -246,7 +246,7 @@ async fn probe(inner: Weak<Inner>) {
             Ok(Ok(_)) => {
                 let wait = inner.gate().probe_answered(now());
                 if wait.is_zero() {
-                    return inner.tell(Health::Reached);
+                    return inner.tell(Reachability::Reached);
                 }
                 drop(inner);
                 tokio::time::sleep(wait).await;
@@ -263,9 +263,9 @@ async fn probe(inner: Weak<Inner>) {
     }
 }
 
-// === impl Health ===
+// === impl Reachability ===
 
-impl Health {
+impl Reachability {
     /// Whether Redis is reachable.
     #[must_use]
     pub fn is_reached(&self) -> bool {
@@ -275,7 +275,7 @@ impl Health {
 
 // === impl Inner ===
 
-impl Inner {
+impl ClientState {
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -286,17 +286,17 @@ impl Inner {
         PING.keys(&[&name("ping"), &name("pings")])
     }
 
-    async fn send(&self, command: &Command) -> Result<Value, Failure> {
-        let mut line = self.link.line().await.map_err(|why| Failure::unconnected(&why))?;
+    async fn send(&self, command: &Command) -> Result<Value, CommandFailure> {
+        let mut line = self.link.line().await.map_err(|why| CommandFailure::unconnected(&why))?;
         match self.send_on(command, &mut line).await {
             // Redis restarted, or a proxy closed an idle connection: a new one may work.
             Err(why) if why.is_unrecoverable_error() && why.is_io_error() => {
-                let mut line = self.link.line().await.map_err(|why| Failure::unconnected(&why))?;
+                let mut line = self.link.line().await.map_err(|why| CommandFailure::unconnected(&why))?;
                 self.send_on(command, &mut line).await
             }
             other => other,
         }
-        .map_err(|why| Failure::of(&why))
+        .map_err(|why| CommandFailure::of(&why))
     }
 
     async fn send_on(&self, command: &Command, line: &mut Line) -> RedisResult<Value> {
@@ -307,10 +307,10 @@ impl Inner {
         result
     }
 
-    fn tell(&self, health: Health) {
+    fn tell(&self, health: Reachability) {
         let event = match &health {
-            Health::Reached => Event::backend_changed(BACKEND, Ok(())),
-            Health::Unreachable { why, .. } => Event::backend_changed(BACKEND, Err(why.clone())),
+            Reachability::Reached => Event::backend_changed(BACKEND, Ok(())),
+            Reachability::Unreachable { why, .. } => Event::backend_changed(BACKEND, Err(why.clone())),
         };
         self.health.send_replace(health);
         event.emit(self.observer.as_deref());

@@ -7,7 +7,7 @@ use redis::{Arg, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, ToRed
 use super::link::Line;
 
 #[derive(Debug)]
-pub(crate) struct Script {
+pub(crate) struct LuaScript {
     name: &'static str,
     code: &'static str,
     hash: OnceLock<String>,
@@ -18,12 +18,12 @@ pub(crate) struct Script {
 pub(crate) enum Command {
     Plain(Cmd),
     /// A script, called by its hash.
-    Script(&'static Script, Cmd),
+    Script(&'static LuaScript, Cmd),
 }
 
 // === impl Script ===
 
-impl Script {
+impl LuaScript {
     /// `name` counts its calls in metrics.
     pub(crate) const fn new(name: &'static str, code: &'static str) -> Self {
         Self { name, code, hash: OnceLock::new() }
@@ -82,7 +82,7 @@ impl Command {
 }
 
 /// The same call with the script instead of its hash.
-fn whole(script: &Script, by_hash: &Cmd) -> Cmd {
+fn whole(script: &LuaScript, by_hash: &Cmd) -> Cmd {
     let mut command = redis::cmd("EVAL");
     command.arg(script.code);
     for arg in by_hash.args_iter().skip(2) {

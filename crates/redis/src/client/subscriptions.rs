@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 #[derive(Debug)]
 pub struct Subscription {
     messages: mpsc::Receiver<(Heard, Instant)>,
-    queue: Arc<Queue>,
+    queue: Arc<MessageBuffer>,
     /// Unsubscribes when dropped.
     _guard: Option<Unsubscribe>,
 }
@@ -38,12 +38,12 @@ pub enum Heard {
 #[derive(Clone, Debug)]
 pub(crate) struct Hearer {
     messages: mpsc::Sender<(Heard, Instant)>,
-    queue: Arc<Queue>,
+    queue: Arc<MessageBuffer>,
 }
 
 /// State of both halves.
 #[derive(Debug, Default)]
-struct Queue {
+struct MessageBuffer {
     /// Whether messages were dropped since the last read.
     missed: AtomicBool,
     /// The bytes that wait to be read.
@@ -120,7 +120,7 @@ impl Subscription {
     /// A subscription, and its sending half.
     pub(crate) fn new() -> (Hearer, Self) {
         let (sender, messages) = mpsc::channel(QUEUE);
-        let queue = Arc::<Queue>::default();
+        let queue = Arc::<MessageBuffer>::default();
         (Hearer { messages: sender, queue: queue.clone() }, Self { messages, queue, _guard: None })
     }
 

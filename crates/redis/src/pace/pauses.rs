@@ -55,18 +55,18 @@ enum Update {
     Paused(PeerLimit, PeerPause),
 }
 
-struct Limits<B> {
+struct PauseDriver<B> {
     backend: B,
     process: Process,
     limits: HashMap<Fingerprint, Vec<PeerLimit>>,
     /// Pauses that are being read (`None`: reported), limits that wait to be read, and pauses that wait to be reported.
     asking: JoinSet<Option<(Fingerprint, PeerPause)>>,
     waiting: HashSet<Fingerprint>,
-    untold: HashMap<Fingerprint, Untold>,
+    untold: HashMap<Fingerprint, UnsentPause>,
 }
 
 /// A pause that Redis does not know yet.
-struct Untold {
+struct UnsentPause {
     ends: Instant,
     finds_out: bool,
 }
@@ -86,7 +86,7 @@ impl<B: PauseBackend> FleetPauses<B> {
     fn update(&self, update: Update) {
         let (backend, process) = (self.backend.clone(), self.process);
         // If the task cannot take it, other processes learn of the pause from the upstream, as in an outage.
-        let _ = self.updates.tell(update, || Limits::new(backend, process));
+        let _ = self.updates.tell(update, || PauseDriver::new(backend, process));
     }
 }
 
@@ -108,7 +108,7 @@ impl<B> fmt::Debug for FleetPauses<B> {
 
 // === impl Limits ===
 
-impl<B: PauseBackend> Driver for Limits<B> {
+impl<B: PauseBackend> Driver for PauseDriver<B> {
     type Update = Update;
 
     fn subscribe(&self) -> Subscribing {
@@ -149,7 +149,7 @@ impl<B: PauseBackend> Driver for Limits<B> {
     }
 }
 
-impl<B: PauseBackend> Limits<B> {
+impl<B: PauseBackend> PauseDriver<B> {
     fn new(backend: B, process: Process) -> Self {
         let (limits, waiting, untold) = (HashMap::new(), HashSet::new(), HashMap::new());
         Self { backend, process, limits, asking: JoinSet::new(), waiting, untold }
@@ -172,7 +172,7 @@ impl<B: PauseBackend> Limits<B> {
         self.pause(&limit, pause);
         let ends = Instant::now() + pause.wait;
         if self.untold.get(&limit).is_none_or(|known| known.ends < ends) {
-            self.untold.insert(limit, Untold { ends, finds_out: pause.finds_out });
+            self.untold.insert(limit, UnsentPause { ends, finds_out: pause.finds_out });
         }
         self.ask();
     }
@@ -181,7 +181,7 @@ impl<B: PauseBackend> Limits<B> {
     fn ask(&mut self) {
         let room = MOST_ASKED.saturating_sub(self.asking.len());
         for limit in self.untold.keys().take(room).copied().collect::<Vec<_>>() {
-            let Some(Untold { ends, finds_out }) = self.untold.remove(&limit) else { continue };
+            let Some(UnsentPause { ends, finds_out }) = self.untold.remove(&limit) else { continue };
             let pause = PeerPause::new(ends.saturating_duration_since(Instant::now()), finds_out);
             let (backend, news) = (self.backend.clone(), PauseNews { limit, pause, process: self.process });
             // Goes on if the layer is dropped.

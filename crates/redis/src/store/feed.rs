@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_buttress::store::{BodyPart, Head, Lease, MemoryLease, Recorder};
 
-use super::wire::{Damaged, Decoder, HeadRecord, Record};
+use super::wire::{Damaged, Decoder, HeadRecord, LogRecord};
 
 /// The local log, and the position in the remote one.
 pub(super) struct Feed {
@@ -41,13 +41,13 @@ impl Feed {
         self.decoder.push(bytes);
         while let Some(record) = self.decoder.next()? {
             match record {
-                Record::Head(head) => {
+                LogRecord::Head(head) => {
                     self.has_head = true;
                     self.recorder.head(head_of(head, age));
                 }
-                Record::Part(part) => self.part(part).await,
-                Record::End => return Ok(Fed::Whole),
-                Record::Fail => return Ok(Fed::Failed),
+                LogRecord::Part(part) => self.part(part).await,
+                LogRecord::End => return Ok(Fed::Whole),
+                LogRecord::Fail => return Ok(Fed::Failed),
             }
         }
         Ok(Fed::More)

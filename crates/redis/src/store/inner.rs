@@ -18,7 +18,7 @@ pub(super) struct Inner<B> {
     /// The calls in flight and recent answers of this process.
     pub(super) memory: MemoryStore,
     pub(super) process: Process,
-    pub(super) settings: Settings,
+    pub(super) settings: StoreSettings,
     pub(super) observer: Option<Arc<dyn Observer>>,
     /// The tasks of this process's calls, and of resumable answers.
     pub(super) leaders: Mutex<HashMap<Token, Reachable>>,
@@ -35,7 +35,7 @@ pub(super) struct Reachable {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Settings {
+pub(super) struct StoreSettings {
     pub(super) lease: Duration,
     pub(super) max_log: u64,
     pub(super) tenant_bytes: u64,

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tower_buttress::store::{AnswerFuture, BodyPart, Fingerprint, Head, LastGoodAnswer, LastGoodKeys, SharedLastGood};
 use tower_buttress::{Memory, Tenant};
 
-use super::wire::{Decoder, Encoder, HeadRecord, Record};
+use super::wire::{Decoder, Encoder, HeadRecord, LogRecord};
 use crate::backend::{BackendError, KeptAnswer, LastGoodBackend, hex};
 use crate::client::Redis;
 
@@ -154,12 +154,12 @@ fn encode(keys: &LastGoodKeys, answer: &LastGoodAnswer) -> Option<BytesMut> {
 fn decode(exact: &Fingerprint, tenant: &Fingerprint, bytes: &[u8], age: Duration) -> Option<LastGoodAnswer> {
     let mut decoder = Decoder::new(*exact, *tenant);
     decoder.push(bytes);
-    let Ok(Some(Record::Head(HeadRecord { status, version, headers, .. }))) = decoder.next() else { return None };
+    let Ok(Some(LogRecord::Head(HeadRecord { status, version, headers, .. }))) = decoder.next() else { return None };
     let mut body = BytesMut::with_capacity(bytes.len());
     loop {
         match decoder.next() {
-            Ok(Some(Record::Part(BodyPart::Data(data)))) => body.extend_from_slice(&data),
-            Ok(Some(Record::End)) => break,
+            Ok(Some(LogRecord::Part(BodyPart::Data(data)))) => body.extend_from_slice(&data),
+            Ok(Some(LogRecord::End)) => break,
             _ => return None,
         }
     }
@@ -177,7 +177,7 @@ mod tests {
     use http::{HeaderMap, StatusCode, Version};
 
     use super::*;
-    use crate::backend::Model;
+    use crate::backend::RedisModel;
 
     #[test]
     fn what_is_cut_or_another_tenants_is_no_answer() {
@@ -205,7 +205,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn answers_on_their_way_count() {
         let memory = Memory::new(70_000);
-        let fleet = FleetLastGood::new(Model::new()).memory(memory.clone());
+        let fleet = FleetLastGood::new(RedisModel::new()).memory(memory.clone());
         let keys = |tenant, exact| LastGoodKeys::new(print(tenant), None, print(exact), None);
         let long = || answer(vec![7; 8_000]);
         fleet.keep(keys(1, 2), long(), Duration::from_secs(60));

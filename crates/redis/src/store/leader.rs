@@ -7,9 +7,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tower_buttress::store::{ClaimRequest, Fingerprint, Lease, MemoryLease, ResponseLog, Retention, TenantHash};
 
-use super::inner::{Inner, Reachable, Settings};
-use super::offers::{Call, Offers};
-use super::relay::{Relay, Shared};
+use super::inner::{Inner, Reachable, StoreSettings};
+use super::offers::{OfferedCall, Offers};
+use super::relay::{Relay, SendResult};
 use super::updates::{Keep, Update};
 use crate::backend::{
     Backend, BackendError, ClaimArgs, Claimed, Flight, FlightEnd, Process, STRANGERS, Settled, Token,
@@ -26,7 +26,7 @@ pub(super) struct Mailbox<B: Backend> {
 pub(super) struct Leader<B: Backend> {
     backend: B,
     store: Weak<Inner<B>>,
-    settings: Settings,
+    settings: StoreSettings,
     process: Process,
     flight: Flight,
     payload: Fingerprint,
@@ -173,8 +173,8 @@ impl<B: Backend> Leader<B> {
         self.owes_free
     }
 
-    fn call(&self) -> Call {
-        Call { flight: self.flight, payload: self.payload, process: self.process, claimed: self.claimed }
+    fn call(&self) -> OfferedCall {
+        OfferedCall { flight: self.flight, payload: self.payload, process: self.process, claimed: self.claimed }
     }
 
     async fn renew(&mut self) {
@@ -209,9 +209,9 @@ impl<B: Backend> Leader<B> {
             self.free().await;
         }
         match self.relay.send(&self.backend).await {
-            Shared::On => {}
-            Shared::Outgrown => self.outgrown().await,
-            Shared::Refused => {
+            SendResult::On => {}
+            SendResult::Outgrown => self.outgrown().await,
+            SendResult::Refused => {
                 // Other processes cannot get this answer and must make their own calls.
                 self.free().await;
                 let _ = self.backend.forsake(self.flight).await;

@@ -28,14 +28,14 @@ use tower_buttress::Observer;
 use tower_buttress::error::BoxError;
 use tower_buttress::store::{Claim, ClaimRequest, Fingerprint, MemoryStore, SharedAnswers, Store};
 
-use self::inner::{Inner, Settings};
+use self::inner::{Inner, StoreSettings};
 pub use self::last_good::FleetLastGood;
 use self::leader::Mailbox;
 pub use self::lease::RedisLease;
 use self::offers::AnswersElsewhere;
 use self::replay::Replayed;
 use self::settling::Settling;
-use self::taken::Taken;
+use self::taken::TakenClaim;
 use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, FlightEnd, FlightState, Process, Token};
 use crate::client::Redis;
 use crate::options::Outage;
@@ -90,7 +90,7 @@ pub struct RedisStore<B = Redis> {
 }
 
 /// The backend's decision on a claim.
-enum Decision {
+enum ClaimDecision {
     Lead,
     Mismatch,
     /// This flight is in flight in another process; the duration is its age.
@@ -103,10 +103,10 @@ enum Decision {
 }
 
 /// What the backend says of a key.
-enum Found {
+enum KeyState {
     /// Its answer is kept: its age, and how much longer it is kept.
     Kept(Flight, Duration, Duration),
-    Other(Decision),
+    Other(ClaimDecision),
 }
 
 /// The default limit of one tenant's kept answers in Redis.
@@ -126,7 +126,7 @@ impl<B: Backend> RedisStore<B> {
     #[must_use]
     pub fn new(backend: B) -> Self {
         let settings =
-            Settings { lease: Duration::from_secs(10), max_log: 8 * 1024 * 1024, tenant_bytes: TENANT_BYTES };
+            StoreSettings { lease: Duration::from_secs(10), max_log: 8 * 1024 * 1024, tenant_bytes: TENANT_BYTES };
         Self {
             inner: Arc::new(Inner {
                 backend,
@@ -251,7 +251,7 @@ impl<B: Backend> Inner<B> {
         self.hear_wants();
         let flight = Flight { key: *request.key(), token: Token::random() };
         let mailbox = Some(Mailbox::open(&self, flight.token));
-        let taken = Taken {
+        let taken = TakenClaim {
             inner: self.clone(),
             flight,
             memory: Some(memory),
@@ -260,26 +260,27 @@ impl<B: Backend> Inner<B> {
             is_asked: true,
         };
         Ok(match self.decide(flight, &request).await {
-            Decision::Lead => taken.lead(&request),
-            Decision::Mismatch => Claim::Mismatch,
-            Decision::Follow(there, owner, age) => taken.follow(&request, there, owner, age),
-            Decision::Outgrown => taken.refuse_to_join(),
-            Decision::Replay(replayed, age, ttl) => taken.replay(&request, replayed, age, ttl),
-            Decision::Outage(why) => return self.outage(taken, &request, why),
+            ClaimDecision::Lead => taken.lead(&request),
+            ClaimDecision::Mismatch => Claim::Mismatch,
+            ClaimDecision::Follow(there, owner, age) => taken.follow(&request, there, owner, age),
+            ClaimDecision::Outgrown => taken.refuse_to_join(),
+            ClaimDecision::Replay(replayed, age, ttl) => taken.replay(&request, replayed, age, ttl),
+            ClaimDecision::Outage(why) => return self.outage(taken, &request, why),
         })
     }
 
     /// Asks the backend for the holder of the key, and for its answer if that is kept. Each has the patience for one operation:
     /// a slow Redis that has an answer is better waited for twice than paid for with another call.
-    async fn decide(&self, flight: Flight, request: &ClaimRequest) -> Decision {
+    async fn decide(&self, flight: Flight, request: &ClaimRequest) -> ClaimDecision {
         let payload = *request.payload();
         let limit = self.backend.patience() + DECISION_GRACE;
         for _ in 0..MAX_CLAIMS {
             let found = timeout(limit, self.find(flight, payload)).await;
-            let (there, age, ttl) = match found.unwrap_or(Found::Other(Decision::Outage(BackendError::Unreachable))) {
-                Found::Kept(there, age, ttl) => (there, age, ttl),
-                Found::Other(decision) => return decision,
-            };
+            let (there, age, ttl) =
+                match found.unwrap_or(KeyState::Other(ClaimDecision::Outage(BackendError::Unreachable))) {
+                    KeyState::Kept(there, age, ttl) => (there, age, ttl),
+                    KeyState::Other(decision) => return decision,
+                };
             let read = async {
                 let replayed = Replayed::read(&self.backend, there, payload).await?;
                 if replayed.is_none() {
@@ -289,46 +290,46 @@ impl<B: Backend> Inner<B> {
                 Ok(replayed)
             };
             match timeout(limit, read).await.unwrap_or(Err(BackendError::Unreachable)) {
-                Ok(Some(replayed)) => return Decision::Replay(replayed, age, ttl),
+                Ok(Some(replayed)) => return ClaimDecision::Replay(replayed, age, ttl),
                 Ok(None) => {}
-                Err(why) => return Decision::Outage(why),
+                Err(why) => return ClaimDecision::Outage(why),
             }
         }
-        Decision::Outage(BackendError::Unreachable)
+        ClaimDecision::Outage(BackendError::Unreachable)
     }
 
     /// Asks the backend for the holder of the key.
-    async fn find(&self, flight: Flight, payload: Fingerprint) -> Found {
+    async fn find(&self, flight: Flight, payload: Fingerprint) -> KeyState {
         let Flight { key, token } = flight;
         let args = ClaimArgs { key, payload, token, owner: self.process, lease: self.settings.lease };
         for _ in 0..MAX_CLAIMS {
             let claimed = match self.backend.claim(args).await {
                 Ok(claimed) => claimed,
-                Err(why) => return Found::Other(Decision::Outage(why)),
+                Err(why) => return KeyState::Other(ClaimDecision::Outage(why)),
             };
             let Claimed::Taken { state, same_payload, token, owner, age, ttl } = claimed else {
-                return Found::Other(Decision::Lead);
+                return KeyState::Other(ClaimDecision::Lead);
             };
             let there = Flight { token, ..flight };
-            return Found::Other(match state {
+            return KeyState::Other(match state {
                 // This process no longer makes that call: it released the key, and Redis missed it.
                 FlightState::InFlight | FlightState::Outgrown if owner == self.process => {
                     let _ = self.backend.settle(there, FlightEnd::Free).await;
                     continue;
                 }
-                _ if !same_payload => Decision::Mismatch,
-                FlightState::InFlight => Decision::Follow(there, owner, age),
-                FlightState::Outgrown => Decision::Outgrown,
-                FlightState::Kept => return Found::Kept(there, age, ttl),
+                _ if !same_payload => ClaimDecision::Mismatch,
+                FlightState::InFlight => ClaimDecision::Follow(there, owner, age),
+                FlightState::Outgrown => ClaimDecision::Outgrown,
+                FlightState::Kept => return KeyState::Kept(there, age, ttl),
             });
         }
-        Found::Other(Decision::Outage(BackendError::Unreachable))
+        KeyState::Other(ClaimDecision::Outage(BackendError::Unreachable))
     }
 
     /// Redis cannot name the holder of the key.
     fn outage(
         &self,
-        taken: Taken<B>,
+        taken: TakenClaim<B>,
         request: &ClaimRequest,
         why: BackendError,
     ) -> Result<Claim<RedisLease>, BoxError> {

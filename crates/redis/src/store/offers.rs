@@ -89,7 +89,7 @@ impl Offers {
         Some(self.ended? + window)
     }
 
-    pub(super) async fn add<B: Backend>(&mut self, offer: AnswerOffer, backend: &B, call: Call) {
+    pub(super) async fn add<B: Backend>(&mut self, offer: AnswerOffer, backend: &B, call: OfferedCall) {
         let window = offer.window;
         self.offers.push(offer);
         let is_told = match self.offers.last() {
@@ -100,13 +100,13 @@ impl Offers {
         self.tell_at = if self.offers.len() == 1 { again } else { self.tell_at.min(again) };
     }
 
-    pub(super) async fn ended<B: Backend>(&mut self, backend: &B, call: Call) {
+    pub(super) async fn ended<B: Backend>(&mut self, backend: &B, call: OfferedCall) {
         self.ended = Some(Instant::now());
         self.tell_all(backend, call).await;
     }
 
     /// Acts at the time of [`due`](Self::due).
-    pub(super) async fn on_due<B: Backend>(&mut self, backend: &B, call: Call) {
+    pub(super) async fn on_due<B: Backend>(&mut self, backend: &B, call: OfferedCall) {
         if self.ends().is_some_and(|ends| ends <= Instant::now()) {
             self.offers.clear();
         }
@@ -156,7 +156,7 @@ impl Offers {
         }
     }
 
-    async fn tell_all<B: Backend>(&mut self, backend: &B, call: Call) {
+    async fn tell_all<B: Backend>(&mut self, backend: &B, call: OfferedCall) {
         let (mut is_told, mut every) = (true, RETRY);
         // Together: one by one on a slow Redis would hold up the answer for a second.
         let mut telling = JoinSet::new();
@@ -171,14 +171,19 @@ impl Offers {
     }
 
     /// Returns whether Redis has it.
-    fn tell<B: Backend>(&self, offer: &AnswerOffer, backend: B, call: Call) -> impl Future<Output = bool> + use<B> {
+    fn tell<B: Backend>(
+        &self,
+        offer: &AnswerOffer,
+        backend: B,
+        call: OfferedCall,
+    ) -> impl Future<Output = bool> + use<B> {
         let now = Instant::now();
         // During the call it outlives the next repetition.
         let ttl = match self.ended {
             Some(ended) => (ended + offer.window).saturating_duration_since(now),
             None => offer.window.max(RETRY * 3),
         };
-        let Call { flight, payload, process, claimed } = call;
+        let OfferedCall { flight, payload, process, claimed } = call;
         let age = now.saturating_duration_since(claimed);
         let has_ended = self.ended.is_some();
         let offered = Offered { flight, payload, owner: process, answer: offer.answer, age, has_ended };
@@ -189,7 +194,7 @@ impl Offers {
 
 /// The call of an answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Call {
+pub(super) struct OfferedCall {
     pub(super) flight: Flight,
     pub(super) payload: Fingerprint,
     pub(super) process: Process,

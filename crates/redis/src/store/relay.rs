@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::Instant;
-use tower_buttress::store::{Fingerprint, Reader, ResponseLog};
+use tower_buttress::store::{Fingerprint, LogReader, ResponseLog};
 
-use super::inner::Settings;
+use super::inner::StoreSettings;
 use super::wire::Encoder;
 use crate::backend::{Appended, Backend, BackendError, Flight, LogShare};
 
@@ -18,7 +18,7 @@ pub(super) struct Relay {
     payload: Fingerprint,
     tenant: Fingerprint,
     log: ResponseLog,
-    settings: Settings,
+    settings: StoreSettings,
     claimed: Instant,
     /// How much Redis has.
     written: u64,
@@ -40,7 +40,7 @@ enum State {
 }
 
 struct Writing {
-    reader: Reader,
+    reader: LogReader,
     encoder: Encoder,
     /// The bytes to send next.
     out: BytesMut,
@@ -61,7 +61,7 @@ struct Writing {
 
 /// The result of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shared {
+pub(super) enum SendResult {
     On,
     /// The answer is too long to be shared, or its followers were too slow.
     Outgrown,
@@ -92,7 +92,7 @@ impl Relay {
         payload: Fingerprint,
         tenant: Fingerprint,
         log: ResponseLog,
-        settings: Settings,
+        settings: StoreSettings,
     ) -> Self {
         Self {
             flight,
@@ -185,7 +185,7 @@ impl Relay {
     }
 
     /// Sends the gathered bytes, or a sign of life.
-    pub(super) async fn send<B: Backend>(&mut self, backend: &B) -> Shared {
+    pub(super) async fn send<B: Backend>(&mut self, backend: &B) -> SendResult {
         if matches!(self.state, State::Written) && self.owes_mark {
             self.look_again(backend).await;
         }
@@ -193,16 +193,16 @@ impl Relay {
         let writing = match &mut self.state {
             State::Writing(writing) => writing,
             // The bytes to write again are no longer recorded.
-            State::Outgrown => return Shared::Outgrown,
-            State::Idle | State::Written => return Shared::On,
+            State::Outgrown => return SendResult::Outgrown,
+            State::Idle | State::Written => return SendResult::On,
         };
         if writing.is_too_long || self.written + writing.out.len() as u64 > self.settings.max_log {
             self.state = State::Outgrown;
-            return Shared::Outgrown;
+            return SendResult::Outgrown;
         }
         // Before a mark an empty piece is sent, to check that Redis still has everything before it.
         if writing.out.is_empty() && !writing.has_ended && !owes_mark && writing.sent.elapsed() < SIGN_OF_LIFE {
-            return Shared::On;
+            return SendResult::On;
         }
         match self.append(backend).await {
             Ok(()) => {
@@ -220,7 +220,7 @@ impl Relay {
                     let since = *writing.waiting.get_or_insert_with(Instant::now);
                     if since.elapsed() >= UNREACHABLE {
                         self.state = State::Idle;
-                        return Shared::On;
+                        return SendResult::On;
                     }
                     // Callers of this process do not wait for Redis.
                     if self.log.listeners() > 1 {
@@ -230,10 +230,10 @@ impl Relay {
             }
             Err(BackendError::Refused(_)) => {
                 self.state = State::Outgrown;
-                return Shared::Refused;
+                return SendResult::Refused;
             }
         }
-        if matches!(self.state, State::Outgrown) { Shared::Outgrown } else { Shared::On }
+        if matches!(self.state, State::Outgrown) { SendResult::Outgrown } else { SendResult::On }
     }
 
     /// Tells followers that later messages are new.
@@ -320,7 +320,7 @@ impl Relay {
 // === impl Writing ===
 
 impl Writing {
-    fn new(reader: Reader, key: Fingerprint, payload: Fingerprint, skip: u64) -> Self {
+    fn new(reader: LogReader, key: Fingerprint, payload: Fingerprint, skip: u64) -> Self {
         let mut out = BytesMut::new();
         let encoder = Encoder::begin(&key, &payload, &mut out);
         let mut this = Self {

@@ -8,7 +8,7 @@ use tower_buttress::store::{Fingerprint, Lease, MemoryLease, Recorder, Retention
 
 use super::feed::{Fed, Feed};
 use super::settling::Undecided;
-use super::wire::{Decoder, Record};
+use super::wire::{Decoder, LogRecord};
 use crate::backend::{Backend, BackendError, Flight};
 
 /// A kept answer, as far as it was read.
@@ -40,10 +40,10 @@ impl Replayed {
             decoder.push(&bytes);
             first = if first.is_empty() { bytes } else { [first, bytes].concat().into() };
             match begin(&mut decoder) {
-                Begun::Answer => return Ok(Some(Self { flight, payload, first, is_all })),
-                Begun::Head if !is_all => return Ok(Some(Self { flight, payload, first, is_all })),
-                Begun::Nothing if !is_all => {}
-                Begun::Head | Begun::Nothing | Begun::Damaged => return Ok(None),
+                ReadSoFar::Answer => return Ok(Some(Self { flight, payload, first, is_all })),
+                ReadSoFar::Head if !is_all => return Ok(Some(Self { flight, payload, first, is_all })),
+                ReadSoFar::Nothing if !is_all => {}
+                ReadSoFar::Head | ReadSoFar::Nothing | ReadSoFar::Damaged => return Ok(None),
             }
         }
     }
@@ -96,7 +96,7 @@ impl Replayed {
 }
 
 /// What the bytes read so far are.
-enum Begun {
+enum ReadSoFar {
     /// The whole answer.
     Answer,
     /// The head of an answer, and perhaps a part of its body.
@@ -107,15 +107,15 @@ enum Begun {
     Damaged,
 }
 
-fn begin(decoder: &mut Decoder) -> Begun {
+fn begin(decoder: &mut Decoder) -> ReadSoFar {
     let mut has_head = false;
     loop {
         match decoder.next() {
-            Ok(Some(Record::End)) => return Begun::Answer,
-            Ok(Some(Record::Fail)) | Err(_) => return Begun::Damaged,
+            Ok(Some(LogRecord::End)) => return ReadSoFar::Answer,
+            Ok(Some(LogRecord::Fail)) | Err(_) => return ReadSoFar::Damaged,
             Ok(Some(_)) => has_head = true,
-            Ok(None) if has_head => return Begun::Head,
-            Ok(None) => return Begun::Nothing,
+            Ok(None) if has_head => return ReadSoFar::Head,
+            Ok(None) => return ReadSoFar::Nothing,
         }
     }
 }

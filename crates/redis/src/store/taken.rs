@@ -15,7 +15,7 @@ use crate::backend::{Backend, Flight, FlightEnd, Process};
 
 /// What a claim has taken: the key in this process, the answer's log, and perhaps the lease in Redis. Dropped before
 /// the decision, it returns all of it.
-pub(super) struct Taken<B: Backend> {
+pub(super) struct TakenClaim<B: Backend> {
     pub(super) inner: Arc<Inner<B>>,
     pub(super) flight: Flight,
     pub(super) memory: Option<MemoryLease>,
@@ -28,7 +28,7 @@ pub(super) struct Taken<B: Backend> {
 
 // === impl Taken ===
 
-impl<B: Backend> Taken<B> {
+impl<B: Backend> TakenClaim<B> {
     fn parts(&mut self) -> Option<(MemoryLease, Recorder)> {
         self.is_asked = false;
         self.memory.take().zip(self.recorder.take())
@@ -81,7 +81,7 @@ impl<B: Backend> Taken<B> {
     }
 }
 
-impl<B: Backend> Drop for Taken<B> {
+impl<B: Backend> Drop for TakenClaim<B> {
     fn drop(&mut self) {
         if let Some(recorder) = self.recorder.take() {
             drop(self.memory.take());

@@ -51,7 +51,7 @@ pub(super) struct Decoder {
 }
 
 #[derive(Debug)]
-pub(super) enum Record {
+pub(super) enum LogRecord {
     Head(HeadRecord),
     Part(BodyPart),
     /// The answer is whole.
@@ -155,7 +155,7 @@ impl Decoder {
     }
 
     /// The next record; `None`: more bytes are needed.
-    pub(super) fn next(&mut self) -> Result<Option<Record>, Damaged> {
+    pub(super) fn next(&mut self) -> Result<Option<LogRecord>, Damaged> {
         if !self.has_begun {
             if self.buffer.len() < PREAMBLE {
                 return Ok(None);
@@ -183,23 +183,23 @@ impl Decoder {
         Ok(Some(record))
     }
 
-    fn read(&mut self, kind: u8, mut payload: Bytes) -> Result<Record, Damaged> {
+    fn read(&mut self, kind: u8, mut payload: Bytes) -> Result<LogRecord, Damaged> {
         let is_first = self.records == 0;
         match kind {
-            HEAD if is_first => read_head(payload).map(Record::Head).ok_or(Damaged),
-            DATA if !is_first => Ok(Record::Part(BodyPart::Data(payload))),
+            HEAD if is_first => read_head(payload).map(LogRecord::Head).ok_or(Damaged),
+            DATA if !is_first => Ok(LogRecord::Part(BodyPart::Data(payload))),
             TRAILERS if !is_first => {
                 let trailers = get_headers(&mut payload).ok_or(Damaged)?;
-                Ok(Record::Part(BodyPart::Trailers(Arc::new(trailers))))
+                Ok(LogRecord::Part(BodyPart::Trailers(Arc::new(trailers))))
             }
             END if !is_first && payload.len() == 16 => {
                 self.is_over = true;
                 let whole = payload.get_u64_le() == self.records && payload.get_u64_le() == self.bytes;
-                if whole { Ok(Record::End) } else { Err(Damaged) }
+                if whole { Ok(LogRecord::End) } else { Err(Damaged) }
             }
             FAIL => {
                 self.is_over = true;
-                Ok(Record::Fail)
+                Ok(LogRecord::Fail)
             }
             _ => Err(Damaged),
         }
@@ -312,7 +312,7 @@ mod tests {
             decoder.push(piece);
             while let Some(record) = decoder.next()? {
                 match record {
-                    Record::Head(read) => {
+                    LogRecord::Head(read) => {
                         assert_eq!((read.status, read.version), (StatusCode::CREATED, Version::HTTP_2));
                         assert_eq!(read.headers, *head().headers());
                         assert!(read.headers["x-key"].is_sensitive() && !read.headers["x-model"].is_sensitive());
@@ -320,11 +320,11 @@ mod tests {
                         assert_eq!(read.served_by.as_ref().map(ServedBy::as_str), Some("eu"));
                         assert_eq!(read.attempts, Attempts(3));
                     }
-                    Record::Part(BodyPart::Data(bytes)) => data.extend_from_slice(&bytes),
-                    Record::Part(BodyPart::Trailers(last)) => trailers = Some((*last).clone()),
-                    Record::Part(_) => unreachable!(),
-                    Record::End => whole = true,
-                    Record::Fail => return Err(Damaged),
+                    LogRecord::Part(BodyPart::Data(bytes)) => data.extend_from_slice(&bytes),
+                    LogRecord::Part(BodyPart::Trailers(last)) => trailers = Some((*last).clone()),
+                    LogRecord::Part(_) => unreachable!(),
+                    LogRecord::End => whole = true,
+                    LogRecord::Fail => return Err(Damaged),
                 }
             }
         }
@@ -382,7 +382,7 @@ mod tests {
             assert!(Encoder::begin(&KEY, &PAYLOAD, &mut log).head(&head, Duration::ZERO, &mut log));
             let mut decoder = Decoder::new(KEY, PAYLOAD);
             decoder.push(&log);
-            let Ok(Some(Record::Head(read))) = decoder.next() else { panic!("no head") };
+            let Ok(Some(LogRecord::Head(read))) = decoder.next() else { panic!("no head") };
             assert_eq!(read.invalid, invalid);
         }
     }
@@ -412,7 +412,7 @@ mod tests {
         encoder.fail(&mut out);
         let mut decoder = Decoder::new(KEY, PAYLOAD);
         decoder.push(&out);
-        assert!(matches!(decoder.next(), Ok(Some(Record::Fail))));
+        assert!(matches!(decoder.next(), Ok(Some(LogRecord::Fail))));
         decoder.push(&[DATA, 0, 0, 0, 0]);
         assert_eq!(decoder.next().unwrap_err(), Damaged);
     }

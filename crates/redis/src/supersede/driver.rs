@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower_buttress::store::Fingerprint;
 
-use super::live::{LiveMessages, Question};
-use crate::backend::{BackendError, ConversationBackend, ConversationNews, Message, Newest};
+use super::live::{LiveMessages, RedisRequest};
+use crate::backend::{BackendError, ConversationBackend, ConversationNews, MessageId, Newest};
 use crate::driver::{Driver, Subscribing};
 
 /// A conversation has changed.
@@ -23,7 +23,7 @@ pub(super) struct Messages<B> {
     /// How many conversations of one tenant are shared.
     most: u64,
     /// Unanswered requests to Redis: one at a time per conversation, so that its messages stay in order.
-    asking: JoinSet<(Message, Reply)>,
+    asking: JoinSet<(MessageId, RedisReply)>,
     /// Their conversations.
     busy: HashSet<Fingerprint>,
     /// Conversations that wait for a free slot.
@@ -33,7 +33,7 @@ pub(super) struct Messages<B> {
 }
 
 /// Redis's reply.
-enum Reply {
+enum RedisReply {
     Newest(Result<Newest, BackendError>),
     /// Whether Redis knows that the message was answered.
     Answered(bool),
@@ -63,7 +63,7 @@ impl<B: ConversationBackend> Driver for Messages<B> {
         let Some(ConversationNews { conversation, number, payload }) = ConversationNews::decode(&news) else {
             return;
         };
-        for older in self.live.on_newer(&Message { conversation, payload }, number) {
+        for older in self.live.on_newer(&MessageId { conversation, payload }, number) {
             older.supersede();
         }
         self.ask(conversation);
@@ -127,18 +127,20 @@ impl<B: ConversationBackend> Messages<B> {
         let backend = self.backend.clone();
         self.asking.spawn(async move {
             match question {
-                Question::Newest(share, came, known) => {
-                    (message, Reply::Newest(backend.newest(message, came, known, share).await))
+                RedisRequest::Newest(share, came, known) => {
+                    (message, RedisReply::Newest(backend.newest(message, came, known, share).await))
                 }
-                Question::Answered(share) => (message, Reply::Answered(backend.answered(message, share).await.is_ok())),
+                RedisRequest::Answered(share) => {
+                    (message, RedisReply::Answered(backend.answered(message, share).await.is_ok()))
+                }
             }
         });
     }
 
-    fn on_reply(&mut self, message: &Message, reply: Reply) {
+    fn on_reply(&mut self, message: &MessageId, reply: RedisReply) {
         self.busy.remove(&message.conversation);
         match reply {
-            Reply::Newest(Ok(Newest::Number { number, superseded })) => {
+            RedisReply::Newest(Ok(Newest::Number { number, superseded })) => {
                 if let Some((live, is_older)) = self.live.numbered(message, number) {
                     superseded.iter().for_each(|payload| live.refuse(payload));
                     if is_older {
@@ -146,15 +148,15 @@ impl<B: ConversationBackend> Messages<B> {
                     }
                 }
             }
-            Reply::Newest(Ok(Newest::Superseded)) => {
+            RedisReply::Newest(Ok(Newest::Superseded)) => {
                 if let Some(live) = self.live.get(message) {
                     live.supersede();
                 }
             }
             // This process knows the order of its own messages.
-            Reply::Newest(Ok(Newest::NoRoom)) => {}
-            Reply::Newest(Err(_)) => self.ask_again(),
-            Reply::Answered(is_known) => {
+            RedisReply::Newest(Ok(Newest::NoRoom)) => {}
+            RedisReply::Newest(Err(_)) => self.ask_again(),
+            RedisReply::Answered(is_known) => {
                 if self.live.answer_reported(message, is_known) {
                     self.ask_again();
                 }

@@ -10,7 +10,7 @@ use tower_buttress::PeerMessage;
 use tower_buttress::store::Fingerprint;
 
 use super::served::ServedTenants;
-use crate::backend::{ConversationShare, Message};
+use crate::backend::{ConversationShare, MessageId};
 
 /// Calls and the task both write to it. A call notifies the task of its changes.
 #[derive(Debug, Default)]
@@ -26,11 +26,11 @@ struct LiveConversation {
     /// The highest number known to this process.
     newest: u64,
     /// In order of arrival.
-    messages: Vec<Live>,
+    messages: Vec<LiveMessage>,
 }
 
 #[derive(Debug)]
-struct Live {
+struct LiveMessage {
     message: PeerMessage,
     came: Instant,
     /// Whether its tenant is authenticated, or the upstream has served the message.
@@ -48,7 +48,7 @@ struct Live {
 
 /// A request to Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum RedisRequest {
     /// The place of the message that came at this time, and the highest number of its conversation that this process
     /// knows.
     Newest(ConversationShare, Instant, u64),
@@ -68,7 +68,7 @@ impl LiveMessages {
         self.conversations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn came(&self, id: Message, message: PeerMessage) {
+    pub(super) fn came(&self, id: MessageId, message: PeerMessage) {
         let mut conversations = self.lock();
         let conversation = conversations.entry(id.conversation).or_default();
         if let Some(live) = conversation.get(&id) {
@@ -79,7 +79,7 @@ impl LiveMessages {
             live.is_answered |= live.answered_at.is_some();
             return;
         }
-        conversation.messages.push(Live {
+        conversation.messages.push(LiveMessage {
             came: Instant::now(),
             is_served: message.is_served(),
             message,
@@ -91,7 +91,7 @@ impl LiveMessages {
         });
     }
 
-    pub(super) fn ended(&self, id: &Message, is_served: bool, is_answered: bool) {
+    pub(super) fn ended(&self, id: &MessageId, is_served: bool, is_answered: bool) {
         let mut conversations = self.lock();
         if let Some(live) = conversations.get_mut(&id.conversation).and_then(|known| known.get(id)) {
             live.calls = live.calls.saturating_sub(1);
@@ -104,7 +104,7 @@ impl LiveMessages {
         }
     }
 
-    pub(super) fn forget(&self, id: &Message) {
+    pub(super) fn forget(&self, id: &MessageId) {
         let mut conversations = self.lock();
         if let Some(known) = conversations.get_mut(&id.conversation) {
             known.messages.retain(|live| live.message.payload() != &id.payload);
@@ -130,26 +130,26 @@ impl LiveMessages {
     }
 
     /// The next request to Redis; `None`: none. `most`: how many conversations of one tenant are shared.
-    pub(super) fn next(&self, conversation: &Fingerprint, most: u64) -> Option<(Message, Question)> {
+    pub(super) fn next(&self, conversation: &Fingerprint, most: u64) -> Option<(MessageId, RedisRequest)> {
         let mut conversations = self.lock();
         let known = conversations.get_mut(conversation)?;
-        let id = |live: &Live| Message { conversation: *conversation, payload: *live.message.payload() };
-        let share = |live: &Live| {
+        let id = |live: &LiveMessage| MessageId { conversation: *conversation, payload: *live.message.payload() };
+        let share = |live: &LiveMessage| {
             let tenant = *live.message.tenant();
             ConversationShare { tenant, is_served: live.is_served || self.served.contains(&tenant), most }
         };
         // An answered message is reported only after Redis has numbered it.
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_answered && live.number > 0) {
             live.is_answered = false;
-            return Some((id(live), Question::Answered(share(live))));
+            return Some((id(live), RedisRequest::Answered(share(live))));
         }
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_unasked) {
             live.is_unasked = false;
-            return Some((id(live), Question::Newest(share(live), live.came, known.newest)));
+            return Some((id(live), RedisRequest::Newest(share(live), live.came, known.newest)));
         }
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_answered) {
             live.is_answered = false;
-            return Some((id(live), Question::Answered(share(live))));
+            return Some((id(live), RedisRequest::Answered(share(live))));
         }
         known.messages.retain(|live| live.calls > 0 || live.answered_at.is_some());
         if known.messages.is_empty() {
@@ -159,7 +159,7 @@ impl LiveMessages {
     }
 
     /// Redis numbered a message. Returns the message, if it is in flight, and whether a newer one is known.
-    pub(super) fn numbered(&self, id: &Message, number: u64) -> Option<(PeerMessage, bool)> {
+    pub(super) fn numbered(&self, id: &MessageId, number: u64) -> Option<(PeerMessage, bool)> {
         let mut conversations = self.lock();
         let known = conversations.get_mut(&id.conversation)?;
         known.newest = known.newest.max(number);
@@ -170,7 +170,7 @@ impl LiveMessages {
     }
 
     /// Records whether Redis knows that a message was answered. Returns whether to repeat the report.
-    pub(super) fn answer_reported(&self, id: &Message, is_known: bool) -> bool {
+    pub(super) fn answer_reported(&self, id: &MessageId, is_known: bool) -> bool {
         let mut conversations = self.lock();
         let is_room = conversations.len() < MOST_TOLD_AGAIN;
         let Some(live) = conversations.get_mut(&id.conversation).and_then(|known| known.get(id)) else { return false };
@@ -180,13 +180,13 @@ impl LiveMessages {
         live.answered_at.is_some()
     }
 
-    pub(super) fn get(&self, id: &Message) -> Option<PeerMessage> {
+    pub(super) fn get(&self, id: &MessageId) -> Option<PeerMessage> {
         Some(self.lock().get_mut(&id.conversation)?.get(id)?.message.clone())
     }
 
     /// Handles the newest message's number. Returns the older messages. One without a number is unknown here; Redis is
     /// asked for it.
-    pub(super) fn on_newer(&self, newest: &Message, number: u64) -> Vec<PeerMessage> {
+    pub(super) fn on_newer(&self, newest: &MessageId, number: u64) -> Vec<PeerMessage> {
         let mut conversations = self.lock();
         let Some(known) = conversations.get_mut(&newest.conversation) else { return Vec::new() };
         known.newest = known.newest.max(number);
@@ -211,7 +211,7 @@ impl LiveMessages {
 // === impl LiveConversation ===
 
 impl LiveConversation {
-    fn get(&mut self, id: &Message) -> Option<&mut Live> {
+    fn get(&mut self, id: &MessageId) -> Option<&mut LiveMessage> {
         self.messages.iter_mut().find(|live| *live.message.payload() == id.payload)
     }
 }

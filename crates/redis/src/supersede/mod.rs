@@ -14,9 +14,9 @@ use tower_buttress::{PeerMessage, SupersedePeers};
 
 use self::driver::{Changed, Messages};
 use self::live::LiveMessages;
-use crate::backend::{ConversationBackend, Message};
+use crate::backend::{ConversationBackend, MessageId};
 use crate::client::Redis;
-use crate::driver::{Untold, Updates};
+use crate::driver::{NotSent, Updates};
 
 /// Shares the conversations of a [`SupersedeLayer`](tower_buttress::SupersedeLayer) with other processes: the newest
 /// message of a conversation is the newest in all of them.
@@ -99,22 +99,22 @@ impl<B: ConversationBackend> FleetSupersede<B> {
         self
     }
 
-    fn id(&self, message: &PeerMessage) -> Message {
+    fn id(&self, message: &PeerMessage) -> MessageId {
         let mut conversation = *message.conversation();
         if !self.name.is_empty() {
             let named = Sha256::new().chain_update(conversation.as_bytes()).chain_update(&self.name);
             conversation = Fingerprint::from_bytes(named.finalize().into());
         }
-        Message { conversation, payload: *message.payload() }
+        MessageId { conversation, payload: *message.payload() }
     }
 
-    fn changed(&self, id: Message) {
+    fn changed(&self, id: MessageId) {
         let driver = || Messages::new(self.backend.clone(), self.live.clone(), self.most);
         match self.updates.tell(Changed(id.conversation), driver) {
             Ok(()) => {}
-            Err(Untold::Busy) => self.live.look_at_all(),
+            Err(NotSent::Busy) => self.live.look_at_all(),
             // Without a task no reply would ever come, and the message would stay here.
-            Err(Untold::NoTask) => self.live.forget(&id),
+            Err(NotSent::NoTask) => self.live.forget(&id),
         }
     }
 }

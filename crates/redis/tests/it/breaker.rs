@@ -15,7 +15,7 @@ use tower_buttress_redis::backend::{
     CircuitBackend, CircuitGroup, GivenOrder, HeldOrder, NumberedOrder, ProbeLease, ProbeVerdict, Process as ProcessId,
     Token,
 };
-use tower_buttress_redis::{FleetBreaker, Model, Redis};
+use tower_buttress_redis::{FleetBreaker, Redis, RedisModel};
 
 use crate::support::slow::Slow;
 use crate::support::{Server, until};
@@ -81,7 +81,7 @@ impl Process {
     }
 }
 
-fn fleet(of: usize, model: &Model, upstream: &Upstream) -> Vec<Process> {
+fn fleet(of: usize, model: &RedisModel, upstream: &Upstream) -> Vec<Process> {
     (0..of).map(|_| process(model.clone(), upstream)).collect()
 }
 
@@ -98,7 +98,7 @@ fn down() -> Upstream {
 
 #[tokio::test(start_paused = true)]
 async fn what_one_process_found_out_costs_another_one_call() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let fleet = fleet(2, &model, &upstream);
     settle().await;
     fleet[0].calls(5).await;
@@ -111,7 +111,7 @@ async fn what_one_process_found_out_costs_another_one_call() {
 
 #[tokio::test(start_paused = true)]
 async fn half_of_the_fleet_opens_the_circuits_of_all() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let fleet = fleet(4, &model, &upstream);
     settle().await;
     fleet[0].calls(5).await;
@@ -124,7 +124,7 @@ async fn half_of_the_fleet_opens_the_circuits_of_all() {
 
 #[tokio::test(start_paused = true)]
 async fn a_machine_whose_network_is_bad_opens_no_circuit_but_its_own() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let fleet = fleet(8, &model, &upstream);
     fleet[0].has_no_network.store(true, SeqCst);
     for _ in 0..60 {
@@ -139,7 +139,7 @@ async fn a_machine_whose_network_is_bad_opens_no_circuit_but_its_own() {
 
 #[tokio::test(start_paused = true)]
 async fn one_process_at_a_time_tests_the_upstream_and_all_close_with_it() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let fleet = fleet(8, &model, &upstream);
     settle().await;
     for process in &fleet {
@@ -172,7 +172,7 @@ async fn one_process_at_a_time_tests_the_upstream_and_all_close_with_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_process_without_calls_lets_another_test_the_upstream() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let fleet = fleet(2, &model, &upstream);
     settle().await;
     fleet[0].calls(5).await;
@@ -207,7 +207,7 @@ async fn calls_until_closed(caller: &Process, upstream: &Upstream, apart: Durati
 #[tokio::test(start_paused = true)]
 async fn the_first_call_after_the_open_time_tests_the_upstream_however_rare_calls_are() {
     for apart in [1, 4, 10, 70, 600].map(Duration::from_secs) {
-        let (model, upstream) = (Model::new(), down());
+        let (model, upstream) = (RedisModel::new(), down());
         let one = process(model, &upstream);
         settle().await;
         one.calls(5).await;
@@ -219,7 +219,7 @@ async fn the_first_call_after_the_open_time_tests_the_upstream_however_rare_call
 #[tokio::test(start_paused = true)]
 async fn rare_calls_to_one_of_many_processes_close_the_circuits_of_all() {
     for apart in [4, 10, 70].map(Duration::from_secs) {
-        let (model, upstream) = (Model::new(), down());
+        let (model, upstream) = (RedisModel::new(), down());
         let fleet = fleet(4, &model, &upstream);
         settle().await;
         for process in &fleet {
@@ -237,7 +237,7 @@ async fn processes_that_all_have_rare_calls_do_not_take_the_test_from_each_other
     const APART: Duration = Duration::from_secs(10);
     for seed in 0..20 {
         fastrand::seed(seed);
-        let (model, upstream) = (Model::new(), down());
+        let (model, upstream) = (RedisModel::new(), down());
         let fleet = fleet(4, &model, &upstream);
         settle().await;
         for process in &fleet {
@@ -257,7 +257,7 @@ async fn processes_that_all_have_rare_calls_do_not_take_the_test_from_each_other
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_stops_with_the_lease_keeps_it_for_seconds() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let way = model.connection();
     let one = process(way.clone(), &upstream);
     settle().await;
@@ -275,7 +275,7 @@ async fn a_process_that_stops_with_the_lease_keeps_it_for_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_starts_learns_of_open_circuits_before_its_first_call() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let old = fleet(2, &model, &upstream);
     settle().await;
     old[0].calls(5).await;
@@ -290,7 +290,7 @@ async fn a_process_that_starts_learns_of_open_circuits_before_its_first_call() {
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_starts_learns_of_an_open_circuit_in_one_round_trip() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let old = fleet(2, &model, &upstream);
     settle().await;
     old[0].calls(5).await;
@@ -304,7 +304,7 @@ async fn a_process_that_starts_learns_of_an_open_circuit_in_one_round_trip() {
 
 #[tokio::test(start_paused = true)]
 async fn a_vote_does_not_wait_for_a_subscription() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let slow = Slow::new(model.clone(), Duration::ZERO, Duration::from_secs(2));
     let process = process(slow, &upstream);
     process.calls(5).await;
@@ -316,7 +316,7 @@ async fn a_vote_does_not_wait_for_a_subscription() {
 
 #[tokio::test(start_paused = true)]
 async fn without_the_backend_each_goes_on_by_itself() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     model.set_reachable(false);
     let fleet = fleet(2, &model, &upstream);
     fleet[0].calls(5).await;
@@ -331,7 +331,7 @@ async fn without_the_backend_each_goes_on_by_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn votes_that_were_lost_in_an_outage_are_made_up_for() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let fleet = fleet(4, &model, &upstream);
     settle().await;
     // Two vote while nothing is heard.
@@ -347,7 +347,7 @@ async fn votes_that_were_lost_in_an_outage_are_made_up_for() {
 /// Two processes whose circuits are open, and of which the first is cut off while its probe is under way. It is back 200 ms
 /// after that.
 async fn cut_off_while_it_probes(upstream: &Upstream, is_well: bool) -> [Process; 2] {
-    let model = Model::new();
+    let model = RedisModel::new();
     let cut_off = model.connection();
     let fleet = [process(cut_off.clone(), upstream), process(model, upstream)];
     settle().await;
@@ -462,7 +462,7 @@ async fn orders_reach_every_process<B: CircuitBackend>(new: impl Fn() -> B) {
 
 #[tokio::test(start_paused = true)]
 async fn an_operators_order_reaches_every_process() {
-    let model = Model::new();
+    let model = RedisModel::new();
     orders_reach_every_process(|| model.clone()).await;
 }
 
@@ -475,7 +475,7 @@ async fn an_operators_order_reaches_every_process_over_a_real_redis() {
 
 #[tokio::test(start_paused = true)]
 async fn an_order_outlives_outages_and_restarts_of_the_backend() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let fleet = fleet(3, &model, &upstream);
     settle().await;
     // Given while the backend is away, it is told later.
@@ -511,7 +511,7 @@ async fn an_order_outlives_outages_and_restarts_of_the_backend() {
 
 #[tokio::test(start_paused = true)]
 async fn an_order_that_could_not_be_published_does_not_undo_a_later_one() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let cut_off = model.connection();
     let fleet = [process(cut_off.clone(), &upstream), process(model.clone(), &upstream), process(model, &upstream)];
     settle().await;
@@ -528,7 +528,7 @@ async fn an_order_that_could_not_be_published_does_not_undo_a_later_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_circuit_that_opened_after_it_was_to_close_stays_open() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let cut_off = model.connection();
     let fleet = [process(model.clone(), &upstream), process(cut_off.clone(), &upstream)];
     settle().await;
@@ -608,7 +608,7 @@ async fn orders_that_are_published_again_change_nothing<B: CircuitBackend>(backe
 
 #[tokio::test(start_paused = true)]
 async fn an_order_that_is_published_again_changes_nothing_in_the_model_as_in_redis() {
-    orders_that_are_published_again_change_nothing(Model::new()).await;
+    orders_that_are_published_again_change_nothing(RedisModel::new()).await;
     tokio::time::resume();
     let server = Server::start();
     orders_that_are_published_again_change_nothing(server.redis()).await;
@@ -616,7 +616,7 @@ async fn an_order_that_is_published_again_changes_nothing_in_the_model_as_in_red
 
 #[tokio::test(start_paused = true)]
 async fn an_order_that_is_published_late_does_not_undo_a_later_one_when_the_clock_has_jumped() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let cut_off = model.connection();
     let fleet =
         [process(cut_off.clone(), &upstream), process(model.clone(), &upstream), process(model.clone(), &upstream)];
@@ -645,7 +645,7 @@ async fn an_order_that_is_published_late_does_not_undo_a_later_one_when_the_cloc
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_learns_of_orders_late_does_not_bring_the_older_one_back() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let cut_off = model.connection();
     // Each operation takes it 5 s, and news come at once. When it has subscribed, after 5 s, it looks for what it has missed.
     let slow = Slow::new(model.clone(), Duration::from_secs(5), Duration::ZERO);
@@ -666,7 +666,7 @@ async fn a_process_that_learns_of_orders_late_does_not_bring_the_older_one_back(
 
 #[tokio::test(start_paused = true)]
 async fn orders_to_many_circuits_do_not_wait_for_each_other() {
-    let (model, takes) = (Model::new(), Duration::from_millis(90));
+    let (model, takes) = (RedisModel::new(), Duration::from_millis(90));
     let layer = |takes| {
         let breaker = FleetBreaker::new(Slow::new(model.clone(), takes, takes), "models");
         CircuitBreakerLayer::new().share(breaker)
@@ -683,7 +683,7 @@ async fn orders_to_many_circuits_do_not_wait_for_each_other() {
 
 #[tokio::test(start_paused = true)]
 async fn votes_for_many_circuits_do_not_wait_for_each_other() {
-    let (model, takes) = (Model::new(), Duration::from_millis(90));
+    let (model, takes) = (RedisModel::new(), Duration::from_millis(90));
     let breaker = FleetBreaker::new(Slow::new(model.clone(), takes, takes), "models");
     let config = CircuitBreakerConfig::new().consecutive_failures(1);
     let layer = CircuitBreakerLayer::with_config(config).key(|parts| Some(parts.uri.to_string().into())).share(breaker);
@@ -706,7 +706,7 @@ async fn votes_for_many_circuits_do_not_wait_for_each_other() {
 
 #[tokio::test(start_paused = true)]
 async fn an_order_behind_thousands_of_others_is_not_lost() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let fleet = fleet(2, &model, &upstream);
     settle().await;
     // Nothing is carried out meanwhile.
@@ -721,7 +721,7 @@ async fn an_order_behind_thousands_of_others_is_not_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_whose_reply_was_lost_ends_soon() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let deaf = Slow::new(model.clone(), Duration::ZERO, Duration::ZERO);
     let one = process(deaf.clone(), &upstream);
     settle().await;
@@ -740,7 +740,7 @@ async fn a_lease_whose_reply_was_lost_ends_soon() {
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_under_a_lease_whose_reply_was_lost_closes_all_circuits() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let deaf = Slow::new(model.clone(), Duration::ZERO, Duration::ZERO);
     let fleet = [process(deaf.clone(), &upstream), process(model, &upstream)];
     settle().await;
@@ -762,7 +762,7 @@ async fn a_probe_under_a_lease_whose_reply_was_lost_closes_all_circuits() {
 
 #[tokio::test(start_paused = true)]
 async fn a_circuit_that_is_set_by_hand_gives_its_lease_back() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let one = process(model.clone(), &upstream);
     settle().await;
     one.calls(5).await;
@@ -779,7 +779,7 @@ async fn a_circuit_that_is_set_by_hand_gives_its_lease_back() {
 
 #[tokio::test(start_paused = true)]
 async fn orders_are_numbered_in_the_model_as_in_redis() {
-    later_orders_count(Model::new()).await;
+    later_orders_count(RedisModel::new()).await;
     tokio::time::resume();
     let server = Server::start();
     later_orders_count(server.redis()).await;
@@ -788,7 +788,7 @@ async fn orders_are_numbered_in_the_model_as_in_redis() {
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_keeps_no_circuit_open() {
     const HOUR: Duration = Duration::from_secs(3600);
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let fleet = fleet(4, &model, &upstream);
     settle().await;
     for process in &fleet {
@@ -818,7 +818,7 @@ async fn a_clock_that_is_set_back_keeps_no_circuit_open() {
 
 #[tokio::test(start_paused = true)]
 async fn however_long_a_probe_takes_no_other_process_joins_it() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let process = process(model.clone(), &upstream);
     settle().await;
     process.calls(5).await;
@@ -842,7 +842,7 @@ async fn however_long_a_probe_takes_no_other_process_joins_it() {
 }
 
 /// What another process does that has calls: it asks every second, and has the lease soon.
-async fn take_the_lease(model: &Model, token: Token, lease: Duration) {
+async fn take_the_lease(model: &RedisModel, token: Token, lease: Duration) {
     let (circuit, begun) = (CircuitGroup::new("models").circuit(None), Instant::now());
     while !matches!(model.probe(circuit, token, lease).await.unwrap(), ProbeLease::Granted { .. }) {
         assert!(begun.elapsed() < Duration::from_secs(12), "it is not returned");
@@ -852,7 +852,7 @@ async fn take_the_lease(model: &Model, token: Token, lease: Duration) {
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_whose_caller_leaves_lets_another_process_test_the_upstream() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let process = process(model.clone(), &upstream);
     settle().await;
     process.calls(5).await;
@@ -865,7 +865,7 @@ async fn a_probe_whose_caller_leaves_lets_another_process_test_the_upstream() {
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_keeps_its_lease_when_another_process_opens_the_circuit() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let process = process(model.clone(), &upstream);
     settle().await;
     process.calls(5).await;
@@ -914,7 +914,7 @@ async fn a_lease_is_renewed_while_the_circuit_is_open<B: CircuitBackend>(backend
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_renewed_while_the_circuit_is_open_in_the_model_as_in_redis() {
-    a_lease_is_renewed_while_the_circuit_is_open(Model::new()).await;
+    a_lease_is_renewed_while_the_circuit_is_open(RedisModel::new()).await;
     tokio::time::resume();
     let server = Server::start();
     a_lease_is_renewed_while_the_circuit_is_open(server.redis()).await;
@@ -922,7 +922,7 @@ async fn a_lease_is_renewed_while_the_circuit_is_open_in_the_model_as_in_redis()
 
 #[tokio::test(start_paused = true)]
 async fn a_process_whose_lease_is_anothers_makes_no_further_probe() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let process = process(model.clone(), &upstream);
     settle().await;
     process.calls(5).await;
@@ -948,7 +948,7 @@ async fn a_process_whose_lease_is_anothers_makes_no_further_probe() {
 
 #[tokio::test(start_paused = true)]
 async fn a_process_whose_probe_was_left_waits_while_another_tests_the_upstream() {
-    let (model, upstream) = (Model::new(), down());
+    let (model, upstream) = (RedisModel::new(), down());
     let process = process(model.clone(), &upstream);
     settle().await;
     process.calls(5).await;
@@ -984,7 +984,7 @@ async fn a_process_whose_probe_was_left_waits_while_another_tests_the_upstream()
 
 #[tokio::test(start_paused = true)]
 async fn a_later_order_holds_when_the_backend_has_forgotten_the_one_before_and_its_clock_is_behind() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let (one, two) = (model.connection(), model.connection());
     let fleet = [process(one.clone(), &upstream), process(two.clone(), &upstream), process(two.clone(), &upstream)];
     settle().await;
@@ -1006,7 +1006,7 @@ async fn a_later_order_holds_when_the_backend_has_forgotten_the_one_before_and_i
 
 #[tokio::test(start_paused = true)]
 async fn two_orders_that_are_published_late_do_not_undo_a_later_one_when_the_clock_is_set_back() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let (one, two) = (model.connection(), model.connection());
     let fleet = [process(one.clone(), &upstream), process(two.clone(), &upstream), process(model.clone(), &upstream)];
     settle().await;

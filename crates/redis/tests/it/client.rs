@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower_buttress::store::Fingerprint;
 use tower_buttress_redis::backend::{Backend, BackendError, ClaimArgs, Claimed, Process, Token};
-use tower_buttress_redis::{Health, OperationResult, Redis, RedisOptions};
+use tower_buttress_redis::{OperationResult, Reachability, Redis, RedisOptions};
 
 use crate::support::{Events, Server, until};
 
@@ -31,7 +31,7 @@ async fn claim(redis: &Redis, key: u8) -> (Result<Claimed, BackendError>, Durati
 }
 
 fn is_reached(redis: &Redis) -> bool {
-    redis.health().borrow().is_reached()
+    redis.reachability().borrow().is_reached()
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn a_redis_that_is_not_there_costs_next_to_nothing() {
     assert!(begun.elapsed() < Duration::from_secs(10), "a thousand took {:?}", begun.elapsed());
     // Nothing was sent, and nothing was waited for.
     assert_eq!(skipped.load(SeqCst), 1000);
-    assert!(matches!(&*redis.health().borrow(), Health::Unreachable { .. }));
+    assert!(matches!(&*redis.reachability().borrow(), Reachability::Unreachable { .. }));
     assert_eq!(events.all(), ["redis: unreachable: Connection refused (os error 111)"]);
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tower_buttress::DedupRole;
-use tower_buttress_redis::{Model, RedisOptions, RedisStore};
+use tower_buttress_redis::{RedisModel, RedisOptions, RedisStore};
 
 use crate::support::Server;
 use crate::support::faulty::Faulty;
@@ -239,7 +239,7 @@ async fn of_four_processes_and_eighty_callers_one_makes_the_call() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_without_followers_is_written_once_at_its_end() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let process = Process::with(RedisStore::new(model.clone()), Script::STREAM);
     assert!(process.ask(None).await.unwrap().is_whole(Script::STREAM));
     tokio::time::sleep(10 * MS).await;
@@ -252,7 +252,7 @@ async fn a_call_without_followers_is_written_once_at_its_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_cannot_subscribe_reads_the_answer_and_takes_no_lease_away() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let here = Process::with(RedisStore::new(model.clone()), Script::STREAM);
     let there = Process::with(RedisStore::new(Faulty::new(model, false, 0)), Script::STREAM);
     let leader = here.ask(Some("k"));
@@ -302,7 +302,7 @@ async fn a_kept_answer_that_was_evicted_or_damaged_is_as_good_as_none() {
 
 #[tokio::test(start_paused = true)]
 async fn followers_elsewhere_learn_at_once_of_an_answer_that_is_too_long_at_its_end() {
-    let (model, script) = (Model::new(), Script { parts: 1, size: 8_000, ..Script::SHORT });
+    let (model, script) = (RedisModel::new(), Script { parts: 1, size: 8_000, ..Script::SHORT });
     let process = || Process::with(RedisStore::new(model.clone()).max_log(6_000), script);
     let (here, there) = (process(), process());
     let leader = here.ask(Some("k"));
@@ -318,7 +318,7 @@ async fn followers_elsewhere_learn_at_once_of_an_answer_that_is_too_long_at_its_
 #[tokio::test(start_paused = true)]
 async fn followers_elsewhere_learn_at_once_of_an_answer_that_is_lost_at_its_end() {
     // The tenant has no room: those who read it live have it all, and the next claim finds the key free.
-    let (model, script) = (Model::new(), Script { parts: 3, size: 400, every: 100 * MS, ..Script::SHORT });
+    let (model, script) = (RedisModel::new(), Script { parts: 3, size: 400, every: 100 * MS, ..Script::SHORT });
     let process = || Process::with(RedisStore::new(model.clone()).tenant_bytes(2_500), script);
     let (here, there) = (process(), process());
     assert!(here.ask(Some("first")).await.unwrap().is_whole(script));
@@ -348,7 +348,7 @@ async fn a_large_part_is_written_in_pieces_that_each_have_the_patience() {
 
 #[tokio::test(start_paused = true)]
 async fn the_task_of_a_call_ends_when_redis_is_gone_for_good() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let script = Script { parts: 20, every: 100 * MS, has_length: false, ..Script::STREAM };
     let process = || Process::with(RedisStore::new(model.clone()), script);
     let (here, there) = (process(), process());
@@ -370,7 +370,7 @@ const FAILED: Script = Script { parts: 1, status: StatusCode::INTERNAL_SERVER_ER
 
 #[tokio::test(start_paused = true)]
 async fn an_owner_that_has_a_call_no_more_says_so_at_once() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let here = Process::with(RedisStore::new(Faulty::losing_frees(model.clone(), 1)), FAILED);
     let there = Process::with(RedisStore::new(model.clone()), Script::SHORT);
     // That its key is free was lost on its way to Redis.
@@ -386,7 +386,7 @@ async fn an_owner_that_has_a_call_no_more_says_so_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_that_could_not_be_freed_is_freed_a_moment_later() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let here = Process::with(RedisStore::new(Faulty::losing_frees(model.clone(), 2)), FAILED);
     assert_eq!(here.ask(Some("k")).await.unwrap().status, FAILED.status);
     tokio::time::sleep(10 * MS).await;
@@ -397,7 +397,7 @@ async fn a_key_that_could_not_be_freed_is_freed_a_moment_later() {
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_takes_several_operations_waits_no_longer_than_for_one() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let slow = Faulty { takes: 90 * MS, ..Faulty::losing_frees(model, 100) };
     let process = Process::with(RedisStore::new(slow), FAILED);
     assert_eq!(process.ask(Some("k")).await.unwrap().status, FAILED.status);
@@ -411,7 +411,7 @@ async fn a_claim_that_takes_several_operations_waits_no_longer_than_for_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_redis_replays_what_it_keeps() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let slow = || Faulty { takes: 90 * MS, ..Faulty::losing_frees(model.clone(), 0) };
     let [here, there] = [slow(), slow()].map(|slow| Process::with(RedisStore::new(slow), Script::SHORT));
     assert!(here.ask(Some("k")).await.unwrap().is_whole(Script::SHORT));
@@ -460,7 +460,7 @@ async fn who_follows_a_call_that_ended_while_redis_took_no_writes_is_answered_so
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_a_tenant_has_no_room_for_leaves_nothing_behind() {
-    let (model, script) = (Model::new(), Script { parts: 3, size: 400, ..Script::SHORT });
+    let (model, script) = (RedisModel::new(), Script { parts: 3, size: 400, ..Script::SHORT });
     let process = Process::with(RedisStore::new(model.clone()).tenant_bytes(1_000), script);
     for key in ["first", "second"] {
         assert!(process.ask(Some(key)).await.unwrap().is_whole(script));
@@ -471,7 +471,7 @@ async fn an_answer_that_a_tenant_has_no_room_for_leaves_nothing_behind() {
 
 #[tokio::test(start_paused = true)]
 async fn the_answers_in_flight_of_one_tenant_have_a_share_of_redis() {
-    let (model, script) = (Model::new(), Script { parts: 1, size: 4_000, every: 300 * MS, ..Script::SHORT });
+    let (model, script) = (RedisModel::new(), Script { parts: 1, size: 4_000, every: 300 * MS, ..Script::SHORT });
     let process = || Process::with(RedisStore::new(model.clone()).tenant_bytes(10_000).max_log(10_000), script);
     let (here, there) = (process(), process());
     // Later their logs have expired.

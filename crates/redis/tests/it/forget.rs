@@ -19,7 +19,7 @@ use tower_buttress_redis::backend::{
     Backend, ClaimArgs, Claimed, Flight, FlightEnd, ForgetBackend, KeptAnswer, LastGoodBackend, LogShare,
     Process as ProcessId, Settled, Token,
 };
-use tower_buttress_redis::{ForgetListener, Model, Redis, RedisOptions, RedisStore};
+use tower_buttress_redis::{ForgetListener, Redis, RedisModel, RedisOptions, RedisStore};
 
 use crate::support::Server;
 use crate::support::proxy::Proxy;
@@ -244,7 +244,7 @@ async fn what_is_deleted_no_longer_counts<B: Backend + ForgetBackend + LastGoodB
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_deleted_no_longer_counts_in_its_tenants_quota() {
-    what_is_deleted_no_longer_counts(Model::new()).await;
+    what_is_deleted_no_longer_counts(RedisModel::new()).await;
 }
 
 #[tokio::test]

@@ -16,10 +16,10 @@ use tower_buttress::{CircuitOrder, PeerPause, Tenant};
 use tower_buttress_redis::backend::{
     Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed,
     ConversationBackend, ConversationShare, Flight, FlightEnd, ForgetBackend, GivenOrder, Heard, HeldOrder, KeptAnswer,
-    LastGoodBackend, LogShare, Message, Newest, NumberedOrder, Offered, OrderNews, PauseBackend, PauseNews, ProbeLease,
-    ProbeVerdict, Process, RateBackend, RateTurn, STRANGERS, Subscription, TakenRate, Token, Votes, Want,
+    LastGoodBackend, LogShare, MessageId, Newest, NumberedOrder, Offered, OrderNews, PauseBackend, PauseNews,
+    ProbeLease, ProbeVerdict, Process, RateBackend, RateTurn, STRANGERS, Subscription, TakenRate, Token, Votes, Want,
 };
-use tower_buttress_redis::{Model, Redis};
+use tower_buttress_redis::{Redis, RedisModel};
 
 use crate::support::Server;
 
@@ -640,8 +640,8 @@ fn speaker(conversation: u8) -> Fingerprint {
     print(100 + conversation / 2)
 }
 
-fn message(conversation: u8, payload: u8) -> Message {
-    Message { conversation: print(conversation), payload: print(payload) }
+fn message(conversation: u8, payload: u8) -> MessageId {
+    MessageId { conversation: print(conversation), payload: print(payload) }
 }
 
 fn group() -> CircuitGroup {
@@ -674,7 +674,7 @@ fn the_model_answers_as_redis_does() {
             .collect();
         let owners = [Process::random(), Process::random(), Process::random()];
         let paused = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let mut model = Engine::new(paused, Model::new(), flights.clone(), owners);
+        let mut model = Engine::new(paused, RedisModel::new(), flights.clone(), owners);
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let prefix = format!("model{}:", number.get());
         let options = server.options().prefix(prefix.as_str()).patience(Duration::from_secs(10));

@@ -16,7 +16,7 @@ use tower_buttress::{PaceLayer, PeerPause, Rate, Tenant};
 use tower_buttress_redis::backend::{
     PauseBackend, PauseNews, Process as ProcessId, RateBackend, RateTurn, TakenRate, Token,
 };
-use tower_buttress_redis::{FleetPace, FleetPauses, Model, Redis, RedisOptions};
+use tower_buttress_redis::{FleetPace, FleetPauses, Redis, RedisModel, RedisOptions};
 
 use crate::support::Server;
 use crate::support::proxy::Proxy;
@@ -105,7 +105,7 @@ async fn a_callers_requests_count_in_all_processes<B: PauseBackend + RateBackend
 
 #[tokio::test(start_paused = true)]
 async fn the_rate_of_a_caller_is_that_of_all_processes_together() {
-    let model = Model::new();
+    let model = RedisModel::new();
     a_callers_requests_count_in_all_processes(|| model.clone()).await;
 }
 
@@ -155,7 +155,7 @@ async fn settle() {
 
 #[tokio::test(start_paused = true)]
 async fn one_429_pauses_the_whole_fleet_and_nothing_is_sent_before_its_end() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let fleet: Vec<Process> = (0..4).map(|_| process(model.clone(), &upstream)).collect();
     for process in &fleet {
         assert_eq!(call(process, "a").await, StatusCode::OK);
@@ -192,7 +192,7 @@ async fn one_429_pauses_the_whole_fleet_and_nothing_is_sent_before_its_end() {
 
 #[tokio::test(start_paused = true)]
 async fn pauses_that_were_missed_are_known_soon_however_many_limits_there_are() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let way = model.connection();
     let here = process(Slow::new(way.clone(), Duration::from_millis(50), Duration::ZERO), &upstream);
     let there = process(model, &upstream);
@@ -222,7 +222,7 @@ async fn pauses_that_were_missed_are_known_soon_however_many_limits_there_are() 
 
 #[tokio::test(start_paused = true)]
 async fn pauses_of_many_credentials_are_reported_together() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let here = process(Slow::new(model.clone(), Duration::from_millis(90), Duration::ZERO), &upstream);
     let there = process(model, &upstream);
     for credential in 0..50 {
@@ -248,7 +248,7 @@ async fn pauses_of_many_credentials_are_reported_together() {
 
 #[tokio::test(start_paused = true)]
 async fn the_pause_of_a_credential_is_no_matter_of_another_one() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     let (here, there) = (process(model.clone(), &upstream), process(model, &upstream));
     assert_eq!(call(&there, "b").await, StatusCode::OK);
     *upstream.refuses_until.lock().await = Some(Instant::now() + Duration::from_secs(10));
@@ -262,7 +262,7 @@ async fn the_pause_of_a_credential_is_no_matter_of_another_one() {
 
 #[tokio::test(start_paused = true)]
 async fn without_the_backend_each_process_meets_its_own() {
-    let (model, upstream) = (Model::new(), Upstream::default());
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
     model.set_reachable(false);
     let (here, there) = (process(model.clone(), &upstream), process(model, &upstream));
     *upstream.refuses_until.lock().await = Some(Instant::now() + Duration::from_secs(10));
@@ -293,7 +293,7 @@ async fn it_is_the_same_on_a_real_redis() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rate_is_that_of_all_processes_together() {
-    let (model, sent) = (Model::new(), Sent::default());
+    let (model, sent) = (RedisModel::new(), Sent::default());
     let fleet: Vec<Process> = (0..4).map(|_| paced(model.clone(), &sent)).collect();
     let begun = Instant::now();
     assert_eq!(burst(&fleet, 10).await, 40);
@@ -304,7 +304,7 @@ async fn a_rate_is_that_of_all_processes_together() {
 
 #[tokio::test(start_paused = true)]
 async fn in_an_outage_a_rate_is_divided_and_not_multiplied() {
-    let (model, sent) = (Model::new(), Sent::default());
+    let (model, sent) = (RedisModel::new(), Sent::default());
     let fleet: Vec<Process> = (0..4).map(|_| paced(model.clone(), &sent)).collect();
     assert_eq!(burst(&fleet, 1).await, 4);
     // Each has said that it is there, and will have heard of the others.
@@ -325,7 +325,7 @@ async fn in_an_outage_a_rate_is_divided_and_not_multiplied() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_leaves_gives_back_what_it_took() {
-    let (model, sent) = (Model::new(), Sent::default());
+    let (model, sent) = (RedisModel::new(), Sent::default());
     let fleet: Vec<Process> = (0..2).map(|_| paced(model.clone(), &sent)).collect();
     assert_eq!(call(&fleet[0], "a").await, StatusCode::OK);
     let begun = Instant::now();
@@ -344,7 +344,7 @@ async fn a_call_that_leaves_gives_back_what_it_took() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_leaves_before_it_reads_its_turn_gives_back_what_it_took() {
-    let (model, sent) = (Model::new(), Sent::default());
+    let (model, sent) = (RedisModel::new(), Sent::default());
     let fleet: Vec<Process> = (0..2).map(|_| paced(model.clone(), &sent)).collect();
     let mut leaving: Vec<_> = (0..8).map(|_| Box::pin(call(&fleet[0], "a"))).collect();
     for call in &mut leaving {
@@ -361,7 +361,7 @@ async fn a_call_that_leaves_before_it_reads_its_turn_gives_back_what_it_took() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_pause_the_fleet_starts_again_one_interval_apart() {
-    let (model, sent) = (Model::new(), Sent::default());
+    let (model, sent) = (RedisModel::new(), Sent::default());
     let fleet: Vec<Process> = (0..4).map(|_| paced(model.clone(), &sent)).collect();
     assert_eq!(burst(&fleet, 1).await, 4);
     settle().await;
@@ -380,7 +380,7 @@ async fn after_a_pause_the_fleet_starts_again_one_interval_apart() {
 
 #[tokio::test(start_paused = true)]
 async fn what_an_answer_says_is_left_of_a_rate_is_known_to_all() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (sent, used) = (Sent::default(), Arc::new(AtomicUsize::new(0)));
     // Others use the credential, too: of sixty a minute one is left when the first answer comes.
     let process = || {
@@ -461,7 +461,7 @@ async fn tenants_take_turns<B: PauseBackend + RateBackend>(backend: B) {
 
 #[tokio::test(start_paused = true)]
 async fn no_tenant_waits_behind_the_burst_of_another_one() {
-    tenants_take_turns(Model::new()).await;
+    tenants_take_turns(RedisModel::new()).await;
 }
 
 #[tokio::test]
@@ -473,7 +473,7 @@ async fn no_tenant_waits_behind_the_burst_of_another_one_on_a_real_redis() {
 /// Processes whose calls ask at the same time, and one of which is always the first.
 #[tokio::test(start_paused = true)]
 async fn no_process_is_passed_by_for_ever() {
-    let (model, sent) = (Model::new(), Sent::default());
+    let (model, sent) = (RedisModel::new(), Sent::default());
     let busy: Vec<Process> = (0..3).map(|_| paced(model.clone(), &sent)).collect();
     let late = paced(Slow::new(model.clone(), Duration::from_millis(40), Duration::ZERO), &sent);
     let burst: Vec<_> = (0..240)
@@ -495,7 +495,7 @@ async fn no_process_is_passed_by_for_ever() {
 /// Calls that wait behind a pause, in a process whose Redis takes 90 ms.
 #[tokio::test(start_paused = true)]
 async fn behind_a_pause_calls_use_up_the_rate_however_long_redis_takes() {
-    let (model, sent) = (Model::new(), Sent::default());
+    let (model, sent) = (RedisModel::new(), Sent::default());
     let slow = Slow::new(model.clone(), Duration::from_millis(90), Duration::ZERO);
     let fleet = [paced_at(Rate::per_second(100), slow.clone(), &sent), paced_at(Rate::per_second(100), slow, &sent)];
     assert_eq!(burst(&fleet, 1).await, 2);
@@ -515,7 +515,7 @@ async fn behind_a_pause_calls_use_up_the_rate_however_long_redis_takes() {
 /// It is told how long it takes, and at once, whichever calls wait before it.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_cannot_wait_for_its_turn_is_refused_when_it_comes() {
-    let (model, sent) = (Model::new(), Sent::default());
+    let (model, sent) = (RedisModel::new(), Sent::default());
     let process = paced(model, &sent);
     let waiting: Vec<_> = (0..400)
         .map(|_| {
@@ -539,7 +539,7 @@ async fn a_call_that_cannot_wait_for_its_turn_is_refused_when_it_comes() {
 
 #[tokio::test(start_paused = true)]
 async fn calls_whose_turns_fall_into_a_pause_come_behind_it_at_the_rate_of_the_fleet() {
-    calls_wait_when_a_pause_begins(Model::new()).await;
+    calls_wait_when_a_pause_begins(RedisModel::new()).await;
 }
 
 #[tokio::test]
@@ -584,7 +584,7 @@ async fn an_answer_that_was_lost_is_not_paid_for_twice() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_makes_no_call_wait_for_longer() {
-    let (model, sent) = (Model::new(), Sent::default());
+    let (model, sent) = (RedisModel::new(), Sent::default());
     let fleet: Vec<Process> = (0..2).map(|_| paced(model.clone(), &sent)).collect();
     assert_eq!(burst(&fleet, 1).await, 2);
     let back = || model.jump_back(Duration::from_secs(3600));
@@ -618,7 +618,7 @@ async fn a_clock_that_is_set_back_makes_no_call_wait_for_longer() {
 
 #[tokio::test(start_paused = true)]
 async fn two_rates_of_one_unit_and_time_are_two_rates() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let process = || {
         let rates = PaceLayer::new().requests(Rate::per_minute(1)).requests(Rate::per_minute(100).burst(5));
         let layer = rates.share(Arc::new(FleetPace::new(model.clone())));
@@ -632,7 +632,7 @@ async fn two_rates_of_one_unit_and_time_are_two_rates() {
 #[tokio::test(start_paused = true)]
 async fn after_a_pause_whose_end_is_a_guess_each_process_finds_out_with_one_call() {
     let upstream = Upstream { refuses_in: Duration::from_millis(500), ..Upstream::default() };
-    let model = Model::new();
+    let model = RedisModel::new();
     let fleet: Vec<Process> = (0..3).map(|_| process(model.clone(), &upstream)).collect();
     // So many that calls start again close to each other.
     for process in &fleet {
@@ -659,7 +659,7 @@ async fn after_a_pause_whose_end_is_a_guess_each_process_finds_out_with_one_call
 #[tokio::test(start_paused = true)]
 async fn where_the_others_take_too_long_a_process_has_its_part_of_a_rate() {
     let sent = Sent::default();
-    let process = paced(Slow::new(Model::new(), Duration::from_millis(1_500), Duration::ZERO), &sent);
+    let process = paced(Slow::new(RedisModel::new(), Duration::from_millis(1_500), Duration::ZERO), &sent);
     let begun = Instant::now();
     assert_eq!(burst(std::slice::from_ref(&process), 6).await, 6);
     // A second for asking, and a quarter of ten a second.

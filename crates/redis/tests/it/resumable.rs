@@ -19,7 +19,7 @@ use tower_buttress::error::BoxError;
 use tower_buttress::store::{AnswerOffer, Claim, ClaimRequest, Fingerprint, Lease, OfferedAnswer, Recorder, Store};
 use tower_buttress::{CallBody, DedupLayer, DedupRole, Memory, Resumable};
 use tower_buttress_redis::backend::Backend;
-use tower_buttress_redis::{Model, Redis, RedisLease, RedisStore};
+use tower_buttress_redis::{Redis, RedisLease, RedisModel, RedisStore};
 
 use crate::support::Server;
 use crate::support::faulty::Faulty;
@@ -191,7 +191,7 @@ async fn cut_off_and_back(mut here: Process, there: Process, after_the_end: bool
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_was_cut_off_goes_on_at_another_process() {
-    let model = Model::new();
+    let model = RedisModel::new();
     cut_off_and_back(Process::on(model.clone()), Process::on(model), true).await;
 }
 
@@ -205,7 +205,7 @@ async fn a_caller_that_was_cut_off_goes_on_at_another_process_over_a_real_redis(
 
 #[tokio::test(start_paused = true)]
 async fn it_cannot_be_read_without_its_token_or_as_another_tenant() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (mut here, there) = (Process::on(model.clone()), Process::on(model));
     let (_answer, _body, location) = here.begin().await;
     assert_eq!(there.status("/answers/0123456789abcdef0123456789abcdef", None).await, 410);
@@ -221,7 +221,7 @@ async fn it_cannot_be_read_without_its_token_or_as_another_tenant() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_is_stopped_from_another_process() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (mut here, there) = (Process::on(model.clone()), Process::on(model));
     let (answer, mut body, location) = here.begin().await;
     say(&mut body, "data: one\n\n").await;
@@ -237,7 +237,7 @@ async fn a_call_is_stopped_from_another_process() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_broke_off_is_read_up_to_there_and_its_error() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (mut here, there) = (Process::on(model.clone()), Process::on(model));
     let (mut answer, mut body, location) = here.begin().await;
     say(&mut body, "data: one\n\ndata: two\n\n").await;
@@ -281,7 +281,7 @@ async fn an_answer_whose_process_is_gone_is_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn it_can_be_read_for_its_window_and_no_longer() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (mut here, there) = (Process::on(model.clone()), Process::on(model));
     let (mut answer, mut body, location) = here.begin().await;
     say(&mut body, "data: one\n\n").await;
@@ -305,7 +305,7 @@ async fn it_can_be_read_for_its_window_and_no_longer() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_later_is_had_from_any_process() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (mut here, there) = (Process::with(model.clone(), 30 * SECS), Process::on(model));
     let request = Request::post("http://upstream/v1/chat/completions")
         .header("authorization", "Bearer caller")
@@ -334,7 +334,7 @@ async fn an_answer_later_is_had_from_any_process() {
 
 #[tokio::test(start_paused = true)]
 async fn a_long_answer_is_read_elsewhere_by_a_slow_reader() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (mut here, there) = (Process::on(model.clone()), Process::on(model));
     let (answer, mut body, location) = here.begin().await;
     let event = format!("data: {}\n\n", "x".repeat(8_000));
@@ -364,7 +364,7 @@ async fn a_long_answer_is_read_elsewhere_by_a_slow_reader() {
 
 #[tokio::test(start_paused = true)]
 async fn without_redis_an_answer_is_where_it_was_given() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (mut here, there) = (Process::on(model.clone()), Process::on(model.clone()));
     let (mut answer, mut body, location) = here.begin().await;
     model.set_reachable(false);
@@ -384,7 +384,7 @@ fn comes_later(answer: &Answer, status: u16) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_with_nothing_but_the_token_takes_of_the_share_of_the_answers_tenant() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let mut here = Process::on(model.clone());
     let there = Process::with_memory(model, Duration::ZERO, Memory::new(8 * 1024 * 1024));
     let (_one, mut body, location) = here.begin_for("one").await;
@@ -408,7 +408,7 @@ async fn a_caller_with_nothing_but_the_token_takes_of_the_share_of_the_answers_t
 
 #[tokio::test(start_paused = true)]
 async fn what_is_read_behind_what_a_caller_has_is_counted() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let mut here = Process::on(model.clone());
     let there = |bytes| Process::with_memory(model.clone(), Duration::ZERO, Memory::new(bytes));
     let (mut answer, mut body, location) = here.begin().await;
@@ -427,7 +427,7 @@ async fn what_is_read_behind_what_a_caller_has_is_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_hangs_up_costs_no_more_of_redis() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (mut here, there) = (Process::on(model.clone()), Process::on(model.clone()));
     let (answer, mut body, location) = here.begin().await;
     let reading = tokio::spawn(rest(answer));
@@ -449,7 +449,7 @@ async fn a_caller_that_hangs_up_costs_no_more_of_redis() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_cannot_be_read_now_is_to_be_asked_for_again() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (mut here, there) = (Process::with(model.clone(), 60 * SECS), Process::on(model.clone()));
     let request = Request::post("http://upstream/v1/chat/completions")
         .header("authorization", "Bearer caller")
@@ -473,7 +473,7 @@ async fn an_answer_that_cannot_be_read_now_is_to_be_asked_for_again() {
 
 #[tokio::test(start_paused = true)]
 async fn answers_are_offered_at_once_to_a_redis_that_was_restarted() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (mut here, there) = (Process::on(model.clone()), Process::on(model.clone()));
     let (mut answer, mut body, location) = here.begin().await;
     say(&mut body, "data: one\n\n").await;
@@ -512,7 +512,7 @@ async fn answers_are_offered_at_once_to_a_real_redis_that_was_restarted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_without_news_of_an_answer_does_not_take_its_beginning_for_all_of_it() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let faulty = Faulty::new(model.clone(), false, 3);
     let (mut here, there) = (Process::on(model), Process::on(faulty.clone()));
     let (mut answer, mut body, location) = here.begin().await;
@@ -531,7 +531,7 @@ async fn a_reader_without_news_of_an_answer_does_not_take_its_beginning_for_all_
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_that_is_not_heard_is_said_again_or_is_no_success() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (mut here, there) = (Process::on(model.clone()), Process::on(Faulty::new(model.clone(), true, 2)));
     let (_answer, mut body, location) = here.begin().await;
     assert_eq!(there.delete(&location).await, 204);
@@ -560,7 +560,7 @@ impl Store for Caught {
 }
 
 /// A call of a process, as the layer holds it, and the store of another.
-async fn flight(model: &Model) -> (RedisLease, Recorder, RedisStore<Model>) {
+async fn flight(model: &RedisModel) -> (RedisLease, Recorder, RedisStore<RedisModel>) {
     let (lease, recorder) = flight_at(RedisStore::new(model.clone())).await;
     (lease, recorder, RedisStore::new(model.clone()))
 }
@@ -585,7 +585,7 @@ fn offer(token: u8) -> AnswerOffer {
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_is_given_out_after_the_end_is_known_everywhere() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (lease, recorder, there) = flight(&model).await;
     let offers = lease.offers().unwrap();
     recorder.finish();
@@ -603,7 +603,7 @@ async fn a_token_that_is_given_out_after_the_end_is_known_everywhere() {
 
 #[tokio::test(start_paused = true)]
 async fn what_could_not_be_withdrawn_is_withdrawn_later() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (lease, recorder, there) = flight(&model).await;
     let offers = lease.offers().unwrap();
     offers.offer(offer(9));
@@ -622,7 +622,7 @@ async fn what_could_not_be_withdrawn_is_withdrawn_later() {
 
 #[tokio::test(start_paused = true)]
 async fn all_tokens_of_an_answer_are_withdrawn_together() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let slow = Faulty { takes: Duration::from_millis(90), ..Faulty::new(model.clone(), true, 0) };
     let (lease, recorder) = flight_at(RedisStore::new(slow)).await;
     let offers = lease.offers().unwrap();

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::store::suite;
 use tower_buttress::{CallBody, DedupLayer};
-use tower_buttress_redis::{Model, Redis, RedisStore};
+use tower_buttress_redis::{Redis, RedisModel, RedisStore};
 
 use crate::support::Server;
 
@@ -30,11 +30,13 @@ async fn it_holds_to_the_contract_on_a_real_redis() {
 
 #[tokio::test(start_paused = true)]
 async fn it_holds_to_the_contract_in_memory() {
-    suite::run(|| RedisStore::new(Model::new())).await;
-    suite::run_fair(|| RedisStore::new(Model::new()).memory(tower_buttress::store::MemoryStore::new(1024 * 1024, 64)))
-        .await;
+    suite::run(|| RedisStore::new(RedisModel::new())).await;
+    suite::run_fair(|| {
+        RedisStore::new(RedisModel::new()).memory(tower_buttress::store::MemoryStore::new(1024 * 1024, 64))
+    })
+    .await;
     suite::run_shared(|| {
-        let model = Model::new();
+        let model = RedisModel::new();
         (RedisStore::new(model.clone()), RedisStore::new(model))
     })
     .await;
@@ -43,7 +45,7 @@ async fn it_holds_to_the_contract_in_memory() {
 /// Calls that no other process asks for cost a claim and a settlement.
 #[tokio::test(start_paused = true)]
 async fn two_stores_that_share_nothing_are_two() {
-    let apart = || (RedisStore::new(Model::new()), RedisStore::new(Model::new()));
+    let apart = || (RedisStore::new(RedisModel::new()), RedisStore::new(RedisModel::new()));
     assert!(tokio::spawn(suite::run_shared(apart)).await.is_err());
 }
 
@@ -51,7 +53,7 @@ async fn two_stores_that_share_nothing_are_two() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_with_a_long_head_is_replayed_again_and_again() {
     let head = 300_000;
-    let (model, calls) = (Model::new(), Arc::new(AtomicUsize::new(0)));
+    let (model, calls) = (RedisModel::new(), Arc::new(AtomicUsize::new(0)));
     let ask = async || {
         let calls = calls.clone();
         let upstream = service_fn(move |_: Request<CallBody>| {
@@ -78,7 +80,7 @@ async fn an_answer_with_a_long_head_is_replayed_again_and_again() {
 /// A 400 is kept, too.
 #[tokio::test(start_paused = true)]
 async fn answers_to_callers_who_invent_credentials_take_the_share_of_one_tenant() {
-    let (model, calls) = (Model::new(), Arc::new(AtomicUsize::new(0)));
+    let (model, calls) = (RedisModel::new(), Arc::new(AtomicUsize::new(0)));
     // Each time another process.
     let ask = async |credential: String| {
         let calls = calls.clone();

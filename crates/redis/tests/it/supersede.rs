@@ -14,8 +14,8 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::store::Fingerprint;
 use tower_buttress::{CallBody, SupersedeLayer, Tenant};
-use tower_buttress_redis::backend::{ConversationBackend, ConversationShare, Message, Newest};
-use tower_buttress_redis::{FleetSupersede, Model, Redis, RedisOptions};
+use tower_buttress_redis::backend::{ConversationBackend, ConversationShare, MessageId, Newest};
+use tower_buttress_redis::{FleetSupersede, Redis, RedisModel, RedisOptions};
 
 use crate::support::Server;
 use crate::support::proxy::Proxy;
@@ -113,7 +113,7 @@ async fn the_later_of_two_survives<B: ConversationBackend>(new: impl Fn() -> B) 
 
 #[tokio::test(start_paused = true)]
 async fn of_two_messages_on_two_machines_the_later_one_survives() {
-    let model = Model::new();
+    let model = RedisModel::new();
     the_later_of_two_survives(|| model.clone()).await;
 }
 
@@ -126,7 +126,7 @@ async fn it_is_the_same_on_a_real_redis() {
 
 #[tokio::test(start_paused = true)]
 async fn layers_with_other_names_have_other_conversations() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let process = |name: &str| Process::with(FleetSupersede::new(model.clone()).named(name));
     let (one, two, other) = (process("chat"), process("chat"), process("mail"));
     let older = one.say("ann", "first");
@@ -141,7 +141,7 @@ async fn layers_with_other_names_have_other_conversations() {
 
 #[tokio::test(start_paused = true)]
 async fn the_same_words_on_two_machines_are_one_message() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (one, two) = (Process::on(model.clone()), Process::on(model));
     let first = one.say("ann", "hello");
     tokio::time::sleep(50 * MS).await;
@@ -154,7 +154,7 @@ async fn the_same_words_on_two_machines_are_one_message() {
 
 #[tokio::test(start_paused = true)]
 async fn the_same_words_are_one_message_still_when_one_of_their_calls_was_answered() {
-    let slow = Slow::new(Model::new(), 50 * MS, 50 * MS);
+    let slow = Slow::new(RedisModel::new(), 50 * MS, 50 * MS);
     let process = Process::taking(900 * MS, FleetSupersede::new(slow));
     let first = process.say("ann", "hello");
     tokio::time::sleep(500 * MS).await;
@@ -169,8 +169,8 @@ async fn the_same_words_are_one_message_still_when_one_of_their_calls_was_answer
 
 async fn an_answered_message_is_not_older_than_itself<B: ConversationBackend>(backend: B) {
     let print = |byte| Fingerprint::from_bytes([byte; 32]);
-    let hello = Message { conversation: print(1), payload: print(2) };
-    let other = Message { payload: print(3), ..hello };
+    let hello = MessageId { conversation: print(1), payload: print(2) };
+    let other = MessageId { payload: print(3), ..hello };
     let came = Instant::now();
     let is_superseded =
         async |message, came| backend.newest(message, came, 0, SHARE).await.unwrap() == Newest::Superseded;
@@ -190,7 +190,7 @@ async fn an_answered_message_is_not_older_than_itself<B: ConversationBackend>(ba
 
 #[tokio::test(start_paused = true)]
 async fn answered_messages_are_known_in_the_model_as_in_redis() {
-    an_answered_message_is_not_older_than_itself(Model::new()).await;
+    an_answered_message_is_not_older_than_itself(RedisModel::new()).await;
     tokio::time::resume();
     let server = Server::start();
     an_answered_message_is_not_older_than_itself(server.redis()).await;
@@ -198,7 +198,7 @@ async fn answered_messages_are_known_in_the_model_as_in_redis() {
 
 #[tokio::test(start_paused = true)]
 async fn without_the_backend_each_process_knows_its_own_messages() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (one, two) = (Process::on(model.clone()), Process::on(model.clone()));
     model.set_reachable(false);
     let (older, elsewhere) = (one.say("ann", "first"), two.say("ann", "elsewhere"));
@@ -210,7 +210,7 @@ async fn without_the_backend_each_process_knows_its_own_messages() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_could_not_be_reported_is_reported_again() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let lossy = Slow::new(model.clone(), MS, MS);
     let is_lost = lossy.loses_answered.clone();
     is_lost.store(true, SeqCst);
@@ -226,7 +226,7 @@ async fn an_answer_that_could_not_be_reported_is_reported_again() {
 
 #[tokio::test(start_paused = true)]
 async fn one_conversation_does_not_wait_for_the_others() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let slow = Slow::new(model.clone(), 90 * MS, 90 * MS);
     let (one, two) = (Process::taking(5_000 * MS, FleetSupersede::new(slow)), Process::on(model));
     let older = two.say("ann", "first");
@@ -244,9 +244,9 @@ async fn one_conversation_does_not_wait_for_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn messages_that_came_while_redis_was_away_are_numbered_as_they_came() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (one, two) = (model.connection(), model.connection());
-    let process = |way: &Model| Process::taking(5_000 * MS, FleetSupersede::new(way.clone()));
+    let process = |way: &RedisModel| Process::taking(5_000 * MS, FleetSupersede::new(way.clone()));
     let (one_calls, two_calls) = (process(&one), process(&two));
     one.set_connected(false);
     let older = one_calls.say("ann", "first");
@@ -293,7 +293,7 @@ async fn a_message_that_redis_takes_late_ends_no_later_one() {
 
 #[tokio::test(start_paused = true)]
 async fn when_a_clock_is_set_back_the_newest_message_survives_all_the_same() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let (one, two) = (Process::on(model.clone()), Process::on(model.clone()));
     for process in [&one, &two] {
         assert_eq!(process.say("other", "hello").await.unwrap(), StatusCode::OK);
@@ -319,7 +319,7 @@ async fn when_a_clock_is_set_back_the_newest_message_survives_all_the_same() {
 
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_has_forgotten_all_and_whose_clock_is_behind_ends_no_newest_message() {
-    let model = Model::new();
+    let model = RedisModel::new();
     let process = || Process::taking(5_000 * MS, FleetSupersede::new(model.clone()));
     let (one, two) = (process(), process());
     let first = one.say("ann", "first");
@@ -336,7 +336,7 @@ async fn a_backend_that_has_forgotten_all_and_whose_clock_is_behind_ends_no_newe
 async fn numbers_go_on<B: ConversationBackend>(backend: B) {
     let print = |byte| Fingerprint::from_bytes([byte; 32]);
     let number = async |payload, known| {
-        let message = Message { conversation: print(5), payload: print(payload) };
+        let message = MessageId { conversation: print(5), payload: print(payload) };
         match backend.newest(message, Instant::now(), known, SHARE).await.unwrap() {
             Newest::Number { number, .. } => number,
             older => panic!("it is the newest: {older:?}"),
@@ -349,7 +349,7 @@ async fn numbers_go_on<B: ConversationBackend>(backend: B) {
 
 #[tokio::test(start_paused = true)]
 async fn numbers_go_on_in_the_model_as_in_redis() {
-    numbers_go_on(Model::new()).await;
+    numbers_go_on(RedisModel::new()).await;
     tokio::time::resume();
     let server = Server::start();
     numbers_go_on(server.redis()).await;
@@ -385,7 +385,7 @@ async fn one_conversation_too_many<B: ConversationBackend>(backend: B) {
 
 #[tokio::test(start_paused = true)]
 async fn the_conversations_of_one_tenant_are_limited() {
-    one_conversation_too_many(Model::new()).await;
+    one_conversation_too_many(RedisModel::new()).await;
 }
 
 #[tokio::test]
@@ -414,7 +414,7 @@ async fn invented_tenants_have_the_room_of_one<B: ConversationBackend>(backend: 
 
 #[tokio::test(start_paused = true)]
 async fn callers_who_invent_credentials_have_the_room_of_one_tenant() {
-    invented_tenants_have_the_room_of_one(Model::new()).await;
+    invented_tenants_have_the_room_of_one(RedisModel::new()).await;
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use self::record::{Next, Phase, Record};
+use self::record::{NextRead, Phase, Record};
 use crate::body::boxed::Polled;
 use crate::call::Reservation;
 use crate::error::{BoxError, ReplayUnavailable};
@@ -161,12 +161,12 @@ impl<B: Recordable> Recording<B> {
             record.phase = Phase::Reading;
         }
         match record.next() {
-            Next::Data(data) => return (Poll::Ready(Some(Ok(Frame::data(data)))), None),
-            Next::Trailers(trailers) => return (Poll::Ready(Some(Ok(Frame::trailers(trailers)))), None),
-            Next::End => return (Poll::Ready(None), None),
-            Next::Lost(Some(err)) => return (Poll::Ready(Some(Err(err))), None),
-            Next::Lost(None) => return (unavailable(), None),
-            Next::Rest => {}
+            NextRead::Data(data) => return (Poll::Ready(Some(Ok(Frame::data(data)))), None),
+            NextRead::Trailers(trailers) => return (Poll::Ready(Some(Ok(Frame::trailers(trailers)))), None),
+            NextRead::End => return (Poll::Ready(None), None),
+            NextRead::Lost(Some(err)) => return (Poll::Ready(Some(Err(err))), None),
+            NextRead::Lost(None) => return (unavailable(), None),
+            NextRead::Rest => {}
         }
         let Some(mut rest) = record.rest.take() else {
             // The copy before is polling it on another thread, and will wake this one.

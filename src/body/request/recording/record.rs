@@ -57,7 +57,7 @@ pub(super) enum Phase {
 }
 
 /// The next read of the current generation.
-pub(super) enum Next {
+pub(super) enum NextRead {
     Data(Bytes),
     Trailers(HeaderMap),
     /// From the body.
@@ -134,23 +134,23 @@ impl<B> Record<B> {
         self.waiting.take()
     }
 
-    pub(super) fn next(&mut self) -> Next {
+    pub(super) fn next(&mut self) -> NextRead {
         let recorded = if self.kept { self.frames.get(self.next).cloned() } else { self.frames.pop_front() };
         if let Some(data) = recorded {
             self.next += usize::from(self.kept);
             self.delivered += data.len() as u64;
-            return Next::Data(data);
+            return NextRead::Data(data);
         }
         match self.phase {
-            Phase::Unread | Phase::Reading => Next::Rest,
+            Phase::Unread | Phase::Reading => NextRead::Rest,
             Phase::Ended => match self.trailers.clone().filter(|_| !self.trailers_delivered) {
                 Some(trailers) => {
                     self.trailers_delivered = true;
-                    Next::Trailers(trailers)
+                    NextRead::Trailers(trailers)
                 }
-                None => Next::End,
+                None => NextRead::End,
             },
-            Phase::Failed => Next::Lost(self.failed.take()),
+            Phase::Failed => NextRead::Lost(self.failed.take()),
         }
     }
 

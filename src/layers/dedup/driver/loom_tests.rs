@@ -14,10 +14,10 @@ use loom::future::block_on;
 use loom::thread;
 
 use super::*;
-use crate::policy::broadcast::Limits;
+use crate::policy::broadcast::LogLimits;
 use crate::policy::storable::KeySource;
 use crate::proto::fingerprint::Fingerprint;
-use crate::store::{BodyPart, Reader, Recorder, Retention};
+use crate::store::{BodyPart, LogReader, Recorder, Retention};
 
 type Script = Arc<Mutex<State>>;
 
@@ -79,12 +79,12 @@ impl Lease for NoLease {
 }
 
 /// The readers of a call whose head is there already, and its script.
-fn shared_call(limits: Limits, listeners: usize) -> (Vec<Reader>, Script) {
+fn shared_call(limits: LogLimits, listeners: usize) -> (Vec<LogReader>, Script) {
     let (readers, script, _) = shared_call_and_log(limits, listeners);
     (readers, script)
 }
 
-fn shared_call_and_log(limits: Limits, listeners: usize) -> (Vec<Reader>, Script, ResponseLog) {
+fn shared_call_and_log(limits: LogLimits, listeners: usize) -> (Vec<LogReader>, Script, ResponseLog) {
     let script = Script::default();
     let (recorder, log) = Recorder::open(limits);
     let readers = (0..listeners).map(|_| log.reader().unwrap()).collect();
@@ -98,16 +98,16 @@ fn shared_call_and_log(limits: Limits, listeners: usize) -> (Vec<Reader>, Script
     (readers, script, log)
 }
 
-fn recording() -> Limits {
-    Limits { bytes: 1 << 20, lag: Duration::MAX }
+fn recording() -> LogLimits {
+    LogLimits { bytes: 1 << 20, lag: Duration::MAX }
 }
 
 /// One part and 64 bytes: a listener that is behind by one holds up the others.
-fn window() -> Limits {
-    Limits { bytes: 1, lag: Duration::MAX }
+fn window() -> LogLimits {
+    LogLimits { bytes: 1, lag: Duration::MAX }
 }
 
-async fn hear(reader: &mut Reader) -> Option<Bytes> {
+async fn hear(reader: &mut LogReader) -> Option<Bytes> {
     match poll_fn(|cx| reader.poll_part(cx)).await {
         Some(Ok(BodyPart::Data(data))) => Some(data),
         Some(other) => panic!("{other:?}"),
@@ -115,7 +115,7 @@ async fn hear(reader: &mut Reader) -> Option<Bytes> {
     }
 }
 
-fn hear_all(mut reader: Reader) -> Vec<Bytes> {
+fn hear_all(mut reader: LogReader) -> Vec<Bytes> {
     block_on(async {
         let mut heard = Vec::new();
         while let Some(data) = hear(&mut reader).await {
@@ -200,7 +200,7 @@ fn loom_a_listener_that_does_not_come_back_holds_up_no_other() {
 }
 
 /// One reads one part and no more, and stays; the other must hear all.
-fn one_reads_only_the_first(limits: Limits, frames: [&'static str; 2]) {
+fn one_reads_only_the_first(limits: LogLimits, frames: [&'static str; 2]) {
     let (mut readers, script) = shared_call(limits, 2);
     lock(&script).frames.extend(frames.into_iter().filter(|frame| !frame.is_empty()));
     lock(&script).has_ended = true;
@@ -260,7 +260,7 @@ fn loom_a_caller_that_joins_while_the_last_one_leaves_is_served_or_refused() {
     });
 }
 
-fn hear_failing(mut reader: Reader) {
+fn hear_failing(mut reader: LogReader) {
     block_on(async { while poll_fn(|cx| reader.poll_part(cx)).await.is_some_and(|part| part.is_ok()) {} });
 }
 

@@ -36,22 +36,22 @@ fn call(shared: &Shared, tenant: u64) {
 
 fn wait(shared: &Shared, tenant: u64) -> HeldPlace {
     match shared.arrive(tenant, || (clock::now(), PATIENCE)) {
-        Arrived::Place(place) => place,
-        Arrived::Waits(ticket) => block_on(poll_fn(|cx| match shared.ask(ticket, cx.waker()) {
+        PlaceResult::Place(place) => place,
+        PlaceResult::Waits(ticket) => block_on(poll_fn(|cx| match shared.ask(ticket, cx.waker()) {
             WaitState::Place(place) => Poll::Ready(place),
             WaitState::Wait(_) => Poll::Pending,
             WaitState::Full => panic!("there is room in the line"),
         })),
-        Arrived::Full { .. } => panic!("there is room in the line"),
+        PlaceResult::Full { .. } => panic!("there is room in the line"),
     }
 }
 
 /// Comes, and goes away if there is no place, whatever happens meanwhile.
 fn glance(shared: &Shared, tenant: u64) {
     match shared.arrive(tenant, || (clock::now(), PATIENCE)) {
-        Arrived::Place(place) => shared.leave(&place, Load::Unknown),
-        Arrived::Waits(ticket) => shared.forget(ticket),
-        Arrived::Full { .. } => panic!("there is room in the line"),
+        PlaceResult::Place(place) => shared.leave(&place, Load::Unknown),
+        PlaceResult::Waits(ticket) => shared.forget(ticket),
+        PlaceResult::Full { .. } => panic!("there is room in the line"),
     }
 }
 

@@ -28,7 +28,7 @@ const CHARS: std::ops::RangeInclusive<usize> = 12..=4_000;
 
 /// The kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum QuestionForm {
     /// A question for what something is, or what things are.
     Tell,
     /// A question for how something is done.
@@ -39,32 +39,32 @@ enum Form {
 
 /// A message in comparable form.
 #[derive(Debug, PartialEq, Eq)]
-struct Message<'a> {
-    form: Option<Form>,
+struct ComparedMessage<'a> {
+    form: Option<QuestionForm>,
     /// The words after the form, or all words.
     words: Vec<&'a str>,
 }
 
 /// Phrases for the same kind of request. None contains a name, a number or a negation, and each precedes the topic.
-const FORMS: &[(Form, &str)] = &[
-    (Form::Tell, "what is the"),
-    (Form::Tell, "what's the"),
-    (Form::Tell, "whats the"),
-    (Form::Tell, "what are the"),
-    (Form::Tell, "tell me the"),
-    (Form::Tell, "give me the"),
-    (Form::Tell, "i want to know the"),
-    (Form::Tell, "i would like to know the"),
-    (Form::Tell, "i'd like to know the"),
-    (Form::How, "how to"),
-    (Form::How, "what is the best way to"),
-    (Form::How, "what's the best way to"),
-    (Form::Explain, "explain"),
-    (Form::Explain, "explain to me"),
-    (Form::Summarize, "summarize"),
-    (Form::Summarize, "summarise"),
-    (Form::Summarize, "give me a summary of"),
-    (Form::Summarize, "write a summary of"),
+const FORMS: &[(QuestionForm, &str)] = &[
+    (QuestionForm::Tell, "what is the"),
+    (QuestionForm::Tell, "what's the"),
+    (QuestionForm::Tell, "whats the"),
+    (QuestionForm::Tell, "what are the"),
+    (QuestionForm::Tell, "tell me the"),
+    (QuestionForm::Tell, "give me the"),
+    (QuestionForm::Tell, "i want to know the"),
+    (QuestionForm::Tell, "i would like to know the"),
+    (QuestionForm::Tell, "i'd like to know the"),
+    (QuestionForm::How, "how to"),
+    (QuestionForm::How, "what is the best way to"),
+    (QuestionForm::How, "what's the best way to"),
+    (QuestionForm::Explain, "explain"),
+    (QuestionForm::Explain, "explain to me"),
+    (QuestionForm::Summarize, "summarize"),
+    (QuestionForm::Summarize, "summarise"),
+    (QuestionForm::Summarize, "give me a summary of"),
+    (QuestionForm::Summarize, "write a summary of"),
 ];
 
 /// Leads before a question that is a message by itself.
@@ -109,9 +109,9 @@ pub(crate) fn is_comparable(text: &str) -> bool {
 
 /// Whether both messages ask the same: all words on which an answer depends are equal.
 pub(crate) fn agree(one: &str, other: &str) -> bool {
-    let message = Message::of(one);
+    let message = ComparedMessage::of(one);
     // Without words after the form there is no topic.
-    one == other || (!message.words.is_empty() && message == Message::of(other))
+    one == other || (!message.words.is_empty() && message == ComparedMessage::of(other))
 }
 
 /// The cosine of two vectors; `None` if they cannot be compared.
@@ -130,14 +130,14 @@ pub(crate) fn cosine(one: &[f32], other: &[f32]) -> Option<f32> {
 
 // === impl Message ===
 
-impl<'a> Message<'a> {
+impl<'a> ComparedMessage<'a> {
     fn of(text: &'a str) -> Self {
         let all = split(text);
         let rest = before(GREETINGS, all.as_slice(), |rest| rest.first().is_some_and(|word| opener(word).is_some()));
         let rest = before(POLITE, rest, |rest| rest.first().is_some_and(|word| VERBS.contains(word)));
-        let rest = before(ABLE, rest, |rest| after_any(LEADS, rest).is_some() || Form::of(rest).is_some());
+        let rest = before(ABLE, rest, |rest| after_any(LEADS, rest).is_some() || QuestionForm::of(rest).is_some());
         let rest = before(LEADS, rest, |rest| rest.first().is_some_and(|word| QUESTION_WORDS.contains(word)));
-        let (form, rest) = Form::of(rest).map_or((None, rest), |(form, rest)| (Some(form), rest));
+        let (form, rest) = QuestionForm::of(rest).map_or((None, rest), |(form, rest)| (Some(form), rest));
         let mut words = rest.to_vec();
         let opener = form.is_none().then(|| rest.first().and_then(|word| opener(word))).flatten();
         if form.is_some() || opener.is_some_and(|opener| !STATEMENTS.contains(&opener)) {
@@ -152,7 +152,7 @@ impl<'a> Message<'a> {
 
 // === impl Form ===
 
-impl Form {
+impl QuestionForm {
     /// Returns the longest form at the start of these words, and the words after it.
     fn of<'a, 'b>(words: &'b [&'a str]) -> Option<(Self, &'b [&'a str])> {
         let found = FORMS.iter().filter_map(|(form, phrase)| Some((*form, after(phrase, words)?)));

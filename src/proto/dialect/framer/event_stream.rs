@@ -6,7 +6,7 @@ use crate::proto::dialect::event::StreamEvent;
 use crate::proto::dialect::json::JsonPosition;
 use crate::proto::sse::behind_lf;
 use crate::proto::sse::field::{Field, LineKind, LineState};
-use crate::proto::sse::lines::{LineEnding, Lines, Piece};
+use crate::proto::sse::lines::{LineEnding, LinePart, Lines};
 
 #[derive(Debug, Default)]
 pub(in crate::proto::dialect) struct SseFramer {
@@ -151,7 +151,7 @@ impl SseFramer {
 
     /// Reads a piece of an incomplete line. Returns whether it ends between events.
     #[cold]
-    fn read_part(&mut self, piece: &Piece<'_>, found: &mut impl FnMut(Frame<'_>)) -> bool {
+    fn read_part(&mut self, piece: &LinePart<'_>, found: &mut impl FnMut(Frame<'_>)) -> bool {
         if self.line.at_start() {
             self.cut.clear();
             self.cut_data = false;

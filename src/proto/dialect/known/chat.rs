@@ -20,7 +20,7 @@ pub(super) struct Chat {
 }
 
 /// The meaning of a `finish_reason`.
-enum Reason {
+enum FinishReason {
     End(End),
     Failed,
     None,
@@ -75,17 +75,17 @@ impl Chat {
             return true;
         }
         let reason = text(choice, "finish_reason").unwrap_or_default();
-        match Reason::of(reason) {
-            Reason::End(end) => {
+        match FinishReason::of(reason) {
+            FinishReason::End(end) => {
                 self.choices.end(number, end);
                 facts(Fact::choice_ended(number, end));
                 true
             }
-            Reason::Failed => {
+            FinishReason::Failed => {
                 self.fail(Fault::of_code(reason), facts);
                 true
             }
-            Reason::None => said,
+            FinishReason::None => said,
         }
     }
 
@@ -125,9 +125,9 @@ impl Dialect for Chat {
         if let Some(Value::Object(mut answer)) = json::parse(event.data) {
             let mut choices = list(&answer, "choices").into_iter().flatten().filter_map(Value::as_object);
             // An error beside an answer does not invalidate the answer.
-            if choices
-                .any(|choice| matches!(Reason::of(text(choice, "finish_reason").unwrap_or_default()), Reason::End(_)))
-            {
+            if choices.any(|choice| {
+                matches!(FinishReason::of(text(choice, "finish_reason").unwrap_or_default()), FinishReason::End(_))
+            }) {
                 answer.remove("error");
             }
             self.read(event, &answer, facts);
@@ -190,7 +190,7 @@ fn read_part(part: &Map<String, Value>, say: &mut impl FnMut(Channel, &str)) {
 
 // === impl Reason ===
 
-impl Reason {
+impl FinishReason {
     fn of(reason: &str) -> Self {
         match reason {
             // Many write `null` until the end; some write an empty text.

@@ -12,12 +12,12 @@ use crate::proto::dialect::kind::Kind;
 pub(super) struct Form {
     /// The event without those values.
     pub(super) text: Vec<u8>,
-    pub(super) values: Vec<Value>,
+    pub(super) values: Vec<VariableValue>,
 }
 
 /// A variable value.
 #[derive(Debug)]
-pub(super) struct Value {
+pub(super) struct VariableValue {
     pub(super) hole: Hole,
     pub(super) seen: Vec<u8>,
     pub(super) differs: bool,
@@ -100,7 +100,7 @@ impl Form {
             self.text.extend_from_slice(value);
         } else if self.values.len() < MAX_HOLES {
             let hole = Hole { at: self.text.len(), role, is_string };
-            self.values.push(Value { hole, seen: value.to_vec(), differs: role != ValueRole::Any });
+            self.values.push(VariableValue { hole, seen: value.to_vec(), differs: role != ValueRole::Any });
         } else {
             return None;
         }

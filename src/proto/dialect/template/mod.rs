@@ -17,7 +17,7 @@ mod tests;
 
 use memchr::memchr2;
 
-use self::form::{Form, Hole, Value};
+use self::form::{Form, Hole, VariableValue};
 pub(super) use self::parts::{Delta, ValueRole};
 use self::scan::{digits, number, string};
 use super::event::StreamEvent;
@@ -112,7 +112,7 @@ impl Templates {
 impl Template {
     fn new(event: &StreamEvent<'_>, said: &Delta, has_usage: bool, form: Form) -> Self {
         let (mut text, mut holes, mut from) = (Vec::with_capacity(event.data.len()), Vec::new(), 0);
-        for Value { hole, seen, differs } in &form.values {
+        for VariableValue { hole, seen, differs } in &form.values {
             text.extend_from_slice(form.text.get(from..hole.at).unwrap_or_default());
             from = hole.at;
             if *differs {

@@ -1,6 +1,6 @@
 //! Whole streams, cut at every byte.
 
-use crate::proto::dialect::{Framing, Kind, Reader};
+use crate::proto::dialect::{Framing, Kind, StreamReader};
 use proptest::prelude::*;
 
 use super::golden::{GOLDEN, Golden};
@@ -21,7 +21,7 @@ fn a_stream_that_is_cut_has_not_ended() {
     for golden in GOLDEN {
         for cut in 0..=golden.stream.len() {
             let (before, _) = golden.stream.as_bytes().split_at(cut);
-            let read = read(Reader::new(Some(golden.kind), golden.framing), [before]);
+            let read = read(StreamReader::new(Some(golden.kind), golden.framing), [before]);
             assert_eq!(read.ended.is_some(), golden.has_ended(cut), "{}, cut at {cut}", golden.name);
         }
     }
@@ -31,7 +31,7 @@ fn a_stream_that_is_cut_has_not_ended() {
 fn the_dialect_is_recognised_without_a_hint_and_in_spite_of_a_wrong_one() {
     for golden in GOLDEN.iter().filter(|golden| golden.framing == Framing::EventStream) {
         for hint in [None, Some(Kind::OpenAiChat), Some(Kind::Anthropic)] {
-            let read = read(Reader::new(hint, golden.framing), [golden.stream.as_bytes()]);
+            let read = read(StreamReader::new(hint, golden.framing), [golden.stream.as_bytes()]);
             assert_eq!(read.ended, Some(golden.end), "{}, taken for {hint:?}", golden.name);
         }
     }
@@ -40,7 +40,7 @@ fn the_dialect_is_recognised_without_a_hint_and_in_spite_of_a_wrong_one() {
 #[test]
 fn what_is_recognised_by_likeness_says_what_a_parse_says() {
     for golden in GOLDEN {
-        let parsed = Reader::custom(Parsed(golden.kind.dialect()), golden.framing);
+        let parsed = StreamReader::custom(Parsed(golden.kind.dialect()), golden.framing);
         let parsed = read(parsed, [golden.stream.as_bytes()]);
         assert_eq!(at_once(golden.kind, golden.framing, golden.stream).facts, parsed.facts, "{}", golden.name);
     }
@@ -52,9 +52,9 @@ fn a_stream_with_a_line_that_ends_early_says_the_same_in_any_pieces() {
         for at in 0..golden.stream.len() {
             let mut bytes = golden.stream.as_bytes().to_vec();
             bytes[at] = b'\r';
-            let parsed = read(Reader::custom(Parsed(golden.kind.dialect()), golden.framing), [&bytes[..]]);
-            let whole = read(Reader::of(golden.kind, golden.framing), [&bytes[..]]);
-            let cut = read(Reader::of(golden.kind, golden.framing), bytes.chunks(1));
+            let parsed = read(StreamReader::custom(Parsed(golden.kind.dialect()), golden.framing), [&bytes[..]]);
+            let whole = read(StreamReader::of(golden.kind, golden.framing), [&bytes[..]]);
+            let cut = read(StreamReader::of(golden.kind, golden.framing), bytes.chunks(1));
             assert_eq!((&whole.facts, &cut.facts), (&parsed.facts, &parsed.facts), "{}, at {at}", golden.name);
         }
     }
@@ -84,7 +84,7 @@ fn piece(kind: Kind, text: &str, id: u8, at: u32, ending: &str) -> String {
 }
 
 /// How many bytes of each chunk belong to whole events.
-fn whole<'a>(mut reader: Reader, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<usize> {
+fn whole<'a>(mut reader: StreamReader, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<usize> {
     chunks.into_iter().map(|chunk| reader.read(chunk, |_, _| ())).collect()
 }
 
@@ -110,7 +110,8 @@ fn what_stands_twice_is_what_a_parser_takes() {
         [(0, "a"), (0, "b"), (3, "c")].map(|(n, t)| usage(n, t)),
     ] {
         let all = events.concat();
-        let parsed = read(Reader::custom(Parsed(Kind::OpenAiChat.dialect()), Framing::EventStream), [all.as_bytes()]);
+        let parsed =
+            read(StreamReader::custom(Parsed(Kind::OpenAiChat.dialect()), Framing::EventStream), [all.as_bytes()]);
         assert_eq!(at_once(Kind::OpenAiChat, Framing::EventStream, &all).facts, parsed.facts, "{all}");
     }
 }
@@ -128,7 +129,7 @@ proptest! {
             chunks.push(chunk);
             rest = after;
         }
-        let cut = read(Reader::new(Some(golden.kind), golden.framing), chunks);
+        let cut = read(StreamReader::new(Some(golden.kind), golden.framing), chunks);
         prop_assert_eq!(cut.facts, at_once(golden.kind, golden.framing, golden.stream).facts);
     }
 
@@ -157,8 +158,8 @@ proptest! {
             .collect();
         let chunks: Vec<String> = events.chunks(per_chunk).map(<[String]>::concat).collect();
         let all = events.concat();
-        let parsed = || Reader::custom(Parsed(kind.dialect()), Framing::EventStream);
-        let alike = || Reader::of(kind, Framing::EventStream);
+        let parsed = || StreamReader::custom(Parsed(kind.dialect()), Framing::EventStream);
+        let alike = || StreamReader::of(kind, Framing::EventStream);
         let facts = read(parsed(), [all.as_bytes()]).facts;
         prop_assert_eq!(&read(alike(), [all.as_bytes()]).facts, &facts);
         prop_assert_eq!(&read(alike(), chunks.iter().map(String::as_bytes)).facts, &facts);
@@ -179,9 +180,9 @@ proptest! {
             event.trim_start_matches("data: ").replace(":{", ": {\n  ").replace("},", "},\n  ")
         };
         let all = format!("[{}\n]", pieces.iter().map(element).collect::<Vec<_>>().join(",\r\n"));
-        let facts = read(Reader::custom(Parsed(Kind::Gemini.dialect()), Framing::Array), [all.as_bytes()]).facts;
-        prop_assert_eq!(&read(Reader::of(Kind::Gemini, Framing::Array), [all.as_bytes()]).facts, &facts);
-        prop_assert_eq!(&read(Reader::of(Kind::Gemini, Framing::Array), all.as_bytes().chunks(size)).facts, &facts);
+        let facts = read(StreamReader::custom(Parsed(Kind::Gemini.dialect()), Framing::Array), [all.as_bytes()]).facts;
+        prop_assert_eq!(&read(StreamReader::of(Kind::Gemini, Framing::Array), [all.as_bytes()]).facts, &facts);
+        prop_assert_eq!(&read(StreamReader::of(Kind::Gemini, Framing::Array), all.as_bytes().chunks(size)).facts, &facts);
     }
 
     /// Streams that were damaged: likeness and parse agree on those too, and nothing panics.
@@ -196,9 +197,9 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        let parsed = read(Reader::custom(Parsed(golden.kind.dialect()), golden.framing), [&bytes[..]]);
-        let whole = read(Reader::of(golden.kind, golden.framing), [&bytes[..]]);
-        let cut = read(Reader::of(golden.kind, golden.framing), bytes.chunks(size));
+        let parsed = read(StreamReader::custom(Parsed(golden.kind.dialect()), golden.framing), [&bytes[..]]);
+        let whole = read(StreamReader::of(golden.kind, golden.framing), [&bytes[..]]);
+        let cut = read(StreamReader::of(golden.kind, golden.framing), bytes.chunks(size));
         prop_assert_eq!(&whole.facts, &parsed.facts);
         prop_assert_eq!(&cut.facts, &parsed.facts);
     }

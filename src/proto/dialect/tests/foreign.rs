@@ -1,6 +1,6 @@
 //! Streams of other APIs, at paths that look like those of a dialect.
 
-use crate::proto::dialect::{Framing, Kind, Reader};
+use crate::proto::dialect::{Framing, Kind, StreamReader};
 
 use super::{Read, at_once, read};
 
@@ -32,11 +32,11 @@ fn a_guess_ends_with_the_first_event_of_another_api() {
         .chain([(Kind::Ollama, Framing::Lines), (Kind::Gemini, Framing::Array)])
     {
         for event in FOREIGN {
-            let mut reader = Reader::new(Some(kind), framing);
+            let mut reader = StreamReader::new(Some(kind), framing);
             let stream = stream(framing, &[event, event, event, event, event, "[DONE]"]);
             reader.read(&stream.as_bytes()[..event.len() + 8], |fact, _| panic!("{kind:?}: {event} says {fact:?}"));
             assert!(!reader.is_recognised() && reader.kind().is_none(), "{kind:?}: {event}");
-            let read = read(Reader::new(Some(kind), framing), [stream.as_bytes()]);
+            let read = read(StreamReader::new(Some(kind), framing), [stream.as_bytes()]);
             assert_eq!((read.facts.len(), read.ended, read.closed), (0, None, false), "{kind:?}: {event}");
         }
     }
@@ -45,7 +45,7 @@ fn a_guess_ends_with_the_first_event_of_another_api() {
 #[test]
 fn a_guess_is_final_after_64_events_that_do_not_tell() {
     for (unclear, kind) in [(63, None), (64, Some(Kind::OpenAiChat))] {
-        let mut reader = Reader::new(Some(Kind::OpenAiChat), Framing::EventStream);
+        let mut reader = StreamReader::new(Some(Kind::OpenAiChat), Framing::EventStream);
         reader.read(stream(Framing::EventStream, &["{}"]).repeat(unclear).as_bytes(), |_, _| {});
         reader.read(stream(Framing::EventStream, &FOREIGN[..1]).as_bytes(), |_, _| {});
         assert_eq!(reader.kind(), kind, "{unclear}");
@@ -56,7 +56,7 @@ fn a_guess_is_final_after_64_events_that_do_not_tell() {
 fn what_stands_before_the_first_event_decides_nothing() {
     for before in ["[DONE]", r#"{"type":"ping"}"#, "{}", r#"{"error":{"message":"x"}}"#, ""] {
         for kind in KINDS {
-            let mut reader = Reader::new(Some(kind), Framing::EventStream);
+            let mut reader = StreamReader::new(Some(kind), Framing::EventStream);
             for _ in 0..9 {
                 reader.read(stream(Framing::EventStream, &[before]).as_bytes(), |_, _| {});
             }
@@ -86,7 +86,7 @@ fn a_dialect_is_recognised_behind_a_foreign_event_too() {
             if kind.is_some() != expected {
                 continue;
             }
-            let mut reader = Reader::new(kind, Framing::EventStream);
+            let mut reader = StreamReader::new(kind, Framing::EventStream);
             let events: Vec<&str> = std::iter::repeat_n(FOREIGN[2], foreign).chain([chunk]).collect();
             reader.read(stream(Framing::EventStream, &events).as_bytes(), |_, _| {});
             assert_eq!(reader.kind().is_some(), is_recognised, "{foreign}, {kind:?}");
@@ -96,7 +96,7 @@ fn a_dialect_is_recognised_behind_a_foreign_event_too() {
 
 #[test]
 fn a_dialect_that_was_set_is_not_doubted() {
-    let mut reader = Reader::of(Kind::OpenAiChat, Framing::EventStream);
+    let mut reader = StreamReader::of(Kind::OpenAiChat, Framing::EventStream);
     reader.read(stream(Framing::EventStream, &FOREIGN[..4]).as_bytes(), |_, _| {});
     assert_eq!(reader.kind(), Some(Kind::OpenAiChat));
 }
@@ -104,10 +104,10 @@ fn a_dialect_that_was_set_is_not_doubted() {
 #[test]
 fn an_array_of_other_things_is_none_of_geminis() {
     for array in ["[1,2]", "[\"a\"]", "[[]]", "[null]"] {
-        let mut reader = Reader::new(Some(Kind::Gemini), Framing::Array);
+        let mut reader = StreamReader::new(Some(Kind::Gemini), Framing::Array);
         reader.read(array.as_bytes(), |fact, _| panic!("{array}: {fact:?}"));
         assert!(!reader.is_recognised() && !reader.in_event(), "{array}");
-        let facts = read(Reader::of(Kind::Gemini, Framing::Array), [array.as_bytes()]).facts;
+        let facts = read(StreamReader::of(Kind::Gemini, Framing::Array), [array.as_bytes()]).facts;
         assert_eq!(facts, ["Unreadable"], "{array}");
     }
 }
@@ -115,13 +115,13 @@ fn an_array_of_other_things_is_none_of_geminis() {
 #[test]
 fn a_line_that_is_cut_is_inside_of_an_event() {
     for (last, is_cut) in [("{\"token\":\"H", true), ("{\"token\":\"H\"}", false), ("\"a", true), ("text", false)] {
-        let mut reader = Reader::new(Some(Kind::Ollama), Framing::Lines);
+        let mut reader = StreamReader::new(Some(Kind::Ollama), Framing::Lines);
         reader.read(format!("{{\"token\":\"a\"}}\n{last}").as_bytes(), |_, _| {});
         reader.end(|_, _| {});
         assert_eq!(reader.in_event(), is_cut, "{last}");
     }
     let large = format!("{{\"token\":\"{}", "x".repeat(100_000));
-    let mut reader = Reader::new(Some(Kind::Ollama), Framing::Lines);
+    let mut reader = StreamReader::new(Some(Kind::Ollama), Framing::Lines);
     reader.read(large.as_bytes(), |_, _| {});
     reader.end(|_, _| {});
     assert!(reader.in_event());
@@ -138,7 +138,7 @@ fn what_is_no_event_of_the_dialect_is_no_sign_of_life() {
     ] {
         let facts = |event: &str| {
             let mut facts = Vec::new();
-            let mut reader = Reader::of(kind, Framing::Lines);
+            let mut reader = StreamReader::of(kind, Framing::Lines);
             reader.read(format!("{event}\n").as_bytes(), |fact, _| facts.push(format!("{fact:?}")));
             facts.retain(|fact| !fact.starts_with("Started"));
             facts

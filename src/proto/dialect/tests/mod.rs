@@ -1,6 +1,6 @@
 //! What streams of LLM APIs say, wherever they are cut.
 
-use crate::proto::dialect::{Channel, Dialect, End, Fact, Framing, Kind, Reader};
+use crate::proto::dialect::{Channel, Dialect, End, Fact, Framing, Kind, StreamReader};
 
 mod cuts;
 mod foreign;
@@ -15,7 +15,7 @@ struct Read {
     closed: bool,
 }
 
-fn read<'a>(mut reader: Reader, chunks: impl IntoIterator<Item = &'a [u8]>) -> Read {
+fn read<'a>(mut reader: StreamReader, chunks: impl IntoIterator<Item = &'a [u8]>) -> Read {
     let mut facts = Vec::new();
     let mut said = String::new();
     let mut note = |fact: Fact<'_>| {
@@ -38,7 +38,7 @@ fn read<'a>(mut reader: Reader, chunks: impl IntoIterator<Item = &'a [u8]>) -> R
 }
 
 fn at_once(kind: Kind, framing: Framing, stream: &str) -> Read {
-    read(Reader::new(Some(kind), framing), [stream.as_bytes()])
+    read(StreamReader::new(Some(kind), framing), [stream.as_bytes()])
 }
 
 /// A dialect whose events are all parsed: none is recognised by its likeness to another.

@@ -1,6 +1,6 @@
 //! What providers send that is easily taken for something else.
 
-use crate::proto::dialect::{AnswerReader, End, Framing, Kind, Reader};
+use crate::proto::dialect::{AnswerReader, End, Framing, Kind, StreamReader};
 
 use super::{Read, at_once};
 
@@ -280,7 +280,9 @@ fn a_ping_need_not_be_json() {
             "event: open\ndata:\n\n",
             "data:\n\n",
         ] {
-            for reader in [Reader::new(Some(kind), Framing::EventStream), Reader::of(kind, Framing::EventStream)] {
+            for reader in
+                [StreamReader::new(Some(kind), Framing::EventStream), StreamReader::of(kind, Framing::EventStream)]
+            {
                 assert_eq!(super::read(reader, [event.as_bytes()]).facts, ["KeepAlive"], "{kind:?}: {event}");
             }
         }
@@ -306,7 +308,7 @@ fn the_numbers_of_responses_are_followed_and_no_others() {
         (Kind::OpenAiResponses, r#"{"type":"response.created","response":{}}"#, 0),
         (Kind::OpenAiChat, r#"{"choices":[],"sequence_number":6}"#, 0),
     ] {
-        let mut reader = Reader::of(kind, Framing::EventStream);
+        let mut reader = StreamReader::of(kind, Framing::EventStream);
         reader.read(format!("data: {event}\n\n").as_bytes(), |_, _| {});
         assert_eq!(reader.next_sequence(), next, "{event}");
     }
@@ -328,7 +330,7 @@ fn how_an_answer_ended_may_be_in_what_was_not_read_unless_it_goes_on() {
     let huge = format!(r#"{{"choices":[],"logprobs":[{}1]}}"#, "1,".repeat(600 * 1024));
     let other = HELLO.replace("\"index\":0", "\"index\":1");
     let unread = |events: &[&str]| {
-        let mut reader = Reader::new(Some(Kind::OpenAiChat), Framing::EventStream);
+        let mut reader = StreamReader::new(Some(Kind::OpenAiChat), Framing::EventStream);
         let stream: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
         reader.read(stream.as_bytes(), |_, _| {});
         reader.has_unread()

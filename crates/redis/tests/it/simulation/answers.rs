@@ -19,7 +19,7 @@ use tower_buttress::dedup::DedupBody;
 use tower_buttress::error::BoxError;
 use tower_buttress::{CallBody, DedupLayer};
 use tower_buttress_redis::backend::ForgetBackend;
-use tower_buttress_redis::{Model, RedisStore};
+use tower_buttress_redis::{RedisModel, RedisStore};
 
 use super::history::History;
 use super::nemesis::{Faults, Nemesis};
@@ -230,7 +230,7 @@ struct Heard {
 }
 
 pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
-    let model = Model::new();
+    let model = RedisModel::new();
     let way = |process| Way::new(&model, process, history.clone(), rng.fork(), faults.operations);
     let ways: Vec<Way> = (0..PROCESSES).map(way).collect();
     let upstream =
@@ -282,7 +282,7 @@ pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
 }
 
 /// Each tenant is within its share, and what counts is what its answers take.
-fn check_quotas(model: &Model, history: &History, faults: Faults) {
+fn check_quotas(model: &RedisModel, history: &History, faults: Faults) {
     let all = model.counted();
     for counted in &all {
         let is_right = match history.gone_back() {

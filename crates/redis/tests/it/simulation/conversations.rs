@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{CallBody, SupersedeLayer};
-use tower_buttress_redis::{FleetSupersede, Model};
+use tower_buttress_redis::{FleetSupersede, RedisModel};
 
 use super::history::History;
 use super::nemesis::{Faults, Nemesis};
@@ -72,7 +72,7 @@ fn process(way: &Way, history: &History, rng: &Arc<Mutex<Rng>>, in_flight: &Arc<
 }
 
 pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
-    let model = Model::new();
+    let model = RedisModel::new();
     let way = |process| Way::new(&model, process, history.clone(), rng.fork(), faults.operations);
     let ways: Vec<Way> = (0..PROCESSES).map(way).collect();
     let (draws, in_flight) = (Arc::new(Mutex::new(rng.fork())), Arc::new(()));

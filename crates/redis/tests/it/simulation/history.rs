@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower_buttress_redis::Model;
+use tower_buttress_redis::RedisModel;
 
 /// Everything that happened, what of it was a fault, and what should not have been.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ impl History {
     }
 
     /// The clock of Redis goes back.
-    pub(super) fn jump_back(&self, model: &Model, back: Duration) {
+    pub(super) fn jump_back(&self, model: &RedisModel, back: Duration) {
         self.fault(Duration::ZERO, format!("the clock of Redis goes back by {back:.1?}"));
         self.lock().gone_back += back;
         model.jump_back(back);
@@ -56,7 +56,7 @@ impl History {
     }
 
     /// What Redis holds at the end. Where its clock went back, it would hold it for as much longer.
-    pub(super) fn held(&self, model: &Model) -> usize {
+    pub(super) fn held(&self, model: &RedisModel) -> usize {
         model.jump(self.gone_back());
         model.held()
     }

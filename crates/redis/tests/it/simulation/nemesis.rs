@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use tower_buttress_redis::Model;
+use tower_buttress_redis::RedisModel;
 
 use super::history::History;
 use super::network::Way;
@@ -21,7 +21,7 @@ pub(super) struct Faults {
 /// The engine and the ways of all processes to it.
 #[derive(Clone)]
 pub(super) struct Nemesis {
-    pub(super) model: Model,
+    pub(super) model: RedisModel,
     pub(super) ways: Vec<Way>,
     pub(super) history: History,
 }

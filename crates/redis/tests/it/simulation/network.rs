@@ -10,12 +10,12 @@ use fastrand::Rng;
 use tokio::time::{Instant, sleep, timeout};
 use tower_buttress::PeerPause;
 use tower_buttress::store::{Fingerprint, TenantHash};
-use tower_buttress_redis::Model;
+use tower_buttress_redis::RedisModel;
 use tower_buttress_redis::backend::{
     Appended, Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, ClaimArgs, Claimed,
     ConversationBackend, ConversationShare, Flight, FlightEnd, ForgetBackend, Forgotten, GivenOrder, HeldOrder,
-    KeptAnswer, LastGoodBackend, LogShare, Message, Newest, Offered, PauseBackend, PauseNews, ProbeLease, ProbeVerdict,
-    Process, RateBackend, RateTurn, Settled, Subscription, TakenRate, Token, Votes, Want,
+    KeptAnswer, LastGoodBackend, LogShare, MessageId, Newest, Offered, PauseBackend, PauseNews, ProbeLease,
+    ProbeVerdict, Process, RateBackend, RateTurn, Settled, Subscription, TakenRate, Token, Votes, Want,
 };
 
 use super::history::History;
@@ -24,7 +24,7 @@ use super::time;
 /// The engine as a process sees it.
 #[derive(Clone)]
 pub(super) struct Way {
-    model: Model,
+    model: RedisModel,
     inner: Arc<Inner>,
 }
 
@@ -63,7 +63,7 @@ const SHUT: Duration = Duration::from_secs(1);
 // === impl Way ===
 
 impl Way {
-    pub(super) fn new(model: &Model, process: usize, history: History, rng: Rng, faults: u32) -> Self {
+    pub(super) fn new(model: &RedisModel, process: usize, history: History, rng: Rng, faults: u32) -> Self {
         let inner = Inner {
             process,
             history,
@@ -112,7 +112,7 @@ impl Way {
         (fate, time(&mut rng, 0.1, 2.0), time(&mut rng, 0.1, 2.0))
     }
 
-    async fn run<T, F>(&self, name: &str, operation: impl Fn(Model) -> F + Send + Sync) -> Result<T, BackendError>
+    async fn run<T, F>(&self, name: &str, operation: impl Fn(RedisModel) -> F + Send + Sync) -> Result<T, BackendError>
     where
         T: Debug + Send + 'static,
         F: Future<Output = Result<T, BackendError>> + Send + 'static,
@@ -195,7 +195,7 @@ impl Backend for Way {
         ttl: Duration,
         share: LogShare,
     ) -> Result<Appended, BackendError> {
-        let append = |model: Model| {
+        let append = |model: RedisModel| {
             let bytes = bytes.clone();
             async move { model.append(flight, offset, bytes, ttl, share).await }
         };
@@ -288,7 +288,7 @@ impl CircuitBackend for Way {
         verdict: ProbeVerdict,
         active: Duration,
     ) -> Result<bool, BackendError> {
-        let verdict = |model: Model| async move { model.verdict(circuit, token, process, verdict, active).await };
+        let verdict = |model: RedisModel| async move { model.verdict(circuit, token, process, verdict, active).await };
         self.run("verdict", verdict).await
     }
 
@@ -337,7 +337,7 @@ impl RateBackend for Way {
         pause: Duration,
         max_wait: Duration,
     ) -> Result<RateTurn, BackendError> {
-        let reserve = |model: Model| {
+        let reserve = |model: RedisModel| {
             let costs = costs.clone();
             async move { model.reserve(limit, request, costs, pause, max_wait).await }
         };
@@ -350,7 +350,7 @@ impl RateBackend for Way {
         request: Token,
         changes: Vec<(String, i64)>,
     ) -> Result<(), BackendError> {
-        let refund = |model: Model| {
+        let refund = |model: RedisModel| {
             let changes = changes.clone();
             async move { model.refund(limit, request, changes).await }
         };
@@ -365,7 +365,7 @@ impl RateBackend for Way {
 impl ConversationBackend for Way {
     async fn newest(
         &self,
-        message: Message,
+        message: MessageId,
         came: Instant,
         known: u64,
         share: ConversationShare,
@@ -373,7 +373,7 @@ impl ConversationBackend for Way {
         self.run("newest", |model| async move { model.newest(message, came, known, share).await }).await
     }
 
-    async fn answered(&self, message: Message, share: ConversationShare) -> Result<bool, BackendError> {
+    async fn answered(&self, message: MessageId, share: ConversationShare) -> Result<bool, BackendError> {
         self.run("answered", |model| async move { model.answered(message, share).await }).await
     }
 
@@ -384,7 +384,7 @@ impl ConversationBackend for Way {
 
 impl LastGoodBackend for Way {
     async fn remember(&self, answer: KeptAnswer) -> Result<bool, BackendError> {
-        let remember = |model: Model| {
+        let remember = |model: RedisModel| {
             let answer = answer.clone();
             async move { model.remember(answer).await }
         };
@@ -402,7 +402,7 @@ impl LastGoodBackend for Way {
 
 impl ForgetBackend for Way {
     async fn tell_to_forget(&self, tenant: &str) -> Result<u64, BackendError> {
-        let tell = |model: Model| {
+        let tell = |model: RedisModel| {
             let tenant = tenant.to_owned();
             async move { model.tell_to_forget(&tenant).await }
         };
@@ -410,7 +410,7 @@ impl ForgetBackend for Way {
     }
 
     async fn forget_some(&self, owner: Option<TenantHash>, place: Vec<u8>) -> Result<Forgotten, BackendError> {
-        let forget = |model: Model| {
+        let forget = |model: RedisModel| {
             let place = place.clone();
             async move { model.forget_some(owner, place).await }
         };

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{CircuitBreakerHandle, CircuitBreakerLayer, CircuitOrder, CircuitState};
-use tower_buttress_redis::{FleetBreaker, Model};
+use tower_buttress_redis::{FleetBreaker, RedisModel};
 
 use super::history::History;
 use super::nemesis::{Faults, Nemesis};
@@ -51,7 +51,7 @@ fn after(order: CircuitOrder) -> CircuitState {
 }
 
 pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
-    let model = Model::new();
+    let model = RedisModel::new();
     let way = |process| Way::new(&model, process, history.clone(), rng.fork(), faults.operations);
     let ways: Vec<Way> = (0..PROCESSES).map(way).collect();
     let fleet: Vec<_> = ways.iter().map(process).collect();

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{PaceLayer, Rate};
-use tower_buttress_redis::{FleetPace, Model};
+use tower_buttress_redis::{FleetPace, RedisModel};
 
 use super::history::History;
 use super::nemesis::{Faults, Nemesis};
@@ -120,7 +120,7 @@ impl Upstream {
 }
 
 pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
-    let model = Model::new();
+    let model = RedisModel::new();
     let way = |process| Way::new(&model, process, history.clone(), rng.fork(), faults.operations);
     let ways: Vec<Way> = (0..PROCESSES).map(way).collect();
     let upstream = Upstream { history: history.clone(), inner: Arc::default() };

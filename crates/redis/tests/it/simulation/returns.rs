@@ -15,7 +15,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::dedup::DedupBody;
 use tower_buttress::error::BoxError;
 use tower_buttress::{CallBody, DedupLayer, Resumable};
-use tower_buttress_redis::{Model, RedisStore};
+use tower_buttress_redis::{RedisModel, RedisStore};
 
 use super::history::History;
 use super::nemesis::{Faults, Nemesis};
@@ -241,7 +241,7 @@ impl Caller {
 }
 
 pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
-    let model = Model::new();
+    let model = RedisModel::new();
     let way = |process| Way::new(&model, process, history.clone(), rng.fork(), faults.operations);
     let ways: Vec<Way> = (0..PROCESSES).map(way).collect();
     let draws = Arc::new(Mutex::new(rng.fork()));

@@ -14,7 +14,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::last_good::LastGoodBody;
 use tower_buttress::{CallBody, LastGoodLayer, Stale, StaleKind, Tenant};
 use tower_buttress_redis::backend::ForgetBackend;
-use tower_buttress_redis::{FleetLastGood, ForgetListener, Model};
+use tower_buttress_redis::{FleetLastGood, ForgetListener, RedisModel};
 
 use super::history::History;
 use super::nemesis::{Faults, Nemesis};
@@ -149,7 +149,7 @@ struct Heard {
 }
 
 pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
-    let model = Model::new();
+    let model = RedisModel::new();
     let way = |process| Way::new(&model, process, history.clone(), rng.fork(), faults.operations);
     let ways: Vec<Way> = (0..PROCESSES).map(way).collect();
     let upstream = Upstream { history: history.clone(), inner: Arc::default() };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::sleep;
 use tower_buttress::store::{Fingerprint, TenantHash};
-use tower_buttress_redis::Model;
+use tower_buttress_redis::RedisModel;
 use tower_buttress_redis::backend::{
     Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, Flight, FlightEnd, LogShare, Offered, Process, Settled,
     Subscription, Token, Want,
@@ -16,7 +16,7 @@ use tower_buttress_redis::backend::{
 /// A process that hears nothing of flights, or loses what it asks other processes for.
 #[derive(Clone)]
 pub(crate) struct Faulty {
-    pub(crate) model: Model,
+    pub(crate) model: RedisModel,
     pub(crate) hears: Arc<AtomicBool>,
     /// How many more questions to an owner are lost.
     pub(crate) lost_asks: Arc<AtomicUsize>,
@@ -27,13 +27,13 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
-    pub(crate) fn new(model: Model, hears: bool, lost_asks: usize) -> Self {
+    pub(crate) fn new(model: RedisModel, hears: bool, lost_asks: usize) -> Self {
         let (hears, lost_asks) = (Arc::new(hears.into()), Arc::new(lost_asks.into()));
         Self { model, hears, lost_asks, lost_frees: Arc::default(), takes: Duration::ZERO }
     }
 
     /// One that cannot free this many keys.
-    pub(crate) fn losing_frees(model: Model, lost_frees: usize) -> Self {
+    pub(crate) fn losing_frees(model: RedisModel, lost_frees: usize) -> Self {
         Self { lost_frees: Arc::new(lost_frees.into()), ..Self::new(model, true, 0) }
     }
 }

@@ -7,16 +7,16 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tower_buttress::PeerPause;
 use tower_buttress::store::Fingerprint;
-use tower_buttress_redis::Model;
+use tower_buttress_redis::RedisModel;
 use tower_buttress_redis::backend::{
     BackendError, CircuitBackend, CircuitGroup, CircuitId, ConversationBackend, ConversationShare, GivenOrder,
-    HeldOrder, Message, Newest, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend, RateTurn,
+    HeldOrder, MessageId, Newest, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend, RateTurn,
     Subscription, TakenRate, Token, Votes,
 };
 
 #[derive(Clone)]
 pub(crate) struct Slow {
-    pub(crate) model: Model,
+    pub(crate) model: RedisModel,
     /// What each operation takes.
     pub(crate) takes: Duration,
     /// What a subscription does.
@@ -28,7 +28,7 @@ pub(crate) struct Slow {
 }
 
 impl Slow {
-    pub(crate) fn new(model: Model, takes: Duration, subscribes_in: Duration) -> Self {
+    pub(crate) fn new(model: RedisModel, takes: Duration, subscribes_in: Duration) -> Self {
         Self { model, takes, subscribes_in, loses_leases: Arc::default(), loses_answered: Arc::default() }
     }
 }
@@ -97,7 +97,7 @@ impl CircuitBackend for Slow {
 impl ConversationBackend for Slow {
     async fn newest(
         &self,
-        message: Message,
+        message: MessageId,
         came: Instant,
         known: u64,
         share: ConversationShare,
@@ -106,7 +106,7 @@ impl ConversationBackend for Slow {
         self.model.newest(message, came, known, share).await
     }
 
-    async fn answered(&self, message: Message, share: ConversationShare) -> Result<bool, BackendError> {
+    async fn answered(&self, message: MessageId, share: ConversationShare) -> Result<bool, BackendError> {
         sleep(self.takes).await;
         if self.loses_answered.load(SeqCst) {
             return Err(BackendError::Unreachable);
