@@ -11,8 +11,16 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
+use super::list;
+
 /// The headers in which APIs take an account's key.
-pub(crate) static HEADERS: [HeaderName; 4] = [
+///
+/// ```
+/// use tower_buttress::proto::credentials;
+///
+/// assert!(credentials::HEADERS.contains(&http::header::AUTHORIZATION));
+/// ```
+pub static HEADERS: [HeaderName; 4] = [
     AUTHORIZATION,
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("api-key"),
@@ -115,15 +123,11 @@ fn is_credential(name: &HeaderName, value: &HeaderValue) -> bool {
 
 /// Whether these protocols contain a key.
 fn has_key(protocols: &HeaderValue) -> bool {
-    members(protocols).any(is_key)
+    list::members_of(protocols).any(is_key)
 }
 
 fn is_key(protocol: &[u8]) -> bool {
     protocol.get(..PROTOCOL_KEY.len()).is_some_and(|start| start.eq_ignore_ascii_case(PROTOCOL_KEY))
-}
-
-fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    list.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
 /// Removes the keys from the protocols; the others stay, since the upstream chooses one of them.
@@ -133,7 +137,7 @@ fn withhold_protocols(headers: &mut HeaderMap) {
         return;
     }
     headers.remove(SEC_WEBSOCKET_PROTOCOL);
-    let kept: Vec<&[u8]> = lines.iter().flat_map(members).filter(|member| !is_key(member)).collect();
+    let kept: Vec<&[u8]> = lines.iter().flat_map(list::members_of).filter(|member| !is_key(member)).collect();
     if let Ok(kept) = HeaderValue::from_bytes(&kept.join(&b", "[..])) {
         if !kept.is_empty() {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, kept);

@@ -2,11 +2,23 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The members of all lines of `name`, without the space around them. Empty members are skipped, as the RFC says. For
-/// headers without quoted commas.
-pub(crate) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-    let lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    lines.flat_map(|line| line.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+/// Returns the members of all lines of `name`, without the space around them. Empty members are skipped, as the RFC says.
+/// For headers without quoted commas.
+///
+/// ```
+/// use http::header::{HeaderMap, HeaderValue, VIA};
+/// use tower_buttress::proto::list;
+///
+/// let headers = HeaderMap::from_iter([(VIA, HeaderValue::from_static("1.1 one, ,2.0 two"))]);
+/// assert!(list::members(&headers, &VIA).eq([b"1.1 one", b"2.0 two"]));
+/// ```
+pub fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers.get_all(name).iter().flat_map(members_of)
+}
+
+/// The same of one line.
+pub(crate) fn members_of(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
 /// The parts of a member: its name, then its parameters.

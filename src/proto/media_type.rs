@@ -55,8 +55,18 @@ pub(crate) fn essence(headers: &HeaderMap) -> &[u8] {
     value.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
-/// Whether it is JSON, one value of it.
-pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+/// Whether the content is one value of JSON, by the name of its type or by its suffix `+json`.
+///
+/// ```
+/// use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+/// use tower_buttress::proto::media_type;
+///
+/// let of = |value| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]);
+/// assert!(media_type::is_json(&of("application/json; charset=utf-8")));
+/// assert!(!media_type::is_json(&of("application/x-ndjson")));
+/// ```
+#[must_use]
+pub fn is_json(headers: &HeaderMap) -> bool {
     BodyForm::of(headers) == BodyForm::Json
 }
 
@@ -65,7 +75,15 @@ pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
 }
 
 /// Whether the content is compressed, or in another encoding.
-pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+///
+/// ```
+/// use http::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
+/// use tower_buttress::proto::media_type;
+///
+/// assert!(media_type::is_encoded(&HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip"))])));
+/// ```
+#[must_use]
+pub fn is_encoded(headers: &HeaderMap) -> bool {
     let is_identity = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
     !headers.get_all(CONTENT_ENCODING).iter().all(is_identity)
 }

@@ -17,8 +17,8 @@ pub mod grpc;
 pub(crate) mod http_date;
 pub mod idempotency_key;
 pub(crate) mod json_object;
-pub(crate) mod list;
-pub(crate) mod media_type;
+pub mod list;
+pub mod media_type;
 #[cfg(feature = "llm")]
 pub(crate) mod output_format;
 pub(crate) mod prefer;

@@ -1,16 +1,11 @@
 //! Tells accounts apart where the gateway has no caller keys.
 
-use http::header::{AUTHORIZATION, COOKIE};
+use http::header::COOKIE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use tower_buttress::Tenant;
-
-use super::headers::X_API_KEY;
-
-/// Headers in which callers send their credentials.
-const CREDENTIALS: [HeaderName; 5] =
-    [AUTHORIZATION, COOKIE, X_API_KEY, HeaderName::from_static("api-key"), HeaderName::from_static("x-goog-api-key")];
+use tower_buttress::proto::credentials;
 
 /// Appends the caller's credentials to `tenant`, so that no other header of the caller can change the account.
 pub(crate) fn account(head: &Parts, mut tenant: Vec<u8>) -> Vec<u8> {
@@ -21,8 +16,8 @@ pub(crate) fn account(head: &Parts, mut tenant: Vec<u8>) -> Vec<u8> {
     if let Some(tenant) = head.extensions.get::<Tenant>() {
         add(tenant.as_str().as_bytes());
     }
-    for name in CREDENTIALS {
-        for value in head.headers.get_all(&name) {
+    for name in credentials::HEADERS.iter().chain([&COOKIE]) {
+        for value in head.headers.get_all(name) {
             add(value.as_bytes());
         }
     }

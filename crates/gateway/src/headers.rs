@@ -7,6 +7,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
+use tower_buttress::proto::list::members;
 
 use super::ids::X_REQUEST_ID;
 
@@ -34,7 +35,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The gateway's name in `Via`, and how many of them a request may have.
-const OWN_NAME: &str = "tower-buttress";
+const OWN_NAME: &[u8] = b"tower-buttress";
 const MAX_GATEWAYS: usize = 10;
 
 /// The peer of a client's connection.
@@ -132,7 +133,8 @@ pub(crate) fn forward_response(parts: &mut http::response::Parts) {
 
 /// Removes hop-by-hop fields, except those `kept` although `Connection` names them.
 fn remove_hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) {
-    let named: Vec<HeaderName> = members(headers, &CONNECTION).filter_map(|option| option.parse().ok()).collect();
+    let named: Vec<HeaderName> =
+        members(headers, &CONNECTION).filter_map(|option| HeaderName::from_bytes(option).ok()).collect();
     // Few messages have any of these: names are compared faster than they are looked up.
     let known: Vec<HeaderName> = headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
     for name in named.iter().filter(|name| !kept(name)).chain(&known) {
@@ -142,7 +144,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool
 
 /// Whether the list in `name` has the member `option`.
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, option: &str) -> bool {
-    members(headers, name).any(|member| member.eq_ignore_ascii_case(option))
+    members(headers, name).any(|member| member.eq_ignore_ascii_case(option.as_bytes()))
 }
 
 /// Whether `Host` is as RFC 9112, 3.2 asks of HTTP/1.1: there, and once.
@@ -152,13 +154,7 @@ pub(crate) fn has_host<B>(request: &Request<B>) -> bool {
 
 /// Whether the sender of this request reads trailers.
 pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
-    members(headers, &TE).any(|coding| coding.eq_ignore_ascii_case("trailers"))
-}
-
-/// The members of the list in `name`.
-pub(crate) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|member| !member.is_empty())
+    lists(headers, &TE, "trailers")
 }
 
 /// Joins cookie fields: HTTP/2 may split them, HTTP/1.1 may not (RFC 9113, 8.2.3).
@@ -178,7 +174,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Whether the request has passed so many gateways that they must be forwarding it in a loop.
 pub(crate) fn is_loop(headers: &HeaderMap) -> bool {
-    members(headers, &VIA).filter(|hop| hop.split(' ').nth(1) == Some(OWN_NAME)).count() >= MAX_GATEWAYS
+    let is_own = |hop: &&[u8]| hop.split(|&byte| byte == b' ').nth(1) == Some(OWN_NAME);
+    members(headers, &VIA).filter(is_own).count() >= MAX_GATEWAYS
 }
 
 fn via(headers: &mut HeaderMap, version: Version) {

@@ -6,13 +6,14 @@ mod members;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Method, Request};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::task::coop::consume_budget;
 use tokio::time::timeout_at;
+use tower_buttress::proto::media_type::{is_encoded, is_json};
 use tower_buttress::{Deadline, DeadlineHeader, ExpectsEventStream, Memory, Model, Reservation};
 
 use self::gathered::Gathered;
@@ -223,16 +224,6 @@ fn unread(body: Incoming) -> MaybeRead {
 fn is_small(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     length.is_some_and(|length| length <= LIMIT as u64)
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let essence = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let essence = essence.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
-    essence.eq_ignore_ascii_case(b"application/json")
-}
-
-fn is_encoded(headers: &HeaderMap) -> bool {
-    headers.get_all(CONTENT_ENCODING).iter().any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 fn begins_like_json(data: &[u8]) -> bool {

@@ -19,9 +19,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tower_buttress::proto::list::members;
 
 use super::answer_body::AnswerBody;
-use super::headers::{accepts_trailers, members};
+use super::headers::accepts_trailers;
 
 const STAND_IN: &str = "x-gateway-trailers";
 
@@ -60,7 +61,7 @@ impl UnannouncedTrailers {
             return response;
         }
         let announced: Vec<HeaderName> =
-            members(response.headers(), &TRAILER).filter_map(|name| name.parse().ok()).collect();
+            members(response.headers(), &TRAILER).filter_map(|name| HeaderName::from_bytes(name).ok()).collect();
         response.headers_mut().append(TRAILER, HeaderValue::from_static(STAND_IN));
         response.map(|body| {
             body.map_frame(move |frame| match frame.into_trailers() {

@@ -129,7 +129,7 @@ fn next(
     if reasks >= max || !in_time {
         return None;
     }
-    let request = asked.again(text, complaint)?;
+    let request = asked.again(text, complaint, &config.keys)?;
     config.budget.withdraw(now).then_some(request)
 }
 

@@ -11,6 +11,7 @@ use crate::call::Memory;
 use crate::event::{Emitter, Event};
 use crate::policy::structured::{InvalidSchema, OutputSchema};
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
+use crate::rt::random_key::RandomKeys;
 use crate::rt::retry_budget::RetryBudget;
 use crate::rt::sync::lock;
 
@@ -31,6 +32,7 @@ pub struct Config {
     pub(super) max_body_bytes: usize,
     pub(super) read_timeout: Duration,
     pub(super) memory: Memory,
+    pub(super) keys: RandomKeys,
     pub(super) compiled: Arc<CompiledSchemas>,
     pub(super) emitter: Emitter,
 }
@@ -77,6 +79,7 @@ impl Default for Config {
             max_body_bytes: 2 * 1024 * 1024,
             read_timeout: Duration::from_secs(30),
             memory: Memory::default(),
+            keys: RandomKeys::default(),
             compiled: Arc::default(),
             emitter: Emitter::default(),
         }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request};
 use serde_json::Value;
 
 use super::config::Config;
@@ -12,11 +12,13 @@ use crate::policy::structured::{Complaint, OutputSchema, ToolSchemas};
 use crate::proto::answer_text;
 use crate::proto::dialect::Kind;
 use crate::proto::digests;
+use crate::proto::idempotency_key::IdempotencyKey;
 use crate::proto::output_format::{self, OutputFormat};
 use crate::proto::prompt;
 use crate::proto::tool_calls::{self, Tool};
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
+use crate::rt::random_key::RandomKeys;
 
 /// A request whose answer is checked.
 pub(super) struct CheckedRequest {
@@ -38,8 +40,6 @@ pub(super) struct CheckedRequest {
 
 /// The most tools whose calls are checked.
 const MAX_TOOLS: usize = 64;
-
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Returns the dialect of a request whose body is worth reading.
 pub(super) fn kind_of(head: &Parts) -> Option<Kind> {
@@ -109,7 +109,7 @@ impl CheckedRequest {
     }
 
     /// Returns the request again, with the answer and its fault: a new call, with its own key.
-    pub(super) fn again(&self, answer: &str, complaint: &Complaint) -> Option<Request<CallBody>> {
+    pub(super) fn again(&self, answer: &str, complaint: &Complaint, keys: &RandomKeys) -> Option<Request<CallBody>> {
         let body = answer_text::ask_again(self.kind, &self.body, answer, &complaint.text())?;
         let mut head = self.head.clone();
         Deadline::refresh_headers(&mut head, clock::now());
@@ -119,9 +119,8 @@ impl CheckedRequest {
         }
         headers.remove(TRANSFER_ENCODING);
         digests::remove(headers);
-        if headers.contains_key(IDEMPOTENCY_KEY) {
-            let key = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-            headers.insert(IDEMPOTENCY_KEY, HeaderValue::try_from(key).ok()?);
+        if headers.contains_key(IdempotencyKey::HEADER) {
+            headers.insert(IdempotencyKey::HEADER, keys.next()?);
         }
         Some(Request::from_parts(head, body.into()))
     }
