@@ -18,7 +18,7 @@ pub(crate) const OPEN: Duration = Duration::from_millis(250);
 pub(crate) const OPEN_MAX: Duration = Duration::from_secs(15);
 /// The second click comes 2 s later: callers click again when they have to wait.
 pub(crate) const SECOND_CLICK: Duration = Duration::from_millis(100);
-/// The provider answers nobody for 40 s.
+/// The provider answers no call for 40 s.
 pub(crate) const OUTAGE: Duration = Duration::from_millis(2_000);
 /// The provider with a rate limit allows this many requests in [`LIMIT_PER`]: 60 a minute.
 pub(crate) const LIMIT: u32 = 20;

@@ -11,7 +11,7 @@ use crate::proto::credentials;
 pub(crate) struct CallerHasher {
     hashes: RandomState,
     /// The caller without credentials.
-    nobody: u64,
+    anonymous: u64,
 }
 
 // === impl CallerHasher ===
@@ -42,7 +42,7 @@ impl CallerHasher {
     #[inline]
     pub(crate) fn credentials<B>(&self, request: &Request<B>) -> u64 {
         if request.headers().is_empty() {
-            return self.nobody;
+            return self.anonymous;
         }
         let mut hasher = self.hashes.build_hasher();
         credentials::hash_account(request.headers(), &mut hasher);
@@ -53,7 +53,7 @@ impl CallerHasher {
 impl Default for CallerHasher {
     fn default() -> Self {
         let hashes = RandomState::new();
-        let nobody = hashes.build_hasher().finish();
-        Self { hashes, nobody }
+        let anonymous = hashes.build_hasher().finish();
+        Self { hashes, anonymous }
     }
 }

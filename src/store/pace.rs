@@ -17,7 +17,7 @@ use crate::proto::fingerprint::Fingerprint;
 /// use std::sync::{Arc, Mutex};
 /// use tower_buttress::{PaceLayer, PacePeers, PeerLimit, PeerPause};
 ///
-/// /// The limits of this process, and what it was told to wait.
+/// /// The limits of this process, and how long they are paused.
 /// #[derive(Default)]
 /// struct Log(Mutex<Vec<(PeerLimit, Option<PeerPause>)>>);
 ///

@@ -42,7 +42,7 @@ async fn serve(router: Router) -> SocketAddr {
     addr
 }
 
-/// Ticks every 10 ms for ever; alive as long as somebody listens.
+/// Ticks every 10 ms for ever; alive as long as it has a reader.
 async fn ticks(State(alive): State<Alive>) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
     let living = alive.enter();
     Sse::new(futures_util::stream::unfold(living, |living| async {
@@ -174,7 +174,7 @@ async fn serves_everything(addr: SocketAddr) {
     assert_eq!(text("/status/204").await, (204, "".into()));
     assert_eq!(text("/status/304").await, (304, "".into()));
 
-    // Compressed where somebody compresses; whole either way.
+    // Compressed where a layer compresses; whole either way.
     let gzip = ServiceBuilder::new().layer(DecompressionLayer::new()).service(plain.clone());
     let json = gzip.oneshot(get_request(addr, "/json")).await.unwrap().into_body().collect().await.unwrap();
     assert_eq!(json.to_bytes().len(), "{\"text\":\"\"}".len() + 4096);

@@ -163,7 +163,7 @@ async fn with_the_callers_own_credential_nothing_is_charity() {
         });
         assert!(!is_served(beside, answer(), with_key()).await, "{n}: added");
     }
-    // The upstream's failure is nobody's fault.
+    // The caller did not cause the upstream's failure.
     let layer = operators(FallbackLayer::new(Upstream::new([ok()])).forward_credentials(true));
     assert!(is_served(layer, Answer::status(503), with_key()).await);
 }

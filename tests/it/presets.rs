@@ -481,7 +481,7 @@ async fn a_429_pauses_the_calls_with_the_same_credential() {
     assert_eq!((calls.len(), calls[1] >= secs(3)), (3, true), "{calls:?}");
 }
 
-/// They count what a caller asks for, whoever answers.
+/// They count what a caller asks for, whichever upstream answers.
 #[tokio::test(start_paused = true)]
 async fn limits_per_caller_stand_outside_of_what_answers_without_the_upstream() {
     let (upstream, calls) = upstream(&[200]);

@@ -379,7 +379,7 @@ async fn a_connection_that_broke_in_the_middle_of_the_request_is_tried_again() {
     assert_eq!(upstream.seen()[1].data, "hello");
 }
 
-/// As a pooled connection does that has not noticed yet that nobody waits for its answer.
+/// As a pooled connection does that has not noticed yet that no caller waits for its answer.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_reads_on_while_the_call_waits_spoils_nothing() {
     let body = || {

@@ -50,7 +50,7 @@ impl Visit for Fields<'_> {
 
 impl Spans {
     fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        // Where there is only one, an event that is met first on a thread without it is taken for one that nobody wants, on all
+        // Where there is only one, an event that is met first on a thread without it is taken for one that no subscriber wants, on all
         // threads.
         static ANOTHER: LazyLock<tracing::Dispatch> = LazyLock::new(|| tracing::Dispatch::new(Registry::default()));
         LazyLock::force(&ANOTHER);

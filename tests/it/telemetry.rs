@@ -64,7 +64,7 @@ fn an_event_is_a_line_with_its_name_and_detail() {
         }
     }
 
-    // Global: whether anybody listens is remembered for all threads by the first event on any of them.
+    // Global: whether there is a subscriber is remembered for all threads by the first event on any of them.
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(|| Lines).finish();
     tracing::subscriber::set_global_default(subscriber).unwrap();
     refuse(0);

@@ -35,7 +35,7 @@ fn whole(text: &'static str) -> ReqBody {
     Full::new(Bytes::from_static(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Breaks off, because whoever sends it does.
+/// Breaks off, because its sender does.
 fn half() -> ReqBody {
     let frames = [Ok(http_body::Frame::data(Bytes::from_static(b"half"))), Err(BoxError::from("the caller left"))];
     StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
@@ -62,7 +62,7 @@ where
     at
 }
 
-/// A port on which nobody listens.
+/// A port without a listener.
 async fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }

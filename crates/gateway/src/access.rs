@@ -38,7 +38,7 @@ pub(crate) struct Access {
     error: Option<String>,
 }
 
-/// What the head of an answer tells.
+/// What the head of an answer says.
 #[derive(Debug, Default)]
 struct AnswerHead {
     status: Option<StatusCode>,

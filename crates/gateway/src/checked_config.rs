@@ -52,7 +52,7 @@ impl CheckedConfig {
         let args = args.clone();
         let read = move || match args.read_again() {
             Ok(args) => Self::new(args),
-            Err(Stop::Wrong(lines) | Stop::Unfit(lines) | Stop::Told(lines)) => Err(lines),
+            Err(Stop::Wrong(lines) | Stop::Unfit(lines) | Stop::Shown(lines)) => Err(lines),
         };
         // Reading files and the system's roots blocks.
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))

@@ -107,7 +107,7 @@ impl Fleet {
         Some(self.redis.as_ref()?.forget(tenant).await)
     }
 
-    /// Makes this gateway forget when another one was told to.
+    /// Makes this gateway forget what another one has to.
     pub(crate) fn on_forget(&self, forgetful: &ForgetfulLayers) -> Option<ForgetListener> {
         let forgetful = forgetful.clone();
         let forget = move |tenant: Option<&Tenant>| {

@@ -29,7 +29,7 @@ pub(crate) struct Local {
     pub(crate) circuits: Circuits,
     pub(crate) events: Events,
     pub(crate) forgetful: ForgetfulLayers,
-    /// Receives what another gateway was told to forget.
+    /// Receives what another gateway has to forget.
     pub(crate) _forgetting: Option<ForgetListener>,
     pub(crate) loads: Loads,
     /// Whether the page is on the listener for calls, and can make some.

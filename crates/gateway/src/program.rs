@@ -17,7 +17,7 @@ use super::{Gateway, telemetry};
 pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args = match Args::read(args) {
         Ok(args) => args,
-        Err(Stop::Told(text)) => {
+        Err(Stop::Shown(text)) => {
             say(&text);
             return 0;
         }
@@ -82,7 +82,7 @@ async fn answer(args: Args) -> Result<(), String> {
         signals.next().await;
         let _ = stop.send(());
         signals.next().await;
-        complain("told twice to stop: open streams are cut off");
+        complain("a second signal to stop: open streams are cut off");
         std::process::exit(1);
     });
     gateway.run(async { drop(stopped.await) }).await;

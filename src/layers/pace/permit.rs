@@ -127,14 +127,14 @@ impl PacePermit {
             return;
         }
         let TokenCount { length, max_output, usage, upload } = tokens;
-        let Used { input: told, output, bytes, has_ended, text } = usage.end();
-        let input = told.unwrap_or_else(|| match upload.bytes().filter(|_| length == 0) {
+        let Used { input: reported, output, bytes, has_ended, text } = usage.end();
+        let input = reported.unwrap_or_else(|| match upload.bytes().filter(|_| length == 0) {
             // Its length was unknown, and is known by now.
             Some(sent) => asked.input.min(tokens_of(sent)),
             None => asked.input,
         });
         let is_whole = is_whole && self.state != State::Ended;
-        let known = told.zip(output).filter(|_| is_whole);
+        let known = reported.zip(output).filter(|_| is_whole);
         let is_said = has_ended && output.is_some();
         let guess = match text {
             // The bytes bound the number of tokens: each has at least one byte, and its event many more.
@@ -144,8 +144,8 @@ impl PacePermit {
         };
         let output = match output {
             // Some streams report usage at their start, when the answer has hardly begun.
-            Some(told) if !is_whole => told.max(tokens_of(text)),
-            told => told.unwrap_or(guess),
+            Some(reported) if !is_whole => reported.max(tokens_of(text)),
+            reported => reported.unwrap_or(guess),
         };
         // If a caller asks for much and leaves before the usage is reported, its account may have been charged all of it.
         let is_limited = !self.limit.config().is_upstream();

@@ -43,8 +43,8 @@ mod tests {
     #[test]
     fn one_answer_of_a_sample_is_reported() {
         let tally = AnswerSample::default();
-        let told: Vec<_> = (1..=3 * SAMPLE).filter(|_| tally.count()).collect();
-        assert_eq!(told, [SAMPLE, 2 * SAMPLE, 3 * SAMPLE]);
+        let samples: Vec<_> = (1..=3 * SAMPLE).filter(|_| tally.count()).collect();
+        assert_eq!(samples, [SAMPLE, 2 * SAMPLE, 3 * SAMPLE]);
     }
 
     #[test]
@@ -52,7 +52,7 @@ mod tests {
         let tally = AnswerSample::default();
         let count = || (0..40 * SAMPLE).filter(|_| tally.count()).count();
         // One after the other: at once, those that share a place may lose a part of a sample.
-        let told: usize = (0..4).map(|_| std::thread::scope(|scope| scope.spawn(count).join().unwrap())).sum();
-        assert_eq!(told, 4 * 40);
+        let samples: usize = (0..4).map(|_| std::thread::scope(|scope| scope.spawn(count).join().unwrap())).sum();
+        assert_eq!(samples, 4 * 40);
     }
 }

@@ -28,18 +28,18 @@ impl Limit {
         lock(&self.turns().0).len()
     }
 
-    /// Queues a call that is new, or whose turn would come after `told`. `Err`: it would wait longer than it can, or
+    /// Queues a call that is new, or whose turn would come after `after`. `Err`: it would wait longer than it can, or
     /// there is no room for it.
     pub(super) fn wait_for_turn(
         &self,
         (tenant, demand): (u64, Demand),
-        told: Duration,
+        after: Duration,
         now: Instant,
         until: Option<Instant>,
     ) -> Result<Ticket, Duration> {
         let at = self.micros(now);
         let mut turns = lock(&self.turns().0);
-        let wait = self.turn_wait(&turns, tenant, now).max(told);
+        let wait = self.turn_wait(&turns, tenant, now).max(after);
         if is_too_long(wait, now, until) {
             return Err(wait);
         }
@@ -49,8 +49,8 @@ impl Limit {
             evicted = turns.remove(last).and_then(|waiter| waiter.waker);
         }
         let ticket = turns.push(tenant, demand, TurnWaiter { until, waker: None, alone: None });
-        if !told.is_zero() {
-            turns.told(ticket, micros(told), at);
+        if !after.is_zero() {
+            turns.postpone(ticket, micros(after), at);
         }
         drop(turns);
         // It finds out that it has been evicted.
@@ -85,10 +85,10 @@ impl Limit {
     }
 
     /// The call's turn would come after this time. Calls that cannot wait that long are woken.
-    pub(super) fn told_turn(&self, ticket: Ticket, wait: Duration, now: Instant) {
+    pub(super) fn postpone_turn(&self, ticket: Ticket, wait: Duration, now: Instant) {
         let mut late = Vec::new();
         let mut turns = lock(&self.turns().0);
-        turns.told(ticket, micros(wait), self.micros(now));
+        turns.postpone(ticket, micros(wait), self.micros(now));
         turns.for_each(|waiter| late.extend(waiter.waker.clone().filter(|_| is_too_long(wait, now, waiter.until))));
         drop(turns);
         late.into_iter().for_each(Waker::wake);

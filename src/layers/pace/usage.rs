@@ -96,7 +96,7 @@ mod reading {
                 UsageFormat::Stream(reader) => {
                     reader.read(data, |fact, _| {
                         match fact {
-                            Fact::Usage(told) => used.note(told),
+                            Fact::Usage(usage) => used.note(usage),
                             // A piece is at least one token, or a part of one.
                             Fact::Delta { text, .. } => used.text = used.text.saturating_add(text.byte_len() + 1),
                             Fact::Ended(_) | Fact::Marker => used.has_ended = true,
@@ -110,8 +110,8 @@ mod reading {
 
         pub(in super::super) fn end(mut self) -> Used {
             if let (UsageFormat::Answer(reader), Some(kind)) = (self.form, self.kind) {
-                if let Some(told) = reader.end(&mut *kind.dialect()).usage {
-                    self.used.note(told);
+                if let Some(usage) = reader.end(&mut *kind.dialect()).usage {
+                    self.used.note(usage);
                 }
             }
             self.used
@@ -122,10 +122,10 @@ mod reading {
 
     impl Used {
         /// Some streams report the prompt first, and the answer later.
-        fn note(&mut self, told: ReportedUsage) {
-            let believed = |told: Option<u64>| told.map(|tokens| tokens.min(MOST_TOKENS));
-            self.input = believed(told.input).or(self.input);
-            self.output = believed(told.output).or(self.output);
+        fn note(&mut self, usage: ReportedUsage) {
+            let believed = |tokens: Option<u64>| tokens.map(|tokens| tokens.min(MOST_TOKENS));
+            self.input = believed(usage.input).or(self.input);
+            self.output = believed(usage.output).or(self.output);
         }
     }
 }

@@ -191,15 +191,15 @@ impl PaceWait {
         Ok(())
     }
 
-    /// Its turn would come after `told`, or behind other waiting calls: it gets none yet.
-    fn wait_behind(&mut self, told: Duration) -> Result<(), Rejection> {
+    /// Its turn would come after `wait`, or behind other waiting calls: it gets none yet.
+    fn wait_behind(&mut self, wait: Duration) -> Result<(), Rejection> {
         let now = clock::now();
-        let joined = self.limit.wait_for_turn(self.call(), told, now, self.until);
-        let place = joined.map_err(|wait| self.refuse(Some(wait)))?;
+        let joined = self.limit.wait_for_turn(self.call(), wait, now, self.until);
+        let place = joined.map_err(|longest| self.refuse(Some(longest)))?;
         if let Some(turn) = &mut self.turn {
             turn.place = Some(place);
         }
-        self.report(told);
+        self.report(wait);
         self.stage = Stage::Behind(place);
         Ok(())
     }
@@ -250,7 +250,7 @@ impl PaceWait {
             }
             PeerTurn::TooLong { wait } => {
                 let Some(place) = place else { return Poll::Ready(self.wait_behind(wait)) };
-                self.limit.told_turn(place, wait, now);
+                self.limit.postpone_turn(place, wait, now);
                 self.stage = Stage::Behind(place);
                 return Poll::Ready(Ok(()));
             }

@@ -31,7 +31,7 @@ pub(crate) struct Bucket {
     /// When it will be full again. In the past it is full.
     tat: Micros,
     /// For a configured rate: the rest that answers report. The upstream may allow a larger burst.
-    told: Option<ReportedRest>,
+    reported: Option<ReportedRest>,
 }
 
 /// The reported rest of a configured rate.
@@ -82,7 +82,7 @@ pub(crate) fn reserve(buckets: &mut [Bucket], demand: &Demand, now: Micros) -> R
     for bucket in buckets {
         let cost = bucket.cost(demand);
         bucket.change(cost, 0, now);
-        bucket.change_told(cost, 0);
+        bucket.change_reported(cost, 0);
     }
     Ok(())
 }
@@ -97,7 +97,7 @@ pub(crate) fn wait(buckets: &[Bucket], ahead: &Demand, demand: &Demand, now: Mic
 impl Bucket {
     /// A full one.
     pub(crate) fn new(unit: Unit, rate: Rate) -> Self {
-        Self { unit, source: Source::Configured, window: None, spacing: Spacing::new(rate), tat: 0, told: None }
+        Self { unit, source: Source::Configured, window: None, spacing: Spacing::new(rate), tat: 0, reported: None }
     }
 
     /// The time that `demand` takes of it.
@@ -109,18 +109,19 @@ impl Bucket {
     fn wait(&self, ahead: Micros, cost: Micros, now: Micros) -> Micros {
         let taken = self.tat.max(now).saturating_add(ahead);
         let room = self.spacing.burst.saturating_sub(cost);
-        let told = self.told.map_or(0, |told| told.tat.saturating_add(signed(ahead)).saturating_add(signed(cost)));
-        let told = u64::try_from(told.saturating_sub(signed(now))).unwrap_or(0);
-        if cost == 0 { 0 } else { taken.saturating_sub(now).saturating_sub(room).max(told) }
+        let reported =
+            self.reported.map_or(0, |reported| reported.tat.saturating_add(signed(ahead)).saturating_add(signed(cost)));
+        let reported = u64::try_from(reported.saturating_sub(signed(now))).unwrap_or(0);
+        if cost == 0 { 0 } else { taken.saturating_sub(now).saturating_sub(room).max(reported) }
     }
 
     fn change(&mut self, more: Micros, less: Micros, now: Micros) {
         self.tat = self.tat.max(now).saturating_add(more).saturating_sub(less);
     }
 
-    fn change_told(&mut self, more: Micros, less: Micros) {
-        if let Some(told) = &mut self.told {
-            told.tat = told.tat.saturating_add(signed(more)).saturating_sub(signed(less));
+    fn change_reported(&mut self, more: Micros, less: Micros) {
+        if let Some(reported) = &mut self.reported {
+            reported.tat = reported.tat.saturating_add(signed(more)).saturating_sub(signed(less));
         }
     }
 
@@ -136,8 +137,8 @@ impl Bucket {
     pub(crate) fn settle(&mut self, reserved: &Demand, used: &Demand, sent: Micros, now: Micros) {
         let (reserved, used) = (self.cost(reserved), self.cost(used));
         self.change(used, reserved, now);
-        if self.told.is_some_and(|told| sent > told.at) {
-            self.change_told(used, reserved);
+        if self.reported.is_some_and(|reported| sent > reported.at) {
+            self.change_reported(used, reserved);
         }
     }
 
@@ -164,8 +165,8 @@ impl Bucket {
         let Some(left) = quota.remaining.map(|remaining| self.spacing.cost(remaining)) else { return };
         if self.is_configured() {
             let tat = signed(now).saturating_sub(signed(left));
-            if self.told.is_none_or(|told| told.tat <= tat) {
-                self.told = Some(ReportedRest { tat, at: now });
+            if self.reported.is_none_or(|reported| reported.tat <= tat) {
+                self.reported = Some(ReportedRest { tat, at: now });
             }
         } else {
             self.tat = self.tat.max(now.saturating_add(self.spacing.burst.saturating_sub(left)));
@@ -174,9 +175,10 @@ impl Bucket {
 
     /// How many units are left at `now`.
     pub(crate) fn remaining(&self, now: Micros) -> u64 {
-        let told = self.told.map(|told| u64::try_from(signed(now).saturating_sub(told.tat)).unwrap_or(0));
+        let reported =
+            self.reported.map(|reported| u64::try_from(signed(now).saturating_sub(reported.tat)).unwrap_or(0));
         let left = self.spacing.burst.saturating_sub(self.tat.saturating_sub(now));
-        self.spacing.units_in(told.unwrap_or(left).min(left))
+        self.spacing.units_in(reported.unwrap_or(left).min(left))
     }
 
     /// Whether its rate was set, and not learned.
@@ -234,7 +236,7 @@ impl Bucket {
 /// Returns the bucket that `quota` describes, if it is complete.
 pub(crate) fn learned(quota: &Quota, now: Micros) -> Option<Bucket> {
     let Quota { unit, window, .. } = *quota;
-    let mut bucket = Bucket { unit, source: Source::Learned, window, spacing: learn(quota)?, tat: 0, told: None };
+    let mut bucket = Bucket { unit, source: Source::Learned, window, spacing: learn(quota)?, tat: 0, reported: None };
     bucket.observe(quota, now);
     Some(bucket)
 }
@@ -417,18 +419,21 @@ mod tests {
     /// A rate that was set is spaced evenly, and holds one unit at once.
     #[test]
     fn what_an_answer_says_is_left_of_a_rate_that_was_set_holds_for_calls_of_many_units() {
-        let told = |remaining| {
+        let reported = |remaining| {
             let mut bucket = tokens(Rate::per_minute(200_000));
             bucket.observe(&quota(200_000, remaining, 60_000 * MS, MS), 0);
             bucket
         };
-        let waits = |remaining| wait(&[told(remaining)], &Demand::default(), &call(5_000), 0);
+        let waits = |remaining| wait(&[reported(remaining)], &Demand::default(), &call(5_000), 0);
         assert_eq!((waits(0), waits(4_000), waits(6_000)), (1_500_000, 300_000, 0));
         // Others hear as much of it as they need to wait for as long.
-        let level = told(0).level(&call(5_000), 0);
-        assert_eq!(level.saturating_sub(told(0).spacing.burst.saturating_sub(told(0).cost(&call(5_000)))), 1_500_000);
+        let level = reported(0).level(&call(5_000), 0);
+        assert_eq!(
+            level.saturating_sub(reported(0).spacing.burst.saturating_sub(reported(0).cost(&call(5_000)))),
+            1_500_000
+        );
         // What a call takes is taken of both, and comes back with time.
-        let mut buckets = [told(6_000)];
+        let mut buckets = [reported(6_000)];
         assert_eq!(reserve(&mut buckets, &call(5_000), 0), Ok(()));
         assert_eq!(wait(&buckets, &Demand::default(), &call(5_000), 1_500_000), 0);
         assert_eq!(reserve(&mut buckets, &call(5_000), 1_500_000), Ok(()));

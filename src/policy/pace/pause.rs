@@ -562,7 +562,7 @@ mod tests {
         no_hint(&mut pauses, ANN, 0);
         assert!(!pauses.forget(100 * SECOND), "it failed, and nothing was served since");
         assert!(!pauses.forget(10 * CAP));
-        assert!(pauses.forget(SECOND + 10 * CAP), "nobody has come back");
+        assert!(pauses.forget(SECOND + 10 * CAP), "no tenant has come back");
         hint(&mut pauses, 24 * 60 * CAP, 0);
         assert!(!pauses.forget(10 * CAP), "it is not known whether it is over");
         assert!(pauses.forget(11 * CAP) && pauses.is_calm());

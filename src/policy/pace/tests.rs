@@ -188,7 +188,7 @@ fn a_limit_of_years_is_not_learned() {
     go(&mut pacer, ANN, 0, 7 * 86_400 * SECOND);
 }
 
-/// Its answer told of the limit, and of what it had used by then.
+/// Its answer reported the limit, and what it had used by then.
 #[test]
 fn what_was_taken_of_no_bucket_is_given_back_to_none() {
     let mut pacer = pacer(&[]);

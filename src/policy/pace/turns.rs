@@ -113,7 +113,7 @@ impl<W> Turns<W> {
     }
 
     /// The call of this ticket would get its turn after `wait`, and has taken none.
-    pub(crate) fn told(&mut self, ticket: Ticket, wait: Micros, now: Micros) {
+    pub(crate) fn postpone(&mut self, ticket: Ticket, wait: Micros, now: Micros) {
         self.window = 1;
         if let Some(mut first) = self.look_at_first(now).filter(|first| first.ticket == ticket) {
             // While it waits its turn comes nearer, and its permitted distance grows, at the same rate.
@@ -229,12 +229,12 @@ mod tests {
         }
         // The rate has no turn for these: only the first asks again, until it gets one.
         for late in [served + 3, served] {
-            turns.told(tickets[late], 2 * SECOND, 0);
+            turns.postpone(tickets[late], 2 * SECOND, 0);
         }
         assert_eq!(turns.next(tickets[served], 0), NextTurn::Later(SECOND / 2));
         turns.serve(tickets[served + 2], 0, 0);
         assert_eq!(turns.askers(), [tickets[served]]);
-        turns.told(tickets[served + 1], SECOND, 0);
+        turns.postpone(tickets[served + 1], SECOND, 0);
         turns.serve(tickets[served], 0, 0);
         assert_eq!(turns.askers(), [tickets[served + 1], tickets[served + 3]]);
     }
@@ -243,13 +243,13 @@ mod tests {
     fn one_that_has_been_the_first_for_long_may_have_a_turn_that_is_further_away() {
         let (mut turns, tickets) = line(&[1]);
         assert_eq!(turns.next(tickets[0], 0), NextTurn::Ask(SOON));
-        turns.told(tickets[0], 2 * SECOND, 0);
+        turns.postpone(tickets[0], 2 * SECOND, 0);
         assert_eq!(turns.next(tickets[0], 0), NextTurn::Later(SECOND / 2));
         // Unless another call takes one, it comes within its reach then.
         assert_eq!(turns.next(tickets[0], SECOND / 2), NextTurn::Ask(SOON + SECOND / 2));
-        turns.told(tickets[0], 60 * SECOND, SECOND / 2);
+        turns.postpone(tickets[0], 60 * SECOND, SECOND / 2);
         assert_eq!(turns.next(tickets[0], SECOND), NextTurn::Later(3 * SECOND / 2));
-        turns.told(tickets[0], SOON + SECOND + 1, SECOND);
+        turns.postpone(tickets[0], SOON + SECOND + 1, SECOND);
         assert_eq!(turns.next(tickets[0], SECOND), NextTurn::Later(SECOND + 5 * MS));
     }
 
@@ -257,7 +257,7 @@ mod tests {
     fn a_wait_is_that_of_the_first_and_of_those_between() {
         let rate = [Bucket::new(Unit::Requests, Rate::per_second(10))];
         let (mut turns, tickets) = line(&[1, 1, 1]);
-        turns.told(tickets[0], 2 * SECOND, 0);
+        turns.postpone(tickets[0], 2 * SECOND, 0);
         assert_eq!((turns.wait(1, &rate, 0), turns.wait(2, &rate, SECOND)), (2_300 * MS, 1_100 * MS));
         // Other processes take most of the rate: this one's turns are a second apart.
         let (mut turns, tickets) = line(&[1; 40]);

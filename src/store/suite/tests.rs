@@ -120,7 +120,7 @@ impl Naive {
         Claim::Lead { lease: NaiveLease { store: self.clone(), key, id }, recorder }
     }
 
-    /// A log that is told what another is told, as a store for several processes does.
+    /// A log with the same content as another, as a store for several processes does.
     fn spoil(&self, log: ResponseLog) -> ResponseLog {
         if !matches!(self.fault, Fault::DropsTrailers | Fault::DropsHeaders | Fault::TakesAFailureForAnEnd) {
             return log;

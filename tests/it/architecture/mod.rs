@@ -9,7 +9,7 @@ use std::path::Path;
 use self::imports::Crate;
 
 /// For each module, the modules of ours that it may import. `error`, `event` and `rejection` are the vocabulary that
-/// everybody may use, but for `proto` and `call`, which import nothing of ours.
+/// all modules may use, but for `proto` and `call`, which import nothing of ours.
 const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("call", &["call"]),
     ("proto", &["proto"]),

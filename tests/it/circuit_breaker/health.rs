@@ -15,7 +15,7 @@ use tower_buttress::{CircuitBreakerLayer, CircuitReason, CircuitState, Event};
 
 use crate::support::{Log, Script, Step, secs};
 
-/// Down until somebody brings it up; remembers who asked, and when.
+/// Down until the test brings it up; remembers which requests came, and when.
 #[derive(Clone)]
 struct Flaky {
     start: Instant,

@@ -78,7 +78,7 @@ async fn the_key_that_was_not_used_for_longest_goes() {
     assert_eq!(layer.handle_for("a").snapshot().stats.calls, 2, "it is the same as before");
 }
 
-/// Whoever isolates a circuit, or holds its handle, means the one that calls pass through.
+/// An operator who isolates a circuit, or holds its handle, means the one that calls pass through.
 #[tokio::test(start_paused = true)]
 async fn a_circuit_that_was_set_by_hand_or_has_a_handle_stays() {
     let layer = by_host().configure(|config| config.max_keys(5));
@@ -97,7 +97,7 @@ async fn a_circuit_that_was_set_by_hand_or_has_a_handle_stays() {
     assert_eq!(get(&service, "http://held/").await, 503);
     assert_eq!(layer.handles().len(), 5);
 
-    // When it is open no longer by anybody's will, or closed, it is like the others.
+    // When it is no longer open by hand, or closed, it is like the others.
     tokio::time::advance(secs(60)).await;
     assert_eq!(get(&service, "http://open/").await, 200);
     layer.handle_for("isolated").close();

@@ -402,7 +402,7 @@ async fn an_open_circuit_answers_without_asking_whether_the_service_is_ready() {
     layer.handle().isolate();
     let refused = layer.layer(service.clone()).oneshot(request("GET", [])).await.unwrap();
     assert_eq!(refused.status(), 503);
-    assert!(!refused.headers().contains_key("retry-after"), "nobody knows when it will be closed");
+    assert!(!refused.headers().contains_key("retry-after"), "it is unknown when it will be closed");
 
     let keyed = CircuitBreakerLayer::new().key(|parts| Some(parts.uri.host()?.into()));
     keyed.handle_for("upstream").isolate();

@@ -237,7 +237,7 @@ async fn a_probe_can_move_to_another_task() {
     assert_eq!(response.status(), 200);
 }
 
-/// Behind a limit, whoever is ready, or next to be, keeps others waiting: the probe above all.
+/// Behind a limit, a service that is ready, or next to be, keeps others waiting: the probe above all.
 #[tokio::test(start_paused = true)]
 async fn a_refused_call_holds_no_place_that_the_probe_waits_for() {
     let rig = Rig::new(as_is, Upstream::new((0..3).map(|_| Answer::status(200))));
@@ -245,7 +245,7 @@ async fn a_refused_call_holds_no_place_that_the_probe_waits_for() {
     let (mut ready, mut next) = (limited.clone(), limited.clone());
     let call = async |service: &mut CircuitBreaker<_>| {
         let called = ServiceExt::<Request<Script>>::ready(service).await.unwrap().call(request("GET", []));
-        tokio::time::timeout(secs(1), called).await.expect("nobody holds the place").unwrap().status().as_u16()
+        tokio::time::timeout(secs(1), called).await.expect("no call holds the place").unwrap().status().as_u16()
     };
 
     ServiceExt::<Request<Script>>::ready(&mut ready).await.unwrap();

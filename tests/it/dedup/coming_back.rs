@@ -188,7 +188,7 @@ async fn a_caller_that_comes_back_and_does_not_read_is_cut_off() {
     }
 }
 
-/// One tenant, a token for each call: it has an eighth of them, and keeps nobody else out.
+/// One tenant, a token for each call: it has an eighth of them, and keeps no other tenant out.
 #[tokio::test(start_paused = true)]
 async fn a_tenant_has_an_eighth_of_the_answers() {
     let (service, mut stage) = dedup(&layer());

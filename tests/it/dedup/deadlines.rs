@@ -40,7 +40,7 @@ async fn a_call_that_was_abandoned_ends_at_its_deadline() {
         assert_eq!(service.clone().oneshot(post("hi")).await.unwrap().status(), 504);
     }
     settle().await;
-    assert_eq!(alive.load(SeqCst), 0, "calls that nobody waits for, and whose time is over");
+    assert_eq!(alive.load(SeqCst), 0, "calls without a caller, and whose time is over");
 }
 
 #[tokio::test(start_paused = true)]

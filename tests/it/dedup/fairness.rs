@@ -67,7 +67,7 @@ async fn a_tenant_that_fills_its_share_changes_nothing_for_another() {
         assert_eq!(ask("bob", &format!("k{n}")).await, (Some(DedupRole::Leader), false));
         assert_eq!(ask("bob", &format!("k{n}")).await, (Some(DedupRole::Replayed), false));
     }
-    // Nor for one that nobody knows yet.
+    // Nor for a tenant that is not known yet.
     assert_eq!(ask("carol", "k").await, (Some(DedupRole::Leader), false));
 }
 
@@ -109,7 +109,7 @@ async fn strangers_who_fill_their_share_do_not_keep_newcomers_out() {
     stage.call().await.ok_with("hello");
     assert_eq!(role(&second.await.unwrap().unwrap()), Some(DedupRole::Leader));
 
-    // An answer that is no success makes nobody known.
+    // An answer that is no success makes no tenant known.
     for _ in 0..2 {
         let mallory = send(&service, from("mallory", "k")).await;
         stage.call().await.answer_with(Response::builder().status(401).body(()).unwrap(), "");

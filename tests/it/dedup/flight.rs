@@ -175,10 +175,10 @@ async fn a_caller_within_the_grace_takes_the_call_over() {
     drop(leader.await.unwrap().unwrap());
     for round in 0..3 {
         advance(secs(4)).await;
-        // What is said while nobody listens is recorded.
+        // Data without a listener is recorded.
         say.data("more ");
         settle().await;
-        assert_eq!(say.untaken(), 0, "nobody asks the upstream in round {round}");
+        assert_eq!(say.untaken(), 0, "no caller polls the upstream in round {round}");
         // A browser tries again, and leaves again: the grace begins anew.
         let again = send(&service, post("hi")).await.await.unwrap().unwrap();
         assert_eq!(role(&again), Some(DedupRole::Joined));
@@ -201,7 +201,7 @@ async fn the_grace_ends_even_if_the_upstream_never_stops_talking() {
     let say = stage.call().await.ok();
     drop(leader.await.unwrap().unwrap());
     settle().await;
-    // More than can be recorded: nobody can ever join.
+    // More than can be recorded: no caller can ever join.
     for _ in 0..1_000 {
         say.bytes(Bytes::from(vec![0; 1_000]));
     }
@@ -465,10 +465,10 @@ async fn no_listener_spins() {
     let (polled, asked) = (polls.load(SeqCst), say.polls());
     advance(secs(60)).await;
     settle().await;
-    assert_eq!(polls.load(SeqCst), polled, "somebody is polled though nothing happens");
+    assert_eq!(polls.load(SeqCst), polled, "a caller is polled though nothing happens");
     assert_eq!(say.polls(), asked, "the upstream is asked though it said nothing");
 
-    // Each frame wakes everyone, and is asked for once, whoever it is that asks; then that there is no other.
+    // Each frame wakes everyone, and is polled once, by any of them; then that there is no other.
     for _ in 0..100 {
         say.data("x");
         settle().await;

@@ -153,7 +153,7 @@ async fn a_key_with_another_payload_is_refused_while_in_flight_and_afterwards() 
 
 #[tokio::test(start_paused = true)]
 async fn what_is_no_key_is_refused_before_the_body_is_read() {
-    // It sends nothing, ever: whoever reads it waits for ever.
+    // It sends nothing, ever: its reader waits for ever.
     let (_sender, body) = Channel::<Bytes>::new(1);
     let service = DedupLayer::new()
         .layer(tower::service_fn(|_| async { Ok::<_, BoxError>(Response::new(Full::<Bytes>::default())) }));
@@ -235,7 +235,7 @@ async fn a_request_for_another_answer_gets_one() {
     stage.call().await.ok_with("two");
     assert_eq!(text(again.await.unwrap().unwrap()).await, "two");
 
-    // Whoever gives it a name has said that it is the same.
+    // A caller that gives it a name says that it is the same.
     let with_key = || with_header(post_key("k", "hi"), "cache-control", "no-cache");
     together(with_key(), with_key()).await;
 }
@@ -269,7 +269,7 @@ async fn fingerprints_can_be_off() {
 
 #[tokio::test(start_paused = true)]
 async fn the_layer_can_be_off() {
-    let layer = DedupLayer::disabled().tenant(|_| Some("everybody"));
+    let layer = DedupLayer::disabled().tenant(|_| Some("all"));
     assert_eq!(calls_for(layer.clone(), post_key("k", "hi"), post_key("k", "hi")).await, 2);
     assert_eq!(calls_for(layer, post_key("not a key", "hi"), post("hi")).await, 2);
 }
@@ -400,7 +400,7 @@ async fn the_order_of_members_makes_no_difference_where_that_is_wanted() {
     let (one, other) = (r#"{"a":1,"b":[1,2]}"#, "{ \"b\":[1,2],\n\"a\":1 }");
     assert_eq!(calls_for(canonical(), json(one), json(other)).await, 1);
     assert_eq!(calls_for(DedupLayer::new(), json(one), json(other)).await, 2);
-    // Not JSON, as far as anybody says.
+    // Not JSON, as far as its headers say.
     assert_eq!(calls_for(canonical(), post(one), post(other)).await, 2);
     for (one, other) in [
         (r#"{"a":[1,2]}"#, r#"{"a":[2,1]}"#),

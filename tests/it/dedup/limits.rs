@@ -1,4 +1,4 @@
-//! What is held is bounded, and nobody holds up the others.
+//! What the layer holds is bounded, and no caller holds up the others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -324,7 +324,7 @@ async fn when_the_store_runs_full_in_the_middle_current_listeners_go_on() {
     let mut leader = leader.await.unwrap().unwrap();
     let mut joined = send(&service, post("hi")).await.await.unwrap().unwrap();
     say_frames(&say, 30);
-    // There is room for four. What is held beyond is one frame, which nobody could know the length of.
+    // There is room for four. What is held beyond is one frame, whose length is unknown beforehand.
     read(&mut leader, 5).await;
     assert!(waits(&mut leader));
     assert!(store.bytes() <= 21 * FRAME, "{}", store.bytes());
@@ -421,7 +421,7 @@ async fn a_replay_that_is_still_being_read_counts_after_its_window() {
         read(&mut slow, 10).await;
         assert_eq!(next(&mut slow).await, "end");
         drop(slow);
-        // Whoever comes next clears it away.
+        // The next caller clears it away.
         let other = send(&service, post("ho")).await;
         stage.call().await.fail("refused");
         other.await.unwrap().unwrap_err();

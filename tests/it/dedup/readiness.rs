@@ -42,7 +42,7 @@ async fn a_caller_that_is_still_sending_its_request_holds_no_place() {
     let slow = tokio::spawn(service.clone().oneshot(request(body.boxed(), "slow")));
     settle().await;
     let quick = timeout(secs(20), service.oneshot(request(whole("{}"), "quick"))).await;
-    assert_eq!(quick.expect("it waits for a place that nobody uses").unwrap().status(), 200);
+    assert_eq!(quick.expect("it waits for a place that no call uses").unwrap().status(), 200);
     slow.abort();
 }
 
@@ -120,7 +120,7 @@ async fn a_replay_and_a_follower_do_not_wait_for_the_inner_service() {
     assert_eq!(role(&again.expect("a replay waits").unwrap()), Some(DedupRole::Replayed));
     assert_eq!(gate.asked.load(SeqCst), asked, "it was asked whether it is ready");
 
-    // The call that waits is shared already; one of a limit is enough for both, and whoever leaves leaves nothing open.
+    // The call that waits is shared already; one of a limit is enough for both, and a caller that leaves leaves nothing open.
     let leader = tokio::spawn(service.clone().oneshot(post("hello")));
     settle().await;
     let follower = tokio::spawn(service.clone().oneshot(post("hello")));

@@ -267,7 +267,7 @@ async fn a_stream_whose_end_proves_nothing_is_shared_and_not_kept() {
         ("text/event-stream", None, false),
         ("Text/Event-Stream; charset=utf-8", None, false),
         ("application/x-ndjson", None, false),
-        // Complete, and nobody knows what it says.
+        // Complete, and of unknown content.
         ("text/event-stream", Some("4"), false),
         ("application/json", None, true),
     ] {

@@ -62,7 +62,7 @@ impl Store for OneOfTwo {
     }
 }
 
-/// Sends what one log says to another, as long as somebody reads it there.
+/// Sends what one log says to another, as long as it has a reader there.
 async fn feed(from: ResponseLog, mut to: Recorder) {
     let Some(mut source) = from.observer() else { return };
     source.listen(true);
@@ -325,7 +325,7 @@ async fn the_slowest_of_those_who_follow_elsewhere_holds_up_the_others_for_no_lo
     say.end();
     let reading = tokio::spawn(async move { fast.body_mut().collect().await.unwrap().to_bytes().len() });
     settle().await;
-    assert!(!reading.is_finished(), "nobody waits for the one elsewhere");
+    assert!(!reading.is_finished(), "no caller waits for the one elsewhere");
     advance(secs(5)).await;
     settle().await;
     assert_eq!(reading.await.unwrap(), 1_000_000);

@@ -1,4 +1,4 @@
-//! Nobody hears what was answered to somebody else.
+//! No caller gets the answer to another one.
 
 use std::sync::Arc;
 
@@ -99,7 +99,7 @@ async fn fields_cannot_be_shifted_into_one_another() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_cannot_be_chosen_to_be_what_a_request_says() {
-    // Whoever knows how requests are hashed and sends the hash as a key names another thing.
+    // A caller that knows how requests are hashed and sends the hash as a key names another request.
     let log = Arc::new(Log::default());
     let layer = DedupLayer::new().observer(log.clone());
     let print = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9";
@@ -160,7 +160,7 @@ async fn without_a_tenant_nothing_is_recognised() {
         assert_eq!((one.await.as_str(), two.await.as_str()), ("one", "two"));
         assert_eq!(log.names(), ["bypassed: dedup", "bypassed: dedup"]);
     }
-    // Not even a bad key is refused: whoever is nobody is told nothing.
+    // Not even a bad key is refused: a caller without a tenant gets no hint.
     let (service, mut stage) = dedup(&DedupLayer::new());
     let call = send(&service, from(&[("idempotency-key", "not a key")])).await;
     stage.call().await.ok_with("passed");
@@ -181,9 +181,9 @@ async fn a_setting_tells_tenants_apart_and_joins_none() {
     all_hear_their_own(layer.clone(), &[request(Some("c"), "t1"), request(Some("c"), "t2")]).await;
 
     let (service, mut stage) = dedup(&layer);
-    // None, or an empty one, is nobody.
-    for nobody in [None, Some("")] {
-        let calls = [send(&service, request(nobody, "t")).await, send(&service, request(nobody, "t")).await];
+    // None, or an empty one, is no tenant.
+    for none in [None, Some("")] {
+        let calls = [send(&service, request(none, "t")).await, send(&service, request(none, "t")).await];
         stage.call().await.ok_with("two");
         stage.call().await.ok_with("three");
         settle().await;

@@ -32,7 +32,7 @@ async fn a_429_pauses_all_callers_and_they_start_again_one_after_the_other() {
     }
     // What was served before is not known: a second apart, and then somewhat faster.
     assert_eq!((calls.times(), calls.tenants()), (vec![0.0, 20.0, 21.0, 21.938], "aabc".to_owned()));
-    // With nobody before it, a call waits for nothing.
+    // With no call before it, a call waits for nothing.
     tokio::time::sleep(secs(5)).await;
     let at_once = join_all(["a", "b", "c"].map(|tenant| service.clone().oneshot(ask(tenant))));
     at_once.await;

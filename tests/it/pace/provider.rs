@@ -47,7 +47,7 @@ impl Provider {
         })))
     }
 
-    /// Somebody else has used this much of the minute.
+    /// Other clients have used this much of the minute.
     fn taken(self, requests: usize) -> Self {
         self.0.lock().unwrap().taken.extend((0..requests).map(|_| Instant::now()));
         self

@@ -87,7 +87,7 @@ async fn readers_that_do_not_read_hold_half_of_the_places() {
         calls.spawn(whole(service.clone(), ask(&format!("tenant {tenant}"))));
     }
     assert_eq!(calls.join_all().await, [200; 20]);
-    // Two looks, a second apart, to know that nobody reads.
+    // Two looks, a second apart, to know that the callers do not read.
     assert!(start.elapsed() <= secs(3), "{:?}", start.elapsed());
     // What they have they may still read.
     for response in unread {

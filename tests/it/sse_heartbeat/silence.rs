@@ -52,7 +52,7 @@ async fn a_reader_who_does_not_read_gets_one_at_most() {
     let script = Script::new([Step::Data("data: a\n\n"), Step::Wait(secs(200)), Step::Data("data: b\n\n")]).unsized_();
     let mut body = through(layer(), asked(), events(script)).await.into_body();
     body.frame().await.unwrap().unwrap();
-    assert!(futures_util::FutureExt::now_or_never(body.frame()).is_none(), "somebody waits");
+    assert!(futures_util::FutureExt::now_or_never(body.frame()).is_none(), "a beat came early");
     tokio::time::advance(secs(100)).await;
     let frame = body.frame().await.unwrap().unwrap();
     assert_eq!(frame.into_data().unwrap(), ": keepalive\n\n");

@@ -92,7 +92,7 @@ mod tests {
         match read {
             Ok(args) => Ok(args.upstreams.backups.iter().map(shown).collect()),
             Err(Stop::Wrong(line) | Stop::Unfit(line)) => Err(line),
-            Err(Stop::Told(text)) => panic!("{text}"),
+            Err(Stop::Shown(text)) => panic!("{text}"),
         }
     }
 

@@ -154,7 +154,7 @@ mod tests {
     fn read(args: &str) -> Result<Args, String> {
         let args = ["gateway"].into_iter().chain(args.split_whitespace()).map(OsString::from);
         Args::read(args).map_err(|stop| match stop {
-            Stop::Wrong(line) | Stop::Told(line) | Stop::Unfit(line) => line,
+            Stop::Wrong(line) | Stop::Shown(line) | Stop::Unfit(line) => line,
         })
     }
 

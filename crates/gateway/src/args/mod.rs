@@ -187,7 +187,7 @@ impl Args {
         args.routes = routes::routes(&args, &settings, file.routes)?;
         if args.server.print_config {
             let routes: String = args.routes.iter().map(|route| route.printed(&bare, &settings)).collect();
-            return Err(Stop::Told(print::keys(&bare, &settings, &args.upstreams.backups, "fallback") + &routes));
+            return Err(Stop::Shown(print::keys(&bare, &settings, &args.upstreams.backups, "fallback") + &routes));
         }
         if args.server.plain {
             args.make_plain();
@@ -467,6 +467,6 @@ mod tests {
 
     #[test]
     fn help_is_printed_and_not_an_error() {
-        assert!(matches!(read(&["--help"]), Err(Stop::Told(text)) if text.contains("GATEWAY_IDLE_TIMEOUT")));
+        assert!(matches!(read(&["--help"]), Err(Stop::Shown(text)) if text.contains("GATEWAY_IDLE_TIMEOUT")));
     }
 }

@@ -120,7 +120,7 @@ mod tests {
         let args = ["gateway"].into_iter().chain(args.split_whitespace()).map(OsString::from);
         Args::read(args).map_err(|stop| match stop {
             Stop::Wrong(line) | Stop::Unfit(line) => line,
-            Stop::Told(text) => panic!("{text}"),
+            Stop::Shown(text) => panic!("{text}"),
         })
     }
 

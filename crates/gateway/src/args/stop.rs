@@ -9,7 +9,7 @@ use super::headings::{CALLERS, TRUST};
 #[derive(Debug)]
 pub enum Stop {
     /// Help or the version.
-    Told(String),
+    Shown(String),
     /// One line, or one per error in the configuration file.
     Wrong(String),
     /// The same, for `--check-config`.
@@ -21,7 +21,7 @@ pub enum Stop {
 impl Stop {
     /// Translates an error of `command`.
     pub(super) fn of(error: &clap::Error, command: &Command) -> Self {
-        if error.use_stderr() { Self::Wrong(one_line(error, command)) } else { Self::Told(error.to_string()) }
+        if error.use_stderr() { Self::Wrong(one_line(error, command)) } else { Self::Shown(error.to_string()) }
     }
 }
 

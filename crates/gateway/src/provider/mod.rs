@@ -12,7 +12,7 @@
 //! | `reset` | the connection is reset before the head |
 //! | `head=3s` | the head comes late |
 //! | `first-byte=3s` | the head comes at once, the first byte of the body late |
-//! | `gap=100ms` | the time between two chunks (40 ms unless told) |
+//! | `gap=100ms` | the time between two chunks (40 ms unless set) |
 //! | `chunks=20`, `size=1000` | the number of chunks of content; the bytes that each is padded to |
 //! | `first-word=3` | the content begins with its fourth word and comes back to the others: another answer to the same prompt |
 //! | `comments=1s` | the head, and then keep-alive comments and nothing else |

@@ -33,7 +33,7 @@ impl Config {
     fn printed(&self, options: &[&str]) -> String {
         let options: Vec<_> = options.iter().copied().chain(["--print-config"]).collect();
         match self.read(&options) {
-            Err(Stop::Told(text)) => text,
+            Err(Stop::Shown(text)) => text,
             other => panic!("{other:?}"),
         }
     }

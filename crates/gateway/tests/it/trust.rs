@@ -56,7 +56,7 @@ fn wrong(options: &[&str]) -> String {
 }
 
 #[test]
-fn a_credential_of_the_operators_is_not_for_everybody() {
+fn a_credential_of_the_operator_is_not_for_all_callers() {
     for options in [
         &["--upstream", "http://h", "--upstream-authorization-env", OPERATOR][..],
         &["--upstream", "http://h", "--upstream-header", "x-api-key=CARGO_PKG_NAME"],

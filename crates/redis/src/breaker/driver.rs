@@ -177,13 +177,13 @@ impl<B: CircuitBackend> CircuitDriver<B> {
 
     /// Repeats the orders that this process obeys, and Redis has lost.
     async fn tell_again(&mut self, orders: Vec<(CircuitId, HeldOrder)>) {
-        let mut telling = JoinSet::new();
+        let mut sending = JoinSet::new();
         for (id, own) in orders {
             let (backend, process) = (self.backend.clone(), self.process);
-            telling.spawn(async move { (id, backend.order_again(id, process, own).await) });
+            sending.spawn(async move { (id, backend.order_again(id, process, own).await) });
         }
-        while let Some(told) = telling.join_next().await {
-            let Ok((id, Ok(held))) = told else { continue };
+        while let Some(sent) = sending.join_next().await {
+            let Ok((id, Ok(held))) = sent else { continue };
             if let Some(watched) = self.circuits.get_mut(&id) {
                 watched.obey(held.order, held.age);
             }
@@ -239,16 +239,16 @@ impl<B: CircuitBackend> CircuitDriver<B> {
     /// task for seconds, in which it would hear nothing and send no order.
     async fn tell_owed(&mut self, circuits: &[CircuitId]) {
         for circuits in circuits.chunks(MOST_ASKED) {
-            let mut telling = JoinSet::new();
+            let mut sending = JoinSet::new();
             for id in circuits.iter().copied() {
                 let Some(owed) = self.circuits.get_mut(&id).and_then(WatchedCircuit::owed) else { continue };
                 let (backend, process) = (self.backend.clone(), self.process);
-                telling.spawn(async move { (id, owed.tell(backend, id, process).await) });
+                sending.spawn(async move { (id, owed.send(backend, id, process).await) });
             }
-            while let Some(told) = telling.join_next().await {
-                let Ok((id, told)) = told else { continue };
+            while let Some(replies) = sending.join_next().await {
+                let Ok((id, replies)) = replies else { continue };
                 if let Some(watched) = self.circuits.get_mut(&id) {
-                    watched.reported(told);
+                    watched.reported(replies);
                 }
             }
         }

@@ -34,7 +34,7 @@ const PROBE_LEASE: Duration = Duration::from_secs(60);
 
 impl Owed {
     /// The verdict goes first: a later success would clear a vote sent before it.
-    pub(super) async fn tell<B: CircuitBackend>(self, backend: B, id: CircuitId, process: Process) -> RedisReplies {
+    pub(super) async fn send<B: CircuitBackend>(self, backend: B, id: CircuitId, process: Process) -> RedisReplies {
         let Self { renewed, verdict, vote, order } = self;
         let renewed = match renewed {
             Some(lease) => Some((lease, backend.probe(id, lease, PROBE_LEASE).await)),

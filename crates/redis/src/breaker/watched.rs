@@ -21,11 +21,11 @@ pub(super) struct WatchedCircuit {
     pub(super) owes_vote: bool,
     /// Redis does not know the result of the probe with this lease yet. Until it does, no other process may probe.
     pub(super) owes_verdict: Option<(Token, ProbeVerdict)>,
-    /// When it last opened, and how often it had opened by then, as the layer told this task.
+    /// When it last opened, and how often it had opened by then, as the layer reported to this task.
     pub(super) opened: Option<(Instant, u64)>,
     /// The operator's order that it obeys.
     pub(super) order: Option<NumberedOrder>,
-    /// When the operator gave it, by this process's clock; `None`: only the engine's clock tells, which may have
+    /// When the operator gave it, by this process's clock; `None`: only the engine's clock knows, which may have
     /// jumped.
     pub(super) order_given: Option<Instant>,
     /// Since when it obeys that order.
@@ -36,7 +36,7 @@ pub(super) struct WatchedCircuit {
 
 /// Who probes.
 pub(super) enum ProbeHolder {
-    /// Nobody: the circuit is not open, or this process continues alone.
+    /// No process: the circuit is not open, or this process continues alone.
     None,
     /// No process yet: this one requests the lease at `ask_at`.
     Held {
@@ -251,8 +251,8 @@ impl WatchedCircuit {
     }
 
     /// Records whether Redis took what was [owed](Self::owed).
-    pub(super) fn reported(&mut self, told: RedisReplies) {
-        let RedisReplies { renewed, verdict, vote, order } = told;
+    pub(super) fn reported(&mut self, replies: RedisReplies) {
+        let RedisReplies { renewed, verdict, vote, order } = replies;
         if let Some((lease, renewed)) = renewed {
             self.renewed(lease, &renewed);
         }

@@ -127,7 +127,7 @@ impl<B: PauseBackend + RateBackend> PacePeers for FleetPace<B> {
         let fleet = self.fleet.clone();
         let id = *limit.id();
         Box::pin(async move {
-            let (told, turn) = oneshot::channel();
+            let (answer, turn) = oneshot::channel();
             let asked = fleet.clone();
             // In its own task, so that what was taken is returned if the call is dropped meanwhile.
             tokio::spawn(async move {
@@ -135,7 +135,7 @@ impl<B: PauseBackend + RateBackend> PacePeers for FleetPace<B> {
                 let turn = asked.backend.reserve(id, Token::random(), taken, pause, max_wait).await;
                 let is_taken = matches!(turn, Ok(RateTurn::Taken(_)));
                 let granted = is_taken.then(|| Granted { fleet: asked, limit: id, costs });
-                let _ = told.send((turn, granted));
+                let _ = answer.send((turn, granted));
             });
             match turn.await {
                 Ok((Ok(RateTurn::Taken(wait)), granted)) => {

@@ -161,7 +161,7 @@ impl<B: Backend> Leader<B> {
                     self.offers.ended(&self.backend, call).await;
                 }
                 Some(Update::Withdraw) => self.offers.withdraw(&self.backend).await,
-                Some(Update::OfferAgain) => self.offers.tell_soon(),
+                Some(Update::OfferAgain) => self.offers.send_soon(),
                 Some(Update::Stop) => self.offers.stop(),
                 None => {
                     has_updates = false;
@@ -192,7 +192,7 @@ impl<B: Backend> Leader<B> {
         if let Ok(Claimed::Taken { .. }) = self.backend.claim(claim).await {
             self.is_lost = true;
         }
-        self.offers.tell_soon();
+        self.offers.send_soon();
     }
 
     async fn free(&mut self) {

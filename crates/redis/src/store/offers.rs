@@ -28,7 +28,7 @@ pub(super) struct Offers {
     offers: Vec<AnswerOffer>,
     owner: Option<TenantHash>,
     /// When to store all of them again: Redis may have restarted, and each expires.
-    tell_at: Instant,
+    send_at: Instant,
     /// When the answer ended.
     ended: Option<Instant>,
     /// Withdrawn tokens that Redis did not take, and when each expires.
@@ -71,7 +71,7 @@ impl AnswerOffers for LeaseOffers {
 
 impl Offers {
     pub(super) fn new(owner: Option<TenantHash>) -> Self {
-        Self { offers: Vec::new(), owner, tell_at: Instant::now(), ended: None, withdrawn: Vec::new() }
+        Self { offers: Vec::new(), owner, send_at: Instant::now(), ended: None, withdrawn: Vec::new() }
     }
 
     /// Whether anything must be stored when it is [due](Self::due).
@@ -80,7 +80,7 @@ impl Offers {
     }
 
     pub(super) fn due(&self) -> Instant {
-        self.ends().map_or(self.tell_at, |ends| ends.min(self.tell_at))
+        self.ends().map_or(self.send_at, |ends| ends.min(self.send_at))
     }
 
     /// Until when the answer can be read, if it has ended.
@@ -92,17 +92,17 @@ impl Offers {
     pub(super) async fn add<B: Backend>(&mut self, offer: AnswerOffer, backend: &B, call: OfferedCall) {
         let window = offer.window;
         self.offers.push(offer);
-        let is_told = match self.offers.last() {
-            Some(offer) => self.tell(offer, backend.clone(), call).await,
+        let is_sent = match self.offers.last() {
+            Some(offer) => self.send(offer, backend.clone(), call).await,
             None => true,
         };
-        let again = Instant::now() + if is_told { window / 3 } else { RETRY };
-        self.tell_at = if self.offers.len() == 1 { again } else { self.tell_at.min(again) };
+        let again = Instant::now() + if is_sent { window / 3 } else { RETRY };
+        self.send_at = if self.offers.len() == 1 { again } else { self.send_at.min(again) };
     }
 
     pub(super) async fn ended<B: Backend>(&mut self, backend: &B, call: OfferedCall) {
         self.ended = Some(Instant::now());
-        self.tell_all(backend, call).await;
+        self.send_all(backend, call).await;
     }
 
     /// Acts at the time of [`due`](Self::due).
@@ -110,13 +110,13 @@ impl Offers {
         if self.ends().is_some_and(|ends| ends <= Instant::now()) {
             self.offers.clear();
         }
-        self.tell_all(backend, call).await;
+        self.send_all(backend, call).await;
         self.withdraw_again(backend).await;
     }
 
     /// Redis may have lost all of them.
-    pub(super) fn tell_soon(&mut self) {
-        self.tell_at = self.tell_at.min(Instant::now() + SPREAD.mul_f64(fastrand::f64()));
+    pub(super) fn send_soon(&mut self) {
+        self.send_at = self.send_at.min(Instant::now() + SPREAD.mul_f64(fastrand::f64()));
     }
 
     /// Callers may no longer come back.
@@ -140,7 +140,7 @@ impl Offers {
             }
         }
         if !self.withdrawn.is_empty() {
-            self.tell_at = Instant::now() + RETRY;
+            self.send_at = Instant::now() + RETRY;
         }
     }
 
@@ -156,22 +156,22 @@ impl Offers {
         }
     }
 
-    async fn tell_all<B: Backend>(&mut self, backend: &B, call: OfferedCall) {
-        let (mut is_told, mut every) = (true, RETRY);
+    async fn send_all<B: Backend>(&mut self, backend: &B, call: OfferedCall) {
+        let (mut is_sent, mut every) = (true, RETRY);
         // Together: one by one on a slow Redis would hold up the answer for a second.
-        let mut telling = JoinSet::new();
+        let mut sending = JoinSet::new();
         for offer in &self.offers {
             every = every.max(offer.window / 3);
-            telling.spawn(self.tell(offer, backend.clone(), call));
+            sending.spawn(self.send(offer, backend.clone(), call));
         }
-        while let Some(told) = telling.join_next().await {
-            is_told &= told.unwrap_or(false);
+        while let Some(sent) = sending.join_next().await {
+            is_sent &= sent.unwrap_or(false);
         }
-        self.tell_at = Instant::now() + if is_told { every } else { RETRY };
+        self.send_at = Instant::now() + if is_sent { every } else { RETRY };
     }
 
     /// Returns whether Redis has it.
-    fn tell<B: Backend>(
+    fn send<B: Backend>(
         &self,
         offer: &AnswerOffer,
         backend: B,

@@ -164,7 +164,7 @@ async fn one_process_at_a_time_tests_the_upstream_and_all_close_with_it() {
             process.call().await;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(begun.elapsed() < OPEN * 8, "nobody tests it");
+        assert!(begun.elapsed() < OPEN * 8, "no process probes it");
     }
     settle().await;
     assert!(fleet.iter().all(|process| process.state() == CircuitState::Closed));
