@@ -24,12 +24,13 @@ use std::time::Duration;
 use http::StatusCode;
 
 pub(crate) use self::rounded::Rounded;
+pub use self::stream::{FirstContentElapsed, StreamTruncated};
 pub use self::superseded::Superseded;
-pub use self::upstream::{FirstContentElapsed, StreamTruncated, UpstreamError};
+pub use crate::policy::upstream_error::UpstreamError;
 
 mod rounded;
+mod stream;
 mod superseded;
-mod upstream;
 
 /// The error of this crate's bodies, and of most fallible tower services.
 pub type BoxError = Box<dyn Error + Send + Sync>;

@@ -27,5 +27,6 @@ pub(crate) mod structured;
 pub(crate) mod supersede;
 pub(crate) mod timeout_profile;
 pub(crate) mod unattended;
+pub(crate) mod upstream_error;
 pub mod verdict;
 pub(crate) mod window;

@@ -7,7 +7,8 @@ use http::{HeaderMap, StatusCode};
 
 use super::{Classify, Health, Matter, NextStep, Outcome, Verdict, transport};
 use crate::call::InvalidOutput;
-use crate::error::{self, UpstreamError};
+use crate::error;
+use crate::policy::upstream_error::UpstreamError;
 use crate::proto::retry_after::{RetryAfter, retry_after, should_retry};
 use crate::rejection::{Rejection, RejectionKind};
 

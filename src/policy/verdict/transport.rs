@@ -12,7 +12,8 @@ use std::error::Error;
 use std::io;
 
 use super::{Health, Matter, NextStep, Verdict};
-use crate::error::{self, ConnectElapsed, DeadlineExceeded, UpstreamError};
+use crate::error::{self, ConnectElapsed, DeadlineExceeded};
+use crate::policy::upstream_error::UpstreamError;
 
 /// No answer came, or it broke off: whether the request was executed is unknown.
 const BROKEN: Verdict = Verdict::new(NextStep::Retry { after: None }, Health::Failure);

@@ -8,13 +8,15 @@ use std::path::Path;
 
 use self::imports::Crate;
 
-/// For each module, the modules of ours that it may import. `error`, `event` and `rejection` are the vocabulary that
-/// all modules may use, but for `proto` and `call`, which import nothing of ours.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+/// For each module, the modules of ours that it may import.
+const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("call", &["call"]),
     ("proto", &["proto"]),
+    ("error", &["proto", "error"]),
+    ("rejection", &["proto", "error", "rejection"]),
     ("policy", &["call", "proto", "policy", "error", "rejection"]),
-    ("rt", &["call", "proto", "policy", "rt", "error", "event", "rejection"]),
+    ("rt", &["call", "proto", "policy", "rt", "error", "rejection"]),
+    ("event", &["call", "proto", "policy", "rt", "error", "event", "rejection"]),
     ("body", &["call", "proto", "policy", "rt", "body", "error", "event", "rejection"]),
     ("store", &["call", "proto", "policy", "rt", "body", "store", "error", "event", "rejection"]),
     ("admission", &["call", "proto", "policy", "rt", "body", "admission", "error", "event", "rejection"]),
