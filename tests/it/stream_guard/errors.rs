@@ -1,6 +1,7 @@
 //! What a 4xx or 5xx says.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use axum::Router;
 use bytes::Bytes;
@@ -90,6 +91,19 @@ async fn it_is_read_for_a_second_and_64_kib() {
     let large = " ".repeat(70_000).leak();
     let response = post(CHAT, Answer::of(400, "application/json", [Data(large), Hang])).await;
     assert_eq!(response.status(), 400);
+}
+
+/// Its timer has passed when the process goes on, and is seen before its socket is.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_suspended_reads_what_came_meanwhile() {
+    for (came_after, is_read) in [(400, true), (600, false)] {
+        let came = [Wait(secs(200)), Wait(Duration::from_millis(came_after))];
+        let steps = [Data("{\"error\":")].into_iter().chain(came).chain([Data("{\"code\":\"insufficient_quota\"}}")]);
+        let mut call = Box::pin(post(CHAT, Answer::of(429, "application/json", steps)));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        tokio::time::advance(secs(200)).await;
+        assert_eq!(call.await.extensions().get::<UpstreamError>().is_some(), is_read);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -36,6 +36,7 @@ use crate::event::Event;
 use crate::proto::dialect::AnswerReader;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
+use crate::rt::timeout::Timeout;
 use crate::rt::timer::LazyTimer;
 
 /// The limit for a stream before its first content, and for an answer.
@@ -64,7 +65,7 @@ pub(super) struct WithheldPrelude<B> {
 enum PreludeContent {
     Stream(Box<StreamPrelude>),
     Answer(AnswerPrelude),
-    Error(Instant, LazyTimer),
+    Error(Instant, Timeout),
     Over,
 }
 
@@ -131,7 +132,7 @@ impl<B> WithheldPrelude<B> {
     pub(super) fn error(config: Arc<Config>, reservation: Reservation, response: Response<B>) -> Self {
         let now = clock::now();
         let until = now.checked_add(MAX_ERROR_TIME).unwrap_or(now);
-        Self::new(config, reservation, response, PreludeContent::Error(until, LazyTimer::default()))
+        Self::new(config, reservation, response, PreludeContent::Error(until, Timeout::default()))
     }
 
     fn new(config: Arc<Config>, reservation: Reservation, response: Response<B>, content: PreludeContent) -> Self {
@@ -210,8 +211,8 @@ where
                 }
                 stream.limit.poll(cx).map(|_| Decision::Reject(Rejection::new(RejectionKind::FirstByteTimeout)))
             }
-            PreludeContent::Error(until, timer) => {
-                timer.poll_until(*until, cx).map(|()| Decision::Release(BodyWatch::Nothing))
+            PreludeContent::Error(until, timeout) => {
+                timeout.poll_until(*until, cx).map(|()| Decision::Release(BodyWatch::Nothing))
             }
             PreludeContent::Answer(..) | PreludeContent::Over => Poll::Pending,
         }
