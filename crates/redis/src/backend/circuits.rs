@@ -81,6 +81,12 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         async { Ok(None) }
     }
 
+    /// Identifies this process among those that share circuits: its layers have one vote. Default: a new identifier each
+    /// time.
+    fn process(&self) -> Process {
+        Process::random()
+    }
+
     /// Subscribes to news of this group's circuits: see [`CircuitNews`] and [`OrderNews`].
     fn news(&self, group: CircuitGroup) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
 }

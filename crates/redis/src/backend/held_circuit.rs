@@ -70,8 +70,9 @@ impl HeldCircuit {
 
     pub(super) fn votes(&mut self, now: Instant) -> Votes {
         let open_for = self.open_for(now);
-        let count = |voices: &HashMap<Process, Instant>| u32::try_from(voices.len()).unwrap_or(u32::MAX);
-        Votes { open_for, votes: count(&self.votes), active: count(&self.active) }
+        let count = |processes: usize| u32::try_from(processes).unwrap_or(u32::MAX);
+        let voters = self.votes.keys().filter(|process| self.active.contains_key(process));
+        Votes { open_for, votes: count(voters.count()), active: count(self.active.len()) }
     }
 }
 

@@ -101,8 +101,9 @@ impl CircuitBackend for RedisModel {
                 fleet.expire(now, open_for, active);
                 let stands = now + open_for.max(active);
                 fleet.votes.insert(process, stands);
-                fleet.votes.values_mut().for_each(|until| *until = stands);
                 prolong(&mut fleet.active, process, now + active);
+                let voters = fleet.votes.iter_mut().filter(|(process, _)| fleet.active.contains_key(process));
+                voters.for_each(|(_, until)| *until = stands);
                 Some(fleet.votes(now))
             }
         };

@@ -125,6 +125,10 @@ impl CircuitBackend for Redis {
         held(&self.call(&command).await?)
     }
 
+    fn process(&self) -> Process {
+        Redis::process(self)
+    }
+
     async fn news(&self, group: CircuitGroup) -> Result<Subscription, BackendError> {
         self.subscribe(&self.names().group(group)).await
     }

@@ -39,7 +39,8 @@ use crate::driver::Updates;
 /// - *A circuit opens here*: this process votes. The others hear of it within milliseconds.
 /// - *Others vote*: a process whose last three calls succeeded, the last within 10 s, ignores the votes. Otherwise its
 ///   circuit opens if half of the processes, and at least two, have voted; with fewer votes one failure of its own
-///   opens it. So a process with a broken network opens only its own circuits.
+///   opens it. So a process with a broken network opens only its own circuits, also if it restarts now and then: the vote
+///   of a process that is gone counts for another minute at most, and while it does, so does that process.
 /// - *The open time is over*: the process requests the lease of the probe. The one that gets it makes its next call
 ///   the probe, whenever that comes; the others stay open until they hear the result. All processes share the count of
 ///   probes without an answer, so open times double for the fleet. A process that refuses a call requests the lease; one
@@ -58,6 +59,9 @@ use crate::driver::Updates;
 ///   it after a day without readers. The later of two orders wins, also if Redis got it late or its clock has jumped;
 ///   if both happen to one order, an earlier one may win. A circuit that opened after it was due to close stays open.
 /// - *A circuit is set by hand otherwise, or closed by a health probe*: only in this process.
+///
+/// Layers with the same name on clones of one [`Redis`] have one vote. They learn of each other's circuits with their next
+/// look.
 ///
 /// Processes with different settings (windows, thresholds) can share circuits, because they share results. Their keys
 /// must mean the same.
@@ -80,7 +84,7 @@ impl<B: CircuitBackend> FleetBreaker<B> {
     /// The circuits with this name: those of the same layer in each process.
     #[must_use]
     pub fn new(backend: B, name: &str) -> Self {
-        let (group, process) = (CircuitGroup::new(name), Process::random());
+        let (group, process) = (CircuitGroup::new(name), backend.process());
         Self { backend, group, process, updates: Updates::new(), given: Arc::default() }
     }
 

@@ -143,7 +143,7 @@ impl Redis {
         &self.inner.prefix
     }
 
-    /// All layers that share rates through one Redis are one process.
+    /// All layers that share rates or circuits through one Redis are one process.
     pub(crate) fn process(&self) -> Process {
         self.inner.process
     }

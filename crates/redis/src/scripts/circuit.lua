@@ -14,6 +14,10 @@ local function expire(key, latest)
     redis.call('ZADD', key, latest, member)
   end
 end
+-- The voters that still use the circuit: a process that is gone has no vote.
+local function voters(votes, active)
+  return redis.call('ZINTER', 2, votes, active)
+end
 -- The end of a circuit's open time, at most its length (d) from now, in case this clock has gone back.
 local function open_until(key)
   local v = redis.call('HMGET', key, 'u', 'd')

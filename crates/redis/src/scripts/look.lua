@@ -4,4 +4,4 @@ expire(KEYS[1], math.max(u, active))
 expire(KEYS[2], active)
 redis.call('ZADD', KEYS[2], 'GT', active, ARGV[1])
 keep(KEYS[2])
-return {math.max(u - now, 0), redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[2])}
+return {math.max(u - now, 0), #voters(KEYS[1], KEYS[2]), redis.call('ZCARD', KEYS[2])}

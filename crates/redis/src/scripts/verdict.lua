@@ -12,16 +12,15 @@ local u, active = now + ARGV[3], now + ARGV[8]
 local stands = math.max(u, active)
 expire(KEYS[3], stands)
 expire(KEYS[4], active)
--- A failed probe is a vote, and extends all others.
+-- A failed probe is a vote, and extends those of the others.
 redis.call('ZADD', KEYS[3], stands, ARGV[7])
-for _, process in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
-  redis.call('ZADD', KEYS[3], stands, process)
-end
 redis.call('ZADD', KEYS[4], 'GT', active, ARGV[7])
+local counted = voters(KEYS[3], KEYS[4])
+for _, process in ipairs(counted) do redis.call('ZADD', KEYS[3], stands, process) end
 keep(KEYS[3])
 keep(KEYS[4])
 redis.call('HSET', KEYS[1], 'u', string.format('%.0f', u), 'd', ARGV[3], 'n', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], math.max(2 * ARGV[3], tonumber(ARGV[5])))
-local votes, processes = redis.call('ZCARD', KEYS[3]), redis.call('ZCARD', KEYS[4])
+local votes, processes = #counted, redis.call('ZCARD', KEYS[4])
 redis.call('PUBLISH', KEYS[5], string.format('%s open %.0f %d %d %s', ARGV[6], ARGV[3], votes, processes, ARGV[7]))
 return 1

@@ -138,6 +138,44 @@ async fn a_machine_whose_network_is_bad_opens_no_circuit_but_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_whose_network_is_bad_opens_no_circuit_but_its_own_however_often_it_restarts() {
+    let (model, upstream) = (RedisModel::new(), Upstream::default());
+    let fleet = fleet(7, &model, &upstream);
+    for _ in 0..10 {
+        let bad = process(model.clone(), &upstream);
+        bad.has_no_network.store(true, SeqCst);
+        for second in 0..50 {
+            bad.call().await;
+            // So rare that their successes do not outweigh votes.
+            if second % 15 == 0 {
+                for process in &fleet {
+                    process.call().await;
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(bad.state(), CircuitState::Open);
+        assert!(fleet.iter().all(|process| process.circuit.snapshot().opened == 0));
+    }
+}
+
+#[tokio::test]
+async fn layers_of_one_process_have_one_vote() {
+    let (server, upstream) = (Server::start(), down());
+    let options = server.fresh();
+    let (redis, other) = (Redis::new(options.clone()).unwrap(), Redis::new(options).unwrap());
+    let layers = [process(redis.clone(), &upstream), process(redis, &upstream)];
+    for layer in &layers {
+        layer.calls(5).await;
+        assert_eq!(layer.state(), CircuitState::Open);
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let circuit = CircuitGroup::new("models").circuit(None);
+    let votes = other.look(circuit, ProcessId::random(), Duration::from_secs(60)).await.unwrap();
+    assert_eq!((votes.votes, votes.active), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_process_at_a_time_tests_the_upstream_and_all_close_with_it() {
     let (model, upstream) = (RedisModel::new(), down());
     let fleet = fleet(8, &model, &upstream);
