@@ -92,12 +92,13 @@ impl WatchedCircuit {
         }
     }
 
-    /// Returns the lease, unless a call has begun to probe meanwhile: then it keeps it.
+    /// Returns the lease, unless a call has begun to probe meanwhile: then it keeps it. If that call has also ended, and
+    /// the circuit is no longer open, the task is about to hear of its result, and reports it with the lease.
     fn give_back(&mut self, lease: Token, is_sure: bool) -> Option<ProbeStep> {
         let ours = std::mem::replace(&mut self.probe, ProbeHolder::None);
         self.hold_until_called(jittered(NO_CALL));
         // From the hold on no further call probes.
-        if self.is_probing() {
+        if self.is_probing() || !self.is_open() {
             self.probe = ours;
             if let ProbeHolder::Ours { renew_at, .. } = &mut self.probe {
                 *renew_at = None;
@@ -166,6 +167,7 @@ impl WatchedCircuit {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use std::sync::{Arc, Mutex};
 
     use http::{Request, Response, StatusCode};
@@ -215,5 +217,30 @@ mod tests {
             assert!(watched.due() > Instant::now(), "it is not due while the call probes");
             probe.await.unwrap().unwrap();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_not_returned_while_the_success_of_its_probe_is_not_reported() {
+        let (peers, is_well) = (Peers::default(), Arc::new(AtomicBool::new(false)));
+        let layer = CircuitBreakerLayer::with_config(CircuitBreakerConfig::new()).share(peers.clone());
+        let upstream = is_well.clone();
+        let service = layer.layer(service_fn(move |_: Request<String>| {
+            let status = if upstream.load(SeqCst) { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
+            async move { Ok::<_, Infallible>(Response::builder().status(status).body(String::new()).unwrap()) }
+        }));
+        let call = || service.clone().oneshot(Request::new(String::new()));
+        while layer.handle().state() != CircuitState::Open {
+            call().await.unwrap();
+        }
+        let mut watched = WatchedCircuit::new(peers.0.lock().unwrap().clone().unwrap());
+        tokio::time::sleep(layer.handle().snapshot().open_for.unwrap()).await;
+        let (lease, now) = (Token::random(), Instant::now());
+        watched.probe = ProbeHolder::Ours { lease, since: now, is_sure: true, is_returned: true, renew_at: Some(now) };
+        is_well.store(true, SeqCst);
+        let answer = call().await.unwrap();
+        drop(answer);
+        assert_eq!(layer.handle().state(), CircuitState::Closed);
+        assert!(watched.give_back(lease, true).is_none(), "the others learn of the success by this lease");
+        assert_eq!(watched.lease(), Some(lease));
     }
 }

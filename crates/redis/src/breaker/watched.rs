@@ -231,10 +231,9 @@ impl WatchedCircuit {
     fn is_outdated(&self, order: CircuitOrder, age: Duration) -> bool {
         let Some(handle) = self.circuit.handle().filter(|_| order == CircuitOrder::Close) else { return false };
         let snapshot = handle.snapshot();
-        let is_open = matches!(snapshot.state, CircuitState::Open | CircuitState::HalfOpen);
         // An opening that this task does not know yet is newer than the order.
         let opened_before = self.opened.is_some_and(|(at, times)| times == snapshot.opened && at.elapsed() >= age);
-        is_open && !opened_before
+        self.is_open() && !opened_before
     }
 
     /// What to report, if anything.
@@ -302,6 +301,11 @@ impl WatchedCircuit {
     /// Whether a call of this process probes the upstream.
     pub(super) fn is_probing(&self) -> bool {
         self.circuit.handle().is_some_and(|handle| handle.snapshot().probes > 0)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        let state = self.circuit.handle().map(|handle| handle.state());
+        matches!(state, Some(CircuitState::Open | CircuitState::HalfOpen))
     }
 
     pub(super) fn is_closed(&self) -> bool {
