@@ -124,7 +124,9 @@ impl Backend for RedisModel {
                 let cost = length + ENTRY_BYTES;
                 let has_room = kept.iter().map(|(bytes, _)| bytes).sum::<u64>() + cost <= tenant_bytes;
                 if has_room || !is_heard {
-                    shared.entry(tenant).or_default().remove(&flight.token);
+                    for tenant in [tenant, STRANGERS] {
+                        shared.entry(tenant).or_default().remove(&flight.token);
+                    }
                 }
                 if !has_room {
                     if !is_heard {

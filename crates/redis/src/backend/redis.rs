@@ -114,6 +114,8 @@ impl Backend for Redis {
             names.channel(&flight),
             names.logs(&tenant),
             names.log_bytes(&tenant),
+            names.logs(&STRANGERS),
+            names.log_bytes(&STRANGERS),
         ];
         let command = SETTLE
             .keys(&keys.each_ref().map(Vec::as_slice))

@@ -167,11 +167,12 @@ impl<B: Backend> RedisStore<B> {
     /// [`memory`](Self::memory), and an event reports it.
     ///
     /// Callers without an authenticated [`Tenant`](tower_buttress::Tenant), whose call is not answered with a 2xx, have one
-    /// tenant's share together.
+    /// tenant's share together. Over gRPC the status shows that, mostly at the end of an answer.
     ///
     /// Its answers in flight that other processes read may take as much again, or one [`max_log`](Self::max_log) if that is
     /// more. Beyond it an answer is not shared, which an event reports: other processes make their own calls, and readers
-    /// that have its head get an error.
+    /// that have its head get an error. All gRPC streams in flight of callers without an authenticated tenant that other
+    /// processes read have this room together.
     #[must_use]
     pub fn tenant_bytes(self, bytes: u64) -> Self {
         self.with(|inner| inner.settings.tenant_bytes = bytes)

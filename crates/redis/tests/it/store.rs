@@ -9,8 +9,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_buttress::store::suite;
+use tower_buttress::store::{Fingerprint, suite};
 use tower_buttress::{CallBody, DedupLayer};
+use tower_buttress_redis::backend::{
+    Appended, Backend, ClaimArgs, Claimed, Flight, FlightEnd, LogShare, Process, STRANGERS, Settled, Token,
+};
 use tower_buttress_redis::{Redis, RedisModel, RedisStore};
 
 use crate::support::Server;
@@ -107,4 +110,38 @@ async fn answers_to_callers_who_invent_credentials_take_the_share_of_one_tenant(
         ask("known".into()).await;
         assert_eq!(calls.swap(0, SeqCst), 1 - times, "it is nothing to a tenant that was served");
     }
+}
+
+/// The upstream answered the call with a success after a part of its answer was shared.
+async fn a_kept_answer_leaves_the_room_of_strangers<B: Backend>(backend: B) {
+    let (tenant, payload) = (Fingerprint::from_bytes([1; 32]), Fingerprint::from_bytes([2; 32]));
+    let second = Duration::from_secs(1);
+    let claim = async |key: u8| {
+        let (key, token) = (Fingerprint::from_bytes([key; 32]), Token::random());
+        let owner = Process::random();
+        assert_eq!(
+            backend.claim(ClaimArgs { key, payload, token, owner, lease: 10 * second }).await,
+            Ok(Claimed::Lead)
+        );
+        Flight { key, token }
+    };
+    let share = |tenant| LogShare { tenant, bytes: 10 };
+    let is_written = |appended| matches!(appended, Ok(Appended::Written { .. }));
+    let (one, two) = (claim(1).await, claim(2).await);
+    let append = async |flight, tenant, offset, bytes| {
+        is_written(backend.append(flight, offset, Bytes::from_static(bytes), 30 * second, share(tenant)).await)
+    };
+    assert!(append(one, STRANGERS, 0, b"12345").await);
+    assert!(append(one, tenant, 5, b"6789").await);
+    assert!(!append(two, STRANGERS, 0, b"123456").await, "there is no room yet");
+    let keep = FlightEnd::Keep { window: 60 * second, length: 9, tenant, tenant_bytes: 10_000, owner: None };
+    assert_eq!(backend.settle(one, keep).await, Ok(Settled::Done));
+    assert!(append(two, STRANGERS, 0, b"123456").await);
+}
+
+#[tokio::test]
+async fn a_kept_answer_leaves_the_room_of_strangers_in_the_model_as_in_redis() {
+    a_kept_answer_leaves_the_room_of_strangers(RedisModel::new()).await;
+    let server = Server::start();
+    a_kept_answer_leaves_the_room_of_strangers(Redis::new(server.fresh()).unwrap()).await;
 }
