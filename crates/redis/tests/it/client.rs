@@ -50,7 +50,8 @@ async fn a_redis_that_is_not_there_costs_next_to_nothing() {
     assert!(is_reached(&redis), "nothing is known yet");
     let (first, took) = claim(&redis, 1).await;
     assert_eq!(first, Err(BackendError::Unreachable));
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    // No retries: a refused connection is an answer.
+    assert!(took < Duration::from_secs(1), "{took:?}");
     let begun = Instant::now();
     for _ in 0..1000 {
         assert_eq!(claim(&redis, 1).await.0, Err(BackendError::Unreachable));
