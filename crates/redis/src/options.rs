@@ -91,8 +91,9 @@ impl RedisOptions {
         }
     }
 
-    /// Sends commands through `connection`, such as the application's `ConnectionManager`. Subscriptions use a
-    /// separate connection with these options.
+    /// Sends commands through `connection`, which must reconnect by itself: the application's `ConnectionManager`. A bare
+    /// `MultiplexedConnection` never does: once it is lost, Redis stays unreachable. Subscriptions use a separate
+    /// connection with these options.
     ///
     /// No blocking commands may be sent on it: they would delay everything behind them.
     #[must_use]

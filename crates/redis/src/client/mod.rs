@@ -54,6 +54,8 @@ use crate::options::{Outage, RedisOptions};
 /// - *The connection is lost* (a restart of Redis, an idle timeout of a proxy): the operation is repeated once on a
 ///   new one, within the same patience. All operations can be repeated.
 /// - *A connection is half open* (its peer vanished): the first unanswered probe replaces it.
+/// - *A [connection of the application](RedisOptions::connection) is lost or half open*: it must reconnect by itself. This
+///   client never replaces it.
 /// - *It is dropped*: its connections close, and its tasks end.
 ///
 /// # Cost
