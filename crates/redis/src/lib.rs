@@ -117,7 +117,7 @@
 //! # Sizing
 //!
 //! A leading call costs one script before it, one after it, and one every 3.3 s in between. Redis 7 answered 22,000 to 64,000
-//! claims per second in eight runs on two cores, which it shared with the callers and other builds; each took 10 us of its
+//! claims per second in seven runs on two cores, which it shared with the callers and other builds; each took 10 us of its
 //! processor time. A kept answer takes its size and about 500 bytes until its window ends: 100 answers of 4 KiB per second,
 //! kept for an hour, take 1.7 GB. Choose the layer's windows accordingly. A conversation takes up to
 //! 1.5 KiB for an hour after its last message.
