@@ -43,6 +43,8 @@ pub(crate) enum GrpcFraming {
     Web,
 }
 
+/// `OK`.
+pub(crate) const OK: u8 = 0;
 /// `UNKNOWN`, also for every code that the specification does not list.
 const UNKNOWN: u8 = 2;
 /// `UNAUTHENTICATED`, the last one.
@@ -109,6 +111,11 @@ pub(crate) fn has_trailers(headers: &HeaderMap) -> bool {
 /// Whether an answer with this head ends only with a status in its trailers.
 pub(crate) fn owes_status(head: &HeaderMap) -> bool {
     has_trailers(head) && status(head).is_none()
+}
+
+/// Whether the head of a 2xx shows a success. Most gRPC answers show it only at their end.
+pub(crate) fn is_success_at_head(head: &HeaderMap) -> bool {
+    status(head).map_or_else(|| framing(head).is_none(), |status| status == OK)
 }
 
 fn digits(value: &[u8], most: usize) -> Option<u64> {

@@ -70,7 +70,7 @@ impl PeerMessage {
         Self { conversations, tenant, conversation, payload, is_served }
     }
 
-    /// The upstream has answered its call with a 2xx.
+    /// The upstream has answered its call with a 2xx, over gRPC with the status OK.
     pub(crate) fn set_served(&mut self) {
         self.is_served = true;
     }
@@ -93,8 +93,8 @@ impl PeerMessage {
         &self.payload
     }
 
-    /// Whether the tenant is authenticated, or the upstream has answered this call with a 2xx. Any caller can invent
-    /// other tenants: limit all of these together as one tenant.
+    /// Whether the tenant is authenticated, or the upstream has answered this call with a 2xx, over gRPC with the status
+    /// OK. Any caller can invent other tenants: limit all of these together as one tenant.
     #[must_use]
     pub fn is_served(&self) -> bool {
         self.is_served

@@ -127,7 +127,7 @@
 //! ([`tenant_bytes`](RedisStore::tenant_bytes)) and of conversations
 //! ([`tenant_conversations`](FleetSupersede::tenant_conversations)). In front of an upstream that answers every credential
 //! with a 2xx, authenticate callers or bound Redis's `maxmemory`. One endpoint that answers any caller with a 2xx, such as
-//! a list of models, is enough, if calls to it pass these layers.
+//! a list of models, is enough, if calls to it pass these layers. Over gRPC the status OK counts, not the 200.
 //!
 //! A live stream costs one write per part, only while another process reads it, and at most 8 MiB ([`max_log`](RedisStore::max_log)). With [`FleetLastGood`] Redis stores every whole
 //! answer, with 512 bytes more: 100 different answers of 4 KiB per second take 1.7 GB in an hour.

@@ -20,7 +20,7 @@ use crate::body::response::LayerBody;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::supersede::Refusal;
-use crate::proto::retry_after;
+use crate::proto::{grpc, retry_after};
 use crate::rejection::RejectionKind;
 use crate::rt::cancellation::GoesOn;
 use crate::rt::ready::ReadyCall;
@@ -101,7 +101,8 @@ impl EnteredMessage {
         let goes_on = response.extensions().get::<GoesOn>().is_some();
         let is_final = !goes_on && !retry_after::is_retried(response.status(), response.headers());
         let is_over = response.body().is_end_stream();
-        let is_served = response.status().is_success() && !goes_on;
+        let is_2xx = response.status().is_success() && !goes_on;
+        let is_served = is_2xx && grpc::is_success_at_head(response.headers());
         if is_over && is_final {
             // Nothing of it is remembered here.
             if is_served {
@@ -115,6 +116,9 @@ impl EnteredMessage {
         }
         if is_over {
             return response.map(SupersedeBody::inner);
+        }
+        if is_2xx && grpc::owes_status(response.headers()) {
+            call.served_by_status();
         }
         let watch = CancelWatch { cancellation: call.cancellation().clone(), config };
         response.map(|body| SupersedeBody::new(MonitoredBody::new(body, Some(watch)), Some(call.until_end(is_final))))

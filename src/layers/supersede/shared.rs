@@ -12,6 +12,7 @@ use crate::admission::{CallerHasher, gauge_add};
 use crate::body::observed::{BodyEnd, BodyObserver};
 use crate::policy::supersede::{Arrival, Arriving, CallId, Conversations, Ended, Refusal, StartTime, SupersedeMode};
 use crate::proto::fingerprint::Fingerprint;
+use crate::proto::grpc;
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::sync::{AtomicU64, Mutex, Ordering, lock};
@@ -52,6 +53,8 @@ pub struct ConversationCall {
     ended: Ended,
     /// Whether clients do not retry its complete answer.
     is_final: bool,
+    /// Whether a gRPC status in its trailers shows that the upstream has served it.
+    is_served_by_status: bool,
     /// Its message at the other processes.
     announced: Option<(Peers, PeerMessage)>,
 }
@@ -129,7 +132,16 @@ impl Shared {
                     (peers.clone(), announcement)
                 });
                 let (shared, ended) = (self.clone(), Ended::Unanswered);
-                Ok(ConversationCall { shared, id, cancellation, goes_at_once, ended, is_final: false, announced })
+                Ok(ConversationCall {
+                    shared,
+                    id,
+                    cancellation,
+                    goes_at_once,
+                    ended,
+                    is_final: false,
+                    is_served_by_status: false,
+                    announced,
+                })
             }
             Arrival::Refused(refusal) => Err(refusal),
         }
@@ -221,7 +233,12 @@ impl ConversationCall {
         });
     }
 
-    /// The upstream has answered with a 2xx, which no invented tenant gets.
+    /// Only its trailers show whether the upstream has served it.
+    pub(super) fn served_by_status(&mut self) {
+        self.is_served_by_status = true;
+    }
+
+    /// The upstream has answered with a success, which no invented tenant gets.
     pub(super) fn announce_served(&mut self) {
         if let Some((_, message)) = &mut self.announced {
             message.set_served();
@@ -243,7 +260,11 @@ impl ConversationCall {
 impl BodyObserver for ConversationCall {
     fn data(&mut self, _empty: bool) {}
 
-    fn trailers(&mut self, _trailers: &HeaderMap) {}
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        if self.is_served_by_status && grpc::status(trailers) == Some(grpc::OK) {
+            self.served();
+        }
+    }
 
     fn over(&mut self, end: BodyEnd<'_>) {
         if self.is_final && matches!(end, BodyEnd::Complete) {

@@ -1,6 +1,9 @@
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use tower_buttress::SupersedeMode;
+use tower_buttress::proto::grpc;
+use tower_buttress::{PeerMessage, SupersedeMode, SupersedePeers};
 
 use super::*;
 
@@ -231,4 +234,48 @@ async fn what_is_remembered_of_a_caller_that_was_served_is_on_its_own_account() 
     }
     assert_eq!(callers.say("one").await.await.unwrap(), SUPERSEDED);
     drop(unread);
+}
+
+/// Whether the tenant of each ended message is known not to be invented.
+#[derive(Default)]
+struct Served(std::sync::Mutex<Vec<bool>>);
+
+impl SupersedePeers for Served {
+    fn on_message(&self, _: PeerMessage) {}
+
+    fn on_end(&self, message: PeerMessage, _is_answered: bool) {
+        self.0.lock().unwrap().push(message.is_served());
+    }
+}
+
+/// gRPC refuses a credential with a 200.
+#[tokio::test]
+async fn a_grpc_call_is_served_only_once_its_status_is_ok() {
+    const GRPC: &str = "application/grpc";
+    for (content_type, at_head, at_end, is_served) in [
+        ("application/json", None, None, true),
+        (GRPC, Some("0"), None, true),
+        (GRPC, Some("16"), None, false),
+        ("text/plain", Some("16"), None, false),
+        (GRPC, None, Some("0"), true),
+        (GRPC, None, Some("16"), false),
+        (GRPC, None, None, false),
+        ("application/grpc-web+proto", None, None, false),
+    ] {
+        let peers = Arc::new(Served::default());
+        let service = layer().share(peers.clone()).layer(service_fn(move |_: Request<CallBody>| async move {
+            let status = |code: &'static str| HeaderMap::from_iter([(grpc::GRPC_STATUS, code.parse().unwrap())]);
+            let trailers = at_end.map(|code| Ok(status(code)));
+            let mut response = Response::new(Full::from("hi").with_trailers(std::future::ready(trailers)));
+            response.headers_mut().extend(at_head.map(status).into_iter().flatten());
+            response.headers_mut().insert(CONTENT_TYPE, content_type.parse().unwrap());
+            Ok::<_, Infallible>(response)
+        }));
+        let mut stranger = message("one");
+        stranger.extensions_mut().remove::<Tenant>();
+        stranger.headers_mut().insert(AUTHORIZATION, "Bearer invented".parse().unwrap());
+        let response = service.oneshot(stranger).await.unwrap();
+        response.into_body().collect().await.unwrap();
+        assert_eq!(*peers.0.lock().unwrap(), [is_served], "{content_type} {at_head:?} {at_end:?}");
+    }
 }
