@@ -26,6 +26,7 @@ mod page;
 mod pages;
 #[cfg(unix)]
 mod process;
+mod programs;
 #[cfg(unix)]
 mod reload;
 mod resumable;
