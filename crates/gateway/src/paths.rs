@@ -140,7 +140,8 @@ fn without_parameters(path: &[u8]) -> Vec<u8> {
     path.iter().filter(stays).copied().collect()
 }
 
-fn decoded(path: &[u8]) -> Vec<u8> {
+/// Without percent-encoding.
+pub(crate) fn decoded(path: &[u8]) -> Vec<u8> {
     let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (mut decoded, mut rest) = (Vec::with_capacity(path.len()), path);
     while let [first, after @ ..] = rest {

@@ -4,12 +4,13 @@ use std::fmt;
 use std::hint::black_box;
 use std::str::FromStr;
 
-use http::HeaderMap;
+use http::Request;
 use http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use tower_buttress::Tenant;
 
+use super::copies;
 use crate::headers::X_API_KEY;
 use crate::whole::FileEnd;
 
@@ -39,22 +40,18 @@ const LONGEST_NAME: usize = 64;
 // === impl Keys ===
 
 impl Keys {
-    /// Takes the key from `Authorization` or `x-api-key`. Removes each header that holds a key of the gateway, so that
-    /// no upstream sees it.
-    pub(crate) fn take(&self, headers: &mut HeaderMap) -> Option<Key> {
-        let mut found = None;
-        for name in [AUTHORIZATION, X_API_KEY] {
-            let presented = headers.get_all(&name).iter().filter_map(|value| {
-                let value = value.as_bytes();
-                if name == AUTHORIZATION { bearer(value) } else { Some(value.trim_ascii()) }
-            });
-            let key = presented.fold(None, |known, key| self.find(key).or(known)).cloned();
-            if key.is_some() {
-                headers.remove(&name);
-                found = found.or(key);
-            }
+    /// Takes the key from `Authorization` or `x-api-key`. Removes it from everywhere in the request's head, so that no
+    /// upstream sees it.
+    pub(crate) fn take<B>(&self, request: &mut Request<B>) -> Option<Key> {
+        let headers = request.headers();
+        let bearers = headers.get_all(AUTHORIZATION).iter().filter_map(|value| bearer(value.as_bytes()));
+        let alone = headers.get_all(X_API_KEY).iter().map(|value| value.as_bytes().trim_ascii());
+        let known = bearers.chain(alone).filter_map(|presented| Some((self.find(presented)?, presented.to_vec())));
+        let known: Vec<_> = known.collect();
+        for (_, presented) in &known {
+            copies::remove(request, presented);
         }
-        found
+        known.into_iter().next().map(|(key, _)| key.clone())
     }
 
     /// Takes over the removal tokens of `old` for keys that both have.
@@ -157,12 +154,12 @@ mod tests {
     use super::*;
 
     fn take(keys: &str, headers: &[(&'static str, &str)]) -> (Option<String>, Vec<String>) {
-        let mut map = HeaderMap::new();
+        let mut request = Request::new(());
         for (name, value) in headers {
-            map.append(*name, value.parse().unwrap());
+            request.headers_mut().append(*name, value.parse().unwrap());
         }
-        let key = keys.parse::<Keys>().unwrap().take(&mut map);
-        (key.map(|key| key.tenant.to_string()), map.keys().map(ToString::to_string).collect())
+        let key = keys.parse::<Keys>().unwrap().take(&mut request);
+        (key.map(|key| key.tenant.to_string()), request.headers().keys().map(ToString::to_string).collect())
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Authenticates callers, and checks web pages and proxies.
 
+mod copies;
 mod keys;
 mod networks;
 mod pages;
@@ -53,7 +54,7 @@ impl Callers {
         if answers::needs_no_key(request.uri().path(), request.headers()) {
             return None;
         }
-        let Some(key) = keys.take(request.headers_mut()) else { return Some(problem::unknown_caller()) };
+        let Some(key) = keys.take(request) else { return Some(problem::unknown_caller()) };
         request.extensions_mut().insert(key.tenant);
         request.extensions_mut().insert(KeyRemoval(key.removal));
         request.extensions_mut().insert(Authenticated);

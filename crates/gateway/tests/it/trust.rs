@@ -120,6 +120,23 @@ async fn a_callers_key_never_reaches_the_upstream() {
         let seen = json_of(ask(call(&gateway, headers)).await).await;
         assert!(["acme-key", "other-key"].iter().all(|key| !seen.to_string().contains(key)), "{seen}");
     }
+    // A client for several providers sends its key in more than one place.
+    let copies = [
+        ("x-api-key", "acme-key"),
+        ("authorization", "Bearer acme-key"),
+        ("api-key", "acme-key"),
+        ("x-goog-api-key", "acme-key"),
+        ("x-of-their-own", "acme-key"),
+        ("cookie", "theme=dark; key=acme-key"),
+    ];
+    for first in &copies[..2] {
+        let mut request = call(&gateway, &[&[*first], &copies[2..]].concat());
+        *request.uri_mut() =
+            format!("http://{}/v1?key=acme-key&alt=sse&token=acme%2Dkey", gateway.addr).parse().unwrap();
+        let seen = json_of(ask(request).await).await;
+        assert_eq!(seen["uri"], "/v1?alt=sse");
+        assert!(!seen.to_string().contains("acme"), "{seen}");
+    }
     // Credentials that are not the gateway's pass.
     let headers = [("authorization", "Bearer acme-key"), ("x-api-key", "of-the-provider")];
     let seen = json_of(ask(call(&gateway, &headers)).await).await;
