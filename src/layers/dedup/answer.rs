@@ -15,6 +15,7 @@ use super::body::DedupBody;
 use super::come_back::ComeBack;
 use super::config::Config;
 use super::driver::SharedCall;
+use super::failure::SharedFailure;
 use super::offer::Offer;
 use super::resumed::Resumed;
 use super::role::DedupRole;
@@ -196,7 +197,9 @@ fn knows_caller<B>(response: &Response<B>) -> bool {
 fn shared_call_failed<B>(why: BoxError, format: RejectionFormat, config: &Config) -> Response<DedupBody<B>> {
     let kind = RejectionKind::SharedCallFailed;
     config.emitter.emit(&Event::Refused { kind });
-    DedupBody::refuse(Rejection::new(kind).with_source(why), format)
+    let mut answer = DedupBody::refuse(Rejection::new(kind).with_source(why), format);
+    SharedFailure::mark(&mut answer);
+    answer
 }
 
 // === impl KeyIgnored ===

@@ -13,9 +13,11 @@ use http_body::Body;
 use tokio::runtime::Handle;
 
 use super::config::Config;
+use super::failure::SharedFailure;
 use super::grace::{GraceCall, GraceTask};
 use super::recorder::ResponseRecorder;
 use super::upstream_call::{CallProgress, UpstreamCall};
+use crate::call::RetryReport;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::broadcast::ReaderId;
@@ -42,6 +44,8 @@ pub(super) struct SharedCall<F, B, E, L> {
     log: ResponseLog,
     upstream_waker: Waker,
     deadline: Option<SharedDeadline>,
+    /// The attempts of the retry layer inside.
+    report: RetryReport,
     config: Arc<Config>,
 }
 
@@ -76,13 +80,14 @@ where
         call: F,
         recorder: ResponseRecorder<L>,
         deadline: Option<SharedDeadline>,
+        report: RetryReport,
         config: Arc<Config>,
     ) -> Arc<Self> {
         let log = recorder.log();
         let call = UpstreamCall::new(call, recorder);
         let upstream_waker = log.upstream_waker();
         let slot = Mutex::new(Slot::Idle { call, pending_at: None });
-        let shared = Arc::new(Self { slot, log: log.clone(), upstream_waker, deadline, config });
+        let shared = Arc::new(Self { slot, log: log.clone(), upstream_waker, deadline, report, config });
         log.attach(shared.clone());
         shared
     }
@@ -205,7 +210,8 @@ where
             }
             CallProgress::CallFailed(err) => {
                 // The error must be in place before the leader is woken.
-                self.finish(call, Slot::Failed(err), |recorder| recorder.fail("the shared call failed"));
+                let failure = SharedFailure::new(self.report.clone());
+                self.finish(call, Slot::Failed(err), |recorder| recorder.fail(failure));
                 Driven::Progress
             }
         }

@@ -6,7 +6,7 @@
 // - `reading`: what becomes of a request, and one whose body is being read; `key`: its key.
 // - `request`: what happens to a request, by the store's result; `answer`: how it then gets its answer.
 // - `driver`: which caller polls a shared call, `upstream_call`: the call itself; `grace`: the task that polls it after
-//   all have left; `recorder`: records its answer, and decides whether it is stored.
+//   all have left; `recorder`: records its answer, and decides whether it is stored; `failure`: its end without a head.
 // - `come_back`: a request at the URL of an answer, `returning`: its caller until it has its head; `offer`: tells a
 //   caller the URL. The answers to come back to, and until when, are in `store::answers`.
 // - `body`: the response body, `resumed`: what one caller of a shared call has of its own. `config`: the settings as
@@ -18,6 +18,7 @@ mod call_limit;
 mod come_back;
 mod config;
 mod driver;
+mod failure;
 mod future;
 mod grace;
 mod key;

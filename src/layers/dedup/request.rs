@@ -15,6 +15,7 @@ use super::offer::Offer;
 use super::recorder::ResponseRecorder;
 use super::role::DedupRole;
 use crate::body::request::CallBody;
+use crate::call::RetryReport;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::storable::KeySource;
@@ -123,6 +124,7 @@ where
             self.request.extensions_mut().insert(shared.clone());
             recorder.log().share_deadline(shared.clone());
         }
+        let report = self.report();
         let answer = config_answers(&self.config, self.resumable).map(|(answers, resumable)| {
             answers.open(&recorder.log(), (self.claim.tenant, self.claim.owner), resumable, lease.offers())
         });
@@ -134,7 +136,8 @@ where
         let reservation = config.memory.reserve(request.extensions().get());
         let recorder =
             ResponseRecorder::new(recorder, lease, reservation, source, window, (claim.tenant, answer), config.clone());
-        let call = SharedCall::launch(ReadyCall::new(service, request), recorder, shared, config.clone());
+        let call = ReadyCall::new(service, request);
+        let call = SharedCall::launch(call, recorder, shared, report, config.clone());
         CallAnswer::Leading { reader, call, offer, format, config }
     }
 
@@ -205,6 +208,17 @@ where
 
     fn format(&self) -> RejectionFormat {
         RejectionFormat::of(self.request.headers())
+    }
+
+    /// Where the retry layer inside reports its attempts: its followers are told of them, too.
+    fn report(&mut self) -> RetryReport {
+        let extensions = self.request.extensions_mut();
+        if let Some(report) = extensions.get::<RetryReport>() {
+            return report.clone();
+        }
+        let report = RetryReport::new();
+        extensions.insert(report.clone());
+        report
     }
 
     /// Tells whether a layer outside has cancelled its call.

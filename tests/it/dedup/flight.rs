@@ -1,6 +1,7 @@
 //! Several callers, one call.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -8,13 +9,16 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body::Body;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use tokio::time::advance;
-use tower::ServiceExt;
+use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::error::{self, SharedError};
-use tower_buttress::{Deadline, DedupLayer, DedupRole, Event, Rejection, RejectionKind};
+use tower_buttress::{
+    Attempts, CallBody, Deadline, DedupLayer, DedupRole, Event, Rejection, RejectionKind, RetryAfterBackoffLayer,
+    RetryReport,
+};
 
 use super::{Broken, dedup, next, post, post_key, role, send, settle, starts_a_new_call, text, waits};
 use crate::support::{Log, secs, trailers};
@@ -306,6 +310,29 @@ async fn an_error_reaches_followers_whose_leader_has_left() {
     settle().await;
     stage.call().await.fail("connection refused");
     assert_eq!(follower.await.unwrap().unwrap().status(), 502);
+}
+
+/// Else the SDK of a caller that clicked twice would begin the same attempts again.
+#[tokio::test(start_paused = true)]
+async fn those_who_follow_a_call_learn_that_its_attempts_are_spent() {
+    let reset = |_: Request<CallBody>| async {
+        tokio::time::sleep(secs(1)).await;
+        Err::<Response<Full<Bytes>>, _>(io::Error::from(io::ErrorKind::ConnectionReset))
+    };
+    let service = DedupLayer::new().layer(RetryAfterBackoffLayer::llm().attempts(3).layer(service_fn(reset)));
+    let report = RetryReport::new();
+    let mut first = post("hi");
+    first.extensions_mut().insert(report.clone());
+    let (leader, follower) = tokio::join!(service.clone().oneshot(first), service.clone().oneshot(post("hi")));
+    leader.unwrap_err();
+    assert_eq!((report.attempts(), report.is_final()), (3, true));
+    // The leader's client may keep no report.
+    let (_, other) = tokio::join!(service.clone().oneshot(post("hi")), service.oneshot(post("hi")));
+    for answer in [follower.unwrap(), other.unwrap()] {
+        assert_eq!(Rejection::of(&answer).unwrap().kind(), RejectionKind::SharedCallFailed);
+        assert_eq!(Attempts::of(&answer), Attempts(3));
+        assert_eq!(answer.headers()["x-should-retry"], "false");
+    }
 }
 
 #[tokio::test(start_paused = true)]

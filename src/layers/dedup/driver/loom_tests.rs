@@ -94,7 +94,7 @@ fn shared_call_and_log(limits: LogLimits, listeners: usize) -> (Vec<LogReader>, 
     let (source, tenant) = (KeySource::ByKey, Fingerprint::from_bytes([0; 32]));
     let recorder =
         ResponseRecorder::new(recorder, NoLease, reservation, source, Duration::ZERO, (tenant, None), config.clone());
-    SharedCall::launch(call, recorder, None, config);
+    SharedCall::launch(call, recorder, None, RetryReport::new(), config);
     (readers, script, log)
 }
 
