@@ -22,6 +22,7 @@ use tower_service::Service;
 
 use super::circuit::{Circuit, CircuitPermit};
 use super::classification::{of_error, of_head, of_trailers};
+use crate::body::frame_budget::FrameBudget;
 use crate::error::BoxError;
 use crate::policy::breaker::CallResult;
 use crate::policy::verdict::{Classifier, Health};
@@ -37,9 +38,6 @@ pub(super) struct Prober {
 /// Sends the probe for the circuit of this key.
 type SendProbe = dyn Fn(Option<&str>) -> ProbeCall + Send + Sync;
 pub(super) type ProbeCall = Pin<Box<dyn Future<Output = CallResult> + Send>>;
-
-/// The most frames in a row before other tasks run.
-const READY_FRAMES: u32 = 64;
 
 /// Lets callers probe again if the task ends before the circuit closes.
 struct HealthProbeGuard(Weak<Circuit>);
@@ -60,19 +58,22 @@ where
     };
     let mut result = of_head(&classifier, &response);
     let mut body = pin!(response.into_body());
-    let mut frames = 0_u32;
+    let mut budget = FrameBudget::new();
     while result.health == Health::Success {
-        match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let next = poll_fn(|cx| {
+            if budget.may_read(cx) {
+                return body.as_mut().poll_frame(cx);
+            }
+            budget = FrameBudget::new();
+            Poll::Pending
+        });
+        match next.await {
             Some(Ok(frame)) if frame.data_ref().is_some_and(|data| !data.is_empty()) => break,
             Some(Ok(frame)) => {
                 result = frame.trailers_ref().map_or(result, |trailers| of_trailers(&classifier, trailers));
             }
             Some(Err(err)) => result = of_error(&classifier, &*err.into()),
             None => break,
-        }
-        frames = frames.wrapping_add(1);
-        if frames % READY_FRAMES == 0 {
-            tokio::task::yield_now().await;
         }
     }
     result
@@ -150,5 +151,29 @@ impl Drop for HealthProbeGuard {
         if let Some(circuit) = self.0.upgrade() {
             circuit.with(|machine| (machine.end_health(), None));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::task::{Context, Waker};
+
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use tower::service_fn;
+
+    use super::*;
+
+    #[test]
+    fn empty_frames_without_end_do_not_hold_the_task() {
+        let answer = |_: Request<()>| async {
+            let empty = (0..100_000).map(|_| Ok::<_, Infallible>(Frame::data(Bytes::new())));
+            Ok::<_, Infallible>(Response::new(StreamBody::new(futures_util::stream::iter(empty))))
+        };
+        let mut probe = pin!(probe(service_fn(answer), Request::new(()), Classifier::default()));
+        let mut cx = Context::from_waker(Waker::noop());
+        let turns = (1..10_000).find(|_| probe.as_mut().poll(&mut cx).is_ready());
+        assert!(turns.is_some_and(|turns| turns > 100), "{turns:?} turns");
     }
 }
