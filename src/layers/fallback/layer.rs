@@ -100,6 +100,9 @@ use crate::rt::settings::LayerSettings;
 /// and the [rewrite](Self::rewrite) has neither replaced it nor added one. A request without a credential comes from an
 /// unknown caller. The server's `x-should-retry` does not change the table.
 ///
+/// A 408, 409 or 425 counts as the upstream's failure, and a stranger can provoke one too: a 408 with a slow upload. So a
+/// backup with the operator's credential belongs behind authentication.
+///
 /// # What happens when
 ///
 /// - *The primary serves the call, or its answer says that no upstream can* (a 400): the layer returns its answer.
