@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response};
 use tower_buttress::error::BoxError;
-use tower_buttress::{Rejection, RejectionKind, RetryReport};
+use tower_buttress::{Attempts, Rejection, RejectionKind, RetryReport};
 
 use super::answer_body::AnswerBody;
 use super::telemetry::Seldom;
@@ -51,7 +51,8 @@ impl CallAttempts {
         if let Some(left_out) = WARNINGS.one_more(Instant::now()) {
             tracing::warn!(left_out, "the upstream did not answer: {cause}");
         }
-        let mut response = self.count(problem::bad_gateway(error));
+        let attempts = Some(self.report.attempts()).filter(|attempts| *attempts > 0);
+        let mut response = count(attempts.unwrap_or(self.asked.times()), problem::bad_gateway(error));
         response.extensions_mut().insert(Cause(cause));
         if self.report.is_final() {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
@@ -61,9 +62,16 @@ impl CallAttempts {
 
     /// The answer when a layer refused.
     pub(crate) fn refused(&self, rejection: &Rejection, response: Response<AnswerBody>) -> Response<AnswerBody> {
-        let mut response = self.count(problem::of_rejection(rejection, response));
-        // The retry layer marks the refusals inside it. This refusal comes from a layer outside.
-        if rejection.kind() == RejectionKind::DeadlineExceeded && self.asked.times() > 0 {
+        let told = response.extensions();
+        let attempts = match (told.get::<UpstreamCalls>(), told.get::<Attempts>()) {
+            // Of the call that this request joined.
+            (Some(asked), _) => asked.times(),
+            (None, Some(attempts)) if rejection.kind() == RejectionKind::SharedCallFailed => attempts.0,
+            (None, _) => self.asked.times(),
+        };
+        let mut response = count(attempts, problem::of_rejection(rejection, response));
+        // The layers inside mark their refusals. This one comes from a layer outside of the attempts.
+        if rejection.kind() == RejectionKind::DeadlineExceeded && attempts > 0 {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
@@ -86,13 +94,13 @@ impl CallAttempts {
             headers.append(SERVER_TIMING, timing);
         }
     }
+}
 
-    fn count(&self, mut response: Response<AnswerBody>) -> Response<AnswerBody> {
-        if self.asked.times() > 0 {
-            response.headers_mut().insert(ATTEMPTS, HeaderValue::from(self.asked.times()));
-        }
-        response
+fn count(attempts: u32, mut response: Response<AnswerBody>) -> Response<AnswerBody> {
+    if attempts > 0 {
+        response.headers_mut().insert(ATTEMPTS, HeaderValue::from(attempts));
     }
+    response
 }
 
 /// Milliseconds, and tenths of one.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::Request as AxumRequest;
@@ -132,6 +132,24 @@ async fn every_end_of_the_attempts_says_so() {
         (provenance(&answer), &answer.headers()["x-should-retry"]),
         ((504, "1", "gateway"), &"false".parse().unwrap())
     );
+}
+
+#[tokio::test]
+async fn those_who_joined_a_call_learn_the_same_of_its_end() {
+    // The second request comes while the first is in its attempts.
+    let gateway = gateway(&["--backoff-base", "300ms", "--first-byte-timeout", "1s"]).await;
+    for (fault, status, attempts, calls) in [("reset", 502, "3", 3), ("silent", 504, "1", 4)] {
+        let joins = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            ask(with_credentials(&gateway, fault)).await
+        };
+        let (leads, joins) = tokio::join!(ask(with_credentials(&gateway, fault)), joins);
+        for answer in [leads, joins] {
+            assert_eq!(provenance(&answer), (status, attempts, "gateway"), "{fault}");
+            assert_eq!(answer.headers()["x-should-retry"], "false", "{fault}");
+        }
+        assert_eq!(gateway.provider().counts().calls, calls, "{fault}: not joined");
+    }
 }
 
 #[tokio::test]
