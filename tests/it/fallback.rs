@@ -3,18 +3,19 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, poll};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::time::Instant;
+use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::presets::ResilienceLayer;
 use tower_buttress::verdict::{Classify, Health, Matter, NextStep, Outcome, Standard, Verdict};
@@ -352,6 +353,23 @@ async fn a_request_that_takes_too_long_to_come_is_not_rewritten() {
         assert_eq!(start.elapsed(), secs(takes.min(10)));
         assert_eq!(log.names(), [if served { "fallback_used: fallback" } else { "bypassed: fallback" }]);
     }
+}
+
+/// A place behind the backup's limit is not held by a caller who is still sending.
+#[tokio::test(start_paused = true)]
+async fn no_readiness_of_the_backup_is_held_while_a_request_comes() {
+    let backup = ConcurrencyLimitLayer::new(1).layer(Upstream::new([ok(), ok()]));
+    let layer = FallbackLayer::new(backup).rewrite(|request| request);
+    let service = layer.layer(Upstream::new([Answer::status(503).early(), Answer::status(503)]));
+    let slow = [Step::Data("hel"), Step::Wait(secs(20)), Step::Data("lo")];
+    let mut waits = pin!(service.clone().oneshot(request("POST", slow)));
+    let start = Instant::now();
+    assert!(poll!(waits.as_mut()).is_pending());
+    let other = tokio::time::timeout(secs(10), service.oneshot(request("POST", hello())));
+    assert!(is(&other.await.expect("there is a place").unwrap(), 200));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert!(is(&waits.await.unwrap(), 200));
+    assert_eq!(start.elapsed(), secs(20));
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::client::{ask, full, read};
+use super::client::{ask, chat, full, read};
 use super::{Running, gateway, soon};
 use tower_buttress_gateway::Provider;
 
@@ -108,6 +108,21 @@ async fn slow_uploads_of_one_caller_leave_the_memory_to_the_others() {
     let (half, rest) = halves("sim", 1);
     let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
     let answer = finish(&mut stream, &format!("{half}{rest}")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+/// A call has a place of its caller and one of the upstream only when its request is here.
+#[tokio::test]
+async fn no_place_is_held_while_a_request_comes() {
+    let gateway = gateway(&["--caller-concurrency", "1", "--concurrency", "1", "--dedup", "off"]).await;
+    let (half, rest) = halves("sim", 0);
+    let mut slow = TcpStream::connect(gateway.addr).await.unwrap();
+    soon(slow.write_all(half.as_bytes())).await.unwrap();
+    most_held(&gateway).await;
+    let mut other = chat(gateway.addr, false, "");
+    other.headers_mut().insert("authorization", "Bearer 0".parse().unwrap());
+    assert_eq!(ask(other).await.status(), 200);
+    let answer = finish(&mut slow, &rest).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
 }
 
