@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,14 +35,18 @@ use super::Tenant;
 ///
 /// # Fairness
 ///
-/// A [`Tenant`] may hold a quarter of the memory, so one tenant's uploads do not exhaust it for all others.
+/// A [`Tenant`] may hold a quarter of the memory, so one tenant's uploads do not exhaust it for all others. Requests
+/// without a tenant share by their credentials, and those without credentials are of one caller.
 #[derive(Clone)]
 pub struct Memory(Arc<Shared>);
 
 struct Shared {
     limit: usize,
     used: AtomicUsize,
-    tenants: Mutex<HashMap<Tenant, usize>>,
+    /// The bytes of each caller, by the hash of its name.
+    held: Mutex<HashMap<u64, usize>>,
+    /// No caller can choose a hash, since its key is random in each process.
+    hashes: RandomState,
 }
 
 /// A part of a [`Memory`], released on drop.
@@ -66,7 +71,7 @@ struct Shared {
 /// ```
 pub struct Reservation {
     memory: Memory,
-    tenant: Option<Tenant>,
+    holder: Option<u64>,
     /// The bytes held, counted or not.
     held: usize,
     /// The counted bytes of them.
@@ -83,8 +88,8 @@ struct ReservedBytes {
 const UNCOUNTED: usize = 4 * 1024;
 /// Growing and shrinking data is counted in steps of this size.
 const STEP: usize = 16 * 1024;
-/// One tenant may hold one of this number of equal parts.
-const TENANT_SHARE: usize = 4;
+/// One caller may hold one of this number of equal parts.
+const SHARES: usize = 4;
 
 // === impl Memory ===
 
@@ -92,7 +97,7 @@ impl Memory {
     /// Returns a memory of at most `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Shared { limit, used: AtomicUsize::new(0), tenants: Mutex::default() }))
+        Self(Arc::new(Shared { limit, used: AtomicUsize::new(0), held: Mutex::default(), hashes: RandomState::new() }))
     }
 
     /// The bytes held at the moment.
@@ -110,39 +115,50 @@ impl Memory {
     /// Returns an empty reservation, for a call of `tenant` if known.
     #[must_use]
     pub fn reserve(&self, tenant: Option<&Tenant>) -> Reservation {
-        Reservation { memory: self.clone(), tenant: tenant.cloned(), held: 0, counted: 0 }
+        self.reserve_of(tenant.map(|tenant| self.0.hashes.hash_one(tenant)))
     }
 
-    fn take(&self, tenant: Option<&Tenant>, bytes: usize) -> bool {
+    /// The same for a call without a tenant, of the account that `credentials` hashes.
+    pub(crate) fn reserve_account(&self, credentials: impl FnOnce(&mut DefaultHasher)) -> Reservation {
+        let mut hasher = self.0.hashes.build_hasher();
+        credentials(&mut hasher);
+        self.reserve_of(Some(hasher.finish()))
+    }
+
+    fn reserve_of(&self, holder: Option<u64>) -> Reservation {
+        Reservation { memory: self.clone(), holder, held: 0, counted: 0 }
+    }
+
+    fn take(&self, holder: Option<u64>, bytes: usize) -> bool {
         let add = |used: usize| used.checked_add(bytes).filter(|&used| used <= self.0.limit);
         if self.0.used.fetch_update(Relaxed, Relaxed, add).is_err() {
             return false;
         }
-        if tenant.is_none_or(|tenant| self.take_share(tenant, bytes)) {
+        if holder.is_none_or(|holder| self.take_share(holder, bytes)) {
             return true;
         }
         self.0.used.fetch_sub(bytes, Relaxed);
         false
     }
 
-    fn take_share(&self, tenant: &Tenant, bytes: usize) -> bool {
-        let mut tenants = self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = tenants.get(tenant).copied().unwrap_or_default();
-        let within = held.saturating_add(bytes) <= self.0.limit / TENANT_SHARE;
+    fn take_share(&self, holder: u64, bytes: usize) -> bool {
+        let mut all = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = all.get(&holder).copied().unwrap_or_default();
+        let within = held.saturating_add(bytes) <= self.0.limit / SHARES;
         if within {
-            tenants.insert(tenant.clone(), held.saturating_add(bytes));
+            all.insert(holder, held.saturating_add(bytes));
         }
         within
     }
 
-    fn give_back(&self, tenant: Option<&Tenant>, bytes: usize) {
+    fn give_back(&self, holder: Option<u64>, bytes: usize) {
         self.0.used.fetch_sub(bytes, Relaxed);
-        let Some(tenant) = tenant else { return };
-        let mut tenants = self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = tenants.get_mut(tenant) {
+        let Some(holder) = holder else { return };
+        let mut all = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = all.get_mut(&holder) {
             *held = held.saturating_sub(bytes);
             if *held == 0 {
-                tenants.remove(tenant);
+                all.remove(&holder);
             }
         }
     }
@@ -174,7 +190,7 @@ impl Reservation {
         let held = self.held.saturating_add(bytes);
         let counted = if held > UNCOUNTED { held } else { 0 };
         let more = counted.saturating_sub(self.counted);
-        if more > 0 && !self.memory.take(self.tenant.as_ref(), more) {
+        if more > 0 && !self.memory.take(self.holder, more) {
             return false;
         }
         self.held = held;
@@ -188,12 +204,12 @@ impl Reservation {
         self.held = bytes;
         let wanted = if bytes > UNCOUNTED { bytes.checked_next_multiple_of(STEP).unwrap_or(bytes) } else { 0 };
         if wanted > self.counted {
-            if !self.memory.take(self.tenant.as_ref(), wanted - self.counted) {
+            if !self.memory.take(self.holder, wanted - self.counted) {
                 return false;
             }
             self.counted = wanted;
         } else if self.counted - wanted > STEP {
-            self.memory.give_back(self.tenant.as_ref(), self.counted - wanted);
+            self.memory.give_back(self.holder, self.counted - wanted);
             self.counted = wanted;
         }
         true
@@ -204,11 +220,11 @@ impl Reservation {
     #[cfg(feature = "llm")]
     pub(crate) fn set_exactly(&mut self, bytes: usize) -> bool {
         if bytes > self.counted {
-            if !self.memory.take(self.tenant.as_ref(), bytes - self.counted) {
+            if !self.memory.take(self.holder, bytes - self.counted) {
                 return false;
             }
         } else if bytes < self.counted {
-            self.memory.give_back(self.tenant.as_ref(), self.counted - bytes);
+            self.memory.give_back(self.holder, self.counted - bytes);
         }
         (self.held, self.counted) = (bytes, bytes);
         true
@@ -236,7 +252,7 @@ impl AsRef<[u8]> for ReservedBytes {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.counted > 0 {
-            self.memory.give_back(self.tenant.as_ref(), self.counted);
+            self.memory.give_back(self.holder, self.counted);
         }
     }
 }
@@ -321,6 +337,6 @@ mod tests {
         assert_eq!(memory.used(), 20 * KIB, "what was refused is not counted");
         held.clear();
         assert!(memory.reserve(Some(&one)).grow(25 * KIB));
-        assert_eq!((memory.used(), memory.0.tenants.lock().unwrap().len()), (0, 0));
+        assert_eq!((memory.used(), memory.0.held.lock().unwrap().len()), (0, 0));
     }
 }

@@ -3,15 +3,16 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::{Method, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_buttress::{CallBody, InspectRequestLayer, Memory, Tenant, TimeoutProfile, presets};
+use tower_buttress::{CallBody, InspectRequestLayer, Memory, RetryAfterBackoffLayer, Tenant, TimeoutProfile, presets};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -19,7 +20,7 @@ const MIB: usize = 1024 * KIB;
 /// 2 MiB, a frame at a time.
 fn slow_upload() -> CallBody {
     let frames = stream::unfold(0, |sent| async move {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
         let frame = Frame::data(Bytes::from_static(&[b'x'; 64 * KIB]));
         (sent < 32).then_some((Ok::<_, Infallible>(frame), sent + 1))
     });
@@ -64,6 +65,44 @@ async fn within_the_memory(preset: presets::ResilienceLayer, method: Method, upl
     let most = most.load(SeqCst);
     assert!((limit / 2..=limit).contains(&most), "{} MiB were held", most / MIB);
     assert_eq!(memory.used(), 0);
+}
+
+/// The callers of most applications have no tenant.
+#[tokio::test(start_paused = true)]
+async fn one_callers_slow_uploads_leave_room_for_the_others() {
+    let stalled = || {
+        let begun =
+            stream::iter((0..8).map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b'x'; 64 * KIB])))));
+        CallBody::new(StreamBody::new(begun.chain(stream::pending())))
+    };
+    let put = |credential: Option<&'static str>, body| {
+        let request = Request::put("/").header("content-type", "application/json");
+        credential.into_iter().fold(request, |request, key| request.header("x-api-key", key)).body(body).unwrap()
+    };
+    for (one, other) in [(Some("mallory"), Some("alice")), (Some("mallory"), None), (None, Some("alice"))] {
+        let (memory, calls) = (Memory::new(16 * MIB), Arc::<AtomicUsize>::default());
+        let upstream = service_fn(move |request: Request<CallBody>| {
+            let calls = calls.clone();
+            async move {
+                request.into_body().collect().await.unwrap();
+                let status = if calls.fetch_add(1, SeqCst) == 0 { 503 } else { 200 };
+                Ok::<_, Infallible>(Response::builder().status(status).body(Full::<Bytes>::default()).unwrap())
+            }
+        });
+        let inspect = InspectRequestLayer::new(|_, _| {}).memory(memory.clone());
+        let uploads = join_all((0..40).map(|_| inspect.layer(upstream.clone()).oneshot(put(one, stalled()))));
+        let call = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!((3 * MIB..=4 * MIB).contains(&memory.used()), "{} KiB", memory.used() / KIB);
+            let retry = RetryAfterBackoffLayer::new().memory(memory.clone());
+            retry.layer(upstream.clone()).oneshot(put(other, slow_upload())).await.unwrap()
+        };
+        let answer = tokio::select! {
+            _ = uploads => panic!("they are stalled"),
+            answer = call => answer,
+        };
+        assert_eq!((answer.status().as_u16(), memory.used()), (200, 0), "{one:?}, {other:?}: not sent again");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ mod reading;
 mod recording;
 mod resend;
 mod sending;
+mod share;
 #[cfg(test)]
 mod tests;
 mod upload;

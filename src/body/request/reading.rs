@@ -4,11 +4,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap};
+use http::HeaderMap;
+use http::request::Parts;
 
 use super::CallBody;
+use super::share::share_of;
 use crate::body::collect::{Collect, Collected, collect};
-use crate::call::{Memory, Tenant};
+use crate::call::Memory;
 use crate::rt::timeout::Timeout;
 
 /// Reads a request's body within a size, a time, and the memory of all calls.
@@ -41,8 +43,8 @@ pub(crate) enum Unread {
 
 impl RequestReading {
     /// Reads at most `bytes` within `limit`.
-    pub(crate) fn new(body: CallBody, bytes: usize, limit: Duration, memory: &Memory, of: &Extensions) -> Self {
-        let body = collect(body, bytes, memory.reserve(of.get::<Tenant>()));
+    pub(crate) fn new(body: CallBody, bytes: usize, limit: Duration, memory: &Memory, head: &Parts) -> Self {
+        let body = collect(body, bytes, share_of(memory, &head.headers, &head.extensions));
         Self { body, limit, timeout: Timeout::default() }
     }
 

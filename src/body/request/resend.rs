@@ -14,7 +14,8 @@ use http_body::Body;
 
 use super::call_body::{CallBody, Repeatable};
 use super::recording::{ReadState, Recording};
-use crate::call::{Memory, Reservation, Tenant};
+use super::share::share_of;
+use crate::call::{Memory, Reservation};
 use crate::rt::deadline::Deadline;
 
 /// The head and the body of a request, for attempts after the first.
@@ -46,7 +47,7 @@ impl Resend {
     /// reads it.
     pub(crate) fn keep(request: &mut Request<CallBody>, limit: usize, memory: &Memory) -> Option<Self> {
         let body = std::mem::take(request.body_mut());
-        let reserve = || memory.reserve(request.extensions().get::<Tenant>());
+        let reserve = || share_of(memory, request.headers(), request.extensions());
         match RequestData::of(body, limit, request.headers(), reserve) {
             Ok(body) => {
                 *request.body_mut() = body.copy();

@@ -81,7 +81,7 @@ impl<S, St: Store> Intake<S, St> {
 impl<S, St: Store> Reading<S, St> {
     fn new(service: S, store: St, config: Arc<Config>, key: PendingKey, parts: Parts, body: CallBody) -> Self {
         let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
-        let body = RequestReading::new(body, bytes, limit, &config.memory, &parts.extensions);
+        let body = RequestReading::new(body, bytes, limit, &config.memory, &parts);
         Self { service, store, config, key, parts, body }
     }
 

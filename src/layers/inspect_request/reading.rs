@@ -23,7 +23,7 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn new(config: ThreadArc<Config>, head: Parts, body: CallBody, shown: bool) -> Self {
         let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
-        let body = RequestReading::new(body, bytes, limit, &config.memory, &head.extensions);
+        let body = RequestReading::new(body, bytes, limit, &config.memory, &head);
         Self { config, head: Some(head), body, shown }
     }
 

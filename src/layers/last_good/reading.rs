@@ -35,7 +35,7 @@ impl Reading {
     ) -> Self {
         let (parts, body) = request.into_parts();
         let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
-        let body = RequestReading::new(body, bytes, limit, &config.memory, &parts.extensions);
+        let body = RequestReading::new(body, bytes, limit, &config.memory, &parts);
         Self { head: Some((parts, keys)), body, store, config }
     }
 

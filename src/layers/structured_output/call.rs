@@ -138,7 +138,7 @@ async fn read_request(request: Request<CallBody>, config: &Config) -> Result<Che
     let (head, body) = request.into_parts();
     let Some(kind) = kind_of(&head) else { return Err(Request::from_parts(head, body)) };
     let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
-    let mut reading = RequestReading::new(body, bytes, limit, &config.memory, &head.extensions);
+    let mut reading = RequestReading::new(body, bytes, limit, &config.memory, &head);
     let body = match poll_fn(|cx| reading.poll(cx, |_| {})).await {
         RequestRead::Whole { data, trailers: None } => {
             return match CheckedRequest::new(kind, head, data, config) {

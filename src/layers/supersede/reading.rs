@@ -71,7 +71,7 @@ impl Reading {
     fn new(parts: Parts, body: CallBody, arrives: Arrived) -> Self {
         let config = &arrives.config;
         let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
-        let body = RequestReading::new(body, bytes, limit, &config.memory, &parts.extensions);
+        let body = RequestReading::new(body, bytes, limit, &config.memory, &parts);
         Self { head: Some((parts, arrives)), body }
     }
 
