@@ -7,6 +7,8 @@ use bytes::Buf;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
+use super::frame_budget::FrameBudget;
+
 pin_project! {
     /// Reads a body to its end, or until that would cost more than a new connection, and drops it.
     #[derive(Debug)]
@@ -20,7 +22,7 @@ pin_project! {
 
 /// An error's text is a few KiB; a new connection costs some round trips.
 const MAX_BYTES: usize = 64 * 1024;
-/// The same in frames: a peer may send empty frames endlessly.
+/// The same in frames, in all polls: a peer may send empty frames endlessly.
 const MAX_FRAMES: usize = 1024;
 
 // === impl Drain ===
@@ -34,7 +36,11 @@ impl<B: Body> Drain<B> {
     /// Reads the available data; ready at the end.
     pub(crate) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
+        let mut budget = FrameBudget::new();
         while let Some(body) = this.body.as_mut().as_pin_mut() {
+            if !budget.may_read(cx) {
+                return Poll::Pending;
+            }
             match body.poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(frame))) => {
@@ -70,7 +76,8 @@ mod tests {
 
     fn drain<B: Body>(body: B) -> bool {
         let mut drain = pin!(Drain::new(Some(body)));
-        let over = drain.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        let mut poll = || drain.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        let over = (0..MAX_FRAMES).any(|_| poll());
         assert_eq!(over, drain.body.is_none());
         over
     }
@@ -87,6 +94,13 @@ mod tests {
         assert!(drain(frames(std::iter::repeat(Bytes::from_static(&[0; 1_000])))));
         assert!(drain(frames(std::iter::repeat(Bytes::new()))));
         assert!(!drain(StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>())));
+    }
+
+    #[test]
+    fn one_poll_reads_only_some_frames() {
+        let mut drain = pin!(Drain::new(Some(frames(std::iter::repeat(Bytes::new())))));
+        assert!(drain.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!((1..MAX_FRAMES).contains(&drain.frames), "{} frames", drain.frames);
     }
 
     #[test]
