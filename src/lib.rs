@@ -305,10 +305,11 @@
 //! | `tower_buttress_pace_in_flight`, `_pace_waiting` | gauge | `layer` | the calls at a [`PaceLayer`] |
 //! | `tower_buttress_pace_paused_until_seconds` | gauge | `layer` | the end of the last pause, in seconds since 1970 |
 //! | `tower_buttress_supersede_in_flight`, `_supersede_waiting` | gauge | `layer` | the messages at a [`SupersedeLayer`] |
+//! | `tower_buttress_memory_used_bytes` | gauge | | what all [`Memory`]s of the process hold for calls |
 //!
 //! `stack` is the name of the [`ObserveLayer`] around a call; without that layer there is no `stack` label and no
 //! histogram. `layer` is the name that you gave the layer. The program bounds the number of label values, never its
-//! callers. Use [`Memory::used`] for a gauge of your own.
+//! callers. [`Memory::used`] is the number of one memory.
 //!
 //! # Compared with other crates
 //!

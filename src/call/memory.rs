@@ -91,6 +91,17 @@ const STEP: usize = 16 * 1024;
 /// One caller may hold one of this number of equal parts.
 const SHARES: usize = 4;
 
+/// The bytes held in all memories of the process.
+#[cfg(feature = "metrics")]
+fn gauge() -> metrics::Gauge {
+    metrics::gauge!("tower_buttress_memory_used_bytes")
+}
+
+#[cfg(feature = "metrics")]
+fn in_bytes(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 // === impl Memory ===
 
 impl Memory {
@@ -135,6 +146,8 @@ impl Memory {
             return false;
         }
         if holder.is_none_or(|holder| self.take_share(holder, bytes)) {
+            #[cfg(feature = "metrics")]
+            gauge().increment(in_bytes(bytes));
             return true;
         }
         self.0.used.fetch_sub(bytes, Relaxed);
@@ -153,6 +166,8 @@ impl Memory {
 
     fn give_back(&self, holder: Option<u64>, bytes: usize) {
         self.0.used.fetch_sub(bytes, Relaxed);
+        #[cfg(feature = "metrics")]
+        gauge().decrement(in_bytes(bytes));
         let Some(holder) = holder else { return };
         let mut all = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = all.get_mut(&holder) {

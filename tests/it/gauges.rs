@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::task::JoinHandle;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_buttress::{CallBody, PaceLayer, QueueLayer, SupersedeLayer, SupersedeMode, Tenant};
+use tower_buttress::{CallBody, Memory, PaceLayer, QueueLayer, SupersedeLayer, SupersedeMode, Tenant};
 
 use crate::support::secs;
 
@@ -21,8 +21,12 @@ struct Gauges(PrometheusHandle);
 
 impl Gauges {
     fn of(&self, layer: &str, name: &str) -> f64 {
+        self.value(&format!("{name}{{layer=\"{layer}\"}}"))
+    }
+
+    fn value(&self, name: &str) -> f64 {
         let told = self.0.render();
-        let line = format!("tower_buttress_{name}{{layer=\"{layer}\"}} ");
+        let line = format!("tower_buttress_{name} ");
         let value = told.lines().find_map(|shown| shown.strip_prefix(&line));
         value.unwrap_or_else(|| panic!("{line} is not in {told}")).parse().unwrap()
     }
@@ -130,5 +134,20 @@ fn conversations_show_the_messages_under_way_and_those_that_wait() {
             call.await.unwrap();
         }
         assert_eq!(shown(), [0.0, 0.0]);
+    });
+}
+
+#[test]
+fn a_memory_shows_what_is_held() {
+    watched(|gauges| async move {
+        let (one, other) = (Memory::new(100_000), Memory::new(20_000));
+        let (mut held, mut more) = (one.reserve(None), other.reserve(Some(&Tenant::new("acme"))));
+        assert!(held.grow(60_000) && more.grow(5_000));
+        assert!(!held.grow(60_000) && !more.grow(1_000), "no room, and beyond its share");
+        assert_eq!(gauges.value("memory_used_bytes"), 65_000.0);
+        drop(held);
+        assert_eq!(gauges.value("memory_used_bytes"), 5_000.0);
+        drop(more);
+        assert_eq!(gauges.value("memory_used_bytes"), 0.0);
     });
 }
