@@ -35,7 +35,7 @@ const TRIES: u32 = 4;
 
 const CHATS: u32 = 50_000;
 const SECOND: Duration = Duration::from_secs(1);
-const CHAT_ROUNDS: u32 = 4;
+const CHAT_ROUNDS: u32 = 10;
 const CHAT_TRIES: u32 = 2;
 /// An event of a chat completion.
 const TOKEN: &[u8] = b"data: {\"id\":\"chatcmpl-0123456789\",\"object\":\"chat.completion.chunk\",\"created\":1764201600,\
