@@ -9,6 +9,7 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::boxed::Polled;
+use super::observed::{BodyObserver, Observed};
 use super::response::{LayerBody, ResponseBody};
 use crate::error::BoxError;
 
@@ -59,6 +60,13 @@ impl<B, M> LayerBody<B> for MonitoredBody<B, M> {
     #[inline]
     fn pass(body: ResponseBody<B>) -> Self {
         Self::of(body, None)
+    }
+}
+
+impl<B: Body, W: BodyObserver, M> LayerBody<B> for MonitoredBody<Observed<B, W>, M> {
+    #[inline]
+    fn pass(body: ResponseBody<B>) -> Self {
+        Self::of(body.map(|body| Observed::new(body, None)), None)
     }
 }
 

@@ -22,7 +22,6 @@ pin_project! {
     #[project = StateProj]
     pub enum ResponseBody<B> {
         Inner { #[pin] body: B },
-        Refusal { text: Bytes },
         Rest { rest: BodyRest },
         Over,
     }
@@ -44,7 +43,8 @@ pub trait LayerBody<B>: Sized {
 
     /// A body in place of the service's.
     fn text(text: Bytes) -> Self {
-        Self::pass(ResponseBody::Refusal { text })
+        let rest = Some(text).filter(|text| !text.is_empty()).map(Frame::data).map(Ok);
+        Self::pass(ResponseBody::Rest { rest: rest.into_iter().collect() })
     }
 
     /// An empty body.
@@ -64,6 +64,15 @@ impl<B> ResponseBody<B> {
     #[inline]
     pub(crate) fn inner(body: B) -> Self {
         Self::Inner { body }
+    }
+
+    /// The same around another inner body.
+    pub(crate) fn map<T>(self, with: impl FnOnce(B) -> T) -> ResponseBody<T> {
+        match self {
+            Self::Inner { body } => ResponseBody::Inner { body: with(body) },
+            Self::Rest { rest } => ResponseBody::Rest { rest },
+            Self::Over => ResponseBody::Over,
+        }
     }
 
     /// Whether it was read to its end, or given up.
@@ -91,9 +100,6 @@ impl<B> ResponseBody<B> {
     #[inline(never)]
     fn poll_rest(self: Pin<&mut Self>) -> Polled {
         Poll::Ready(match self.project() {
-            StateProj::Refusal { text } => {
-                Some(std::mem::take(text)).filter(|text| !text.is_empty()).map(Frame::data).map(Ok)
-            }
             StateProj::Rest { rest } => rest.pop_front(),
             StateProj::Inner { .. } | StateProj::Over => None,
         })
@@ -155,7 +161,6 @@ where
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Inner { body } => body.is_end_stream(),
-            Self::Refusal { text } => text.is_empty(),
             Self::Rest { rest } => rest.is_empty(),
             Self::Over => true,
         }
@@ -164,7 +169,6 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Inner { body } => body.size_hint(),
-            Self::Refusal { text } => SizeHint::with_exact(text.len() as u64),
             // After the announced number of bytes the caller would not read an error.
             Self::Rest { rest } if rest.iter().any(Result::is_err) => SizeHint::default(),
             Self::Rest { rest } => {
@@ -181,7 +185,6 @@ impl<B> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Inner { .. } => "Inner",
-            Self::Refusal { .. } => "Refusal",
             Self::Rest { .. } => "Rest",
             Self::Over => "Over",
         })

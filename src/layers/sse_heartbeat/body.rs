@@ -2,7 +2,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::{Body, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 
 use super::state::{HeartbeatState, Mode};
 use crate::body::boxed::{self, Polled};
@@ -25,7 +25,10 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static> Monitor<B
             boxed::discard_pending(polled);
             return poll_silence(body, self, cx);
         }
-        self.on_ready(&mut polled);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => self.follow(frame),
+            _ => self.on_end(&mut polled),
+        }
         polled
     }
 
@@ -41,13 +44,11 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static> Monitor<B
 /// Waits for a heartbeat or the end, since the upstream has sent nothing.
 #[inline]
 fn poll_silence<B>(body: Pin<&mut ResponseBody<B>>, state: &mut HeartbeatState<B>, cx: &mut Context<'_>) -> Polled {
-    match ready!(state.poll_silence(cx)) {
-        Some(inserted) => Poll::Ready(Some(Ok(inserted))),
-        None => {
-            body.drop_inner();
-            state.end()
-        }
-    }
+    let Some(inserted) = ready!(state.poll_silence(cx)) else {
+        body.drop_inner();
+        return state.end();
+    };
+    Poll::Ready(Some(Ok(Frame::data(inserted))))
 }
 
 /// Polls in every mode but [`Mode::Follow`].
@@ -61,7 +62,7 @@ where
     match &mut state.mode {
         Mode::Over => return body.poll_frame(cx),
         Mode::Last(last) => return last.poll(cx),
-        Mode::Pending(_) if owes_beat => return Poll::Ready(Some(Ok(state.beat()))),
+        Mode::Pending(_) if owes_beat => return Poll::Ready(Some(Ok(Frame::data(state.beat())))),
         Mode::Pending(pending) => match pending.0.poll(cx) {
             Poll::Pending => return poll_silence(body, state, cx),
             Poll::Ready(Ok(answer)) => body.set(ResponseBody::inner(state.answered(answer))),

@@ -148,7 +148,7 @@ impl<B> HeartbeatState<B> {
 
     /// The upstream has sent nothing. Ready with a notice or a heartbeat; with `None` if the stream must end.
     #[inline]
-    pub(super) fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+    pub(super) fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(notice) = self.notice(cx) {
             return Poll::Ready(Some(notice));
         }
@@ -183,7 +183,7 @@ impl<B> HeartbeatState<B> {
     }
 
     #[inline]
-    fn follow(&mut self, frame: &Frame<Bytes>) {
+    pub(super) fn follow(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) {
             if self.ids.is_some() || self.scanner.id_seen() {
                 self.scanner.skim(data);
@@ -266,7 +266,7 @@ impl<B> HeartbeatState<B> {
     /// Handles trailers, an error, or the end.
     #[cold]
     #[inline(never)]
-    fn on_end(&mut self, polled: &mut Polled) {
+    pub(super) fn on_end(&mut self, polled: &mut Polled) {
         let Poll::Ready(ready) = polled else { return };
         let held = match &mut self.mode {
             Mode::BomPending(mark) => mark.release(),
@@ -308,7 +308,7 @@ impl<B> HeartbeatState<B> {
     }
 
     #[cold]
-    pub(super) fn beat(&mut self) -> Frame<Bytes> {
+    pub(super) fn beat(&mut self) -> Bytes {
         let bytes = self
             .frame
             .as_ref()
@@ -320,7 +320,7 @@ impl<B> HeartbeatState<B> {
 
     /// Returns the next notice, while the upstream is silent. It affects neither the upstream's limits nor its activity.
     #[inline]
-    fn notice(&mut self, cx: &Context<'_>) -> Option<Frame<Bytes>> {
+    fn notice(&mut self, cx: &Context<'_>) -> Option<Bytes> {
         // Between JSON lines corresponds to where a comment may be between the lines of an event.
         let frame =
             if self.kind == Some(Kind::Ollama) { &HeartbeatFrame::CommentNoBlank } else { &HeartbeatFrame::Comment };
@@ -330,13 +330,13 @@ impl<B> HeartbeatState<B> {
     }
 
     #[cold]
-    fn insert(&mut self, bytes: Bytes) -> Frame<Bytes> {
+    fn insert(&mut self, bytes: Bytes) -> Bytes {
         if self.scanner.at_stream_start() && matches!(self.mode, Mode::Follow) {
             self.mode = Mode::BomPending(BomStripper::default());
         }
         self.added = true;
         self.schedule.beat(clock::now());
-        Frame::data(bytes)
+        bytes
     }
 
     /// Ends the stream after too long a silence of the upstream.
@@ -404,7 +404,7 @@ mod tests {
         HeartbeatState::inserting(&mut config, false, answer.extensions())
     }
 
-    fn follow(state: &mut HeartbeatState<Empty<Bytes>>, number: u64) -> u64 {
+    pub(super) fn follow(state: &mut HeartbeatState<Empty<Bytes>>, number: u64) -> u64 {
         let event = format!("data: {{\"type\":\"response.in_progress\",\"sequence_number\":{number}}}\n\n");
         state.follow(&Frame::data(event.into()));
         state.sequence

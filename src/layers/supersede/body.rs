@@ -13,7 +13,7 @@ use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 
 /// The response body of [`Supersede`](crate::supersede::Supersede): it fails when a newer message replaces its own.
-pub type SupersedeBody<B> = Observed<MonitoredBody<B, CancelWatch>, Box<ConversationCall>>;
+pub type SupersedeBody<B> = MonitoredBody<Observed<B, Box<ConversationCall>>, CancelWatch>;
 
 impl<B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static> Monitor<B> for CancelWatch {
     #[inline]

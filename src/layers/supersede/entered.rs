@@ -14,7 +14,7 @@ use super::config::Config;
 use super::reading::Arrived;
 use super::shared::ConversationCall;
 use super::waiting::Waiting;
-use crate::body::monitored::MonitoredBody;
+use crate::body::observed::Observed;
 use crate::body::request::CallBody;
 use crate::body::response::LayerBody;
 use crate::error::BoxError;
@@ -121,6 +121,7 @@ impl EnteredMessage {
             call.served_by_status();
         }
         let watch = CancelWatch { cancellation: call.cancellation().clone(), config };
-        response.map(|body| SupersedeBody::new(MonitoredBody::new(body, Some(watch)), Some(call.until_end(is_final))))
+        let call = call.until_end(is_final);
+        response.map(|body| SupersedeBody::new(Observed::new(body, Some(call)), Some(watch)))
     }
 }
