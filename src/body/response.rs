@@ -169,15 +169,21 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Inner { body } => body.size_hint(),
-            // After the announced number of bytes the caller would not read an error.
-            Self::Rest { rest } if rest.iter().any(Result::is_err) => SizeHint::default(),
-            Self::Rest { rest } => {
-                let data = rest.iter().flatten().filter_map(Frame::data_ref);
-                SizeHint::with_exact(data.map(|data| data.len() as u64).sum())
-            }
+            Self::Rest { rest } => size_of(rest),
             Self::Over => SizeHint::with_exact(0),
         }
     }
+}
+
+/// The size of a rest. Apart, so that the size of an inner body stays inlined: it is asked for with each frame.
+#[cold]
+#[inline(never)]
+fn size_of(rest: &BodyRest) -> SizeHint {
+    // After the announced number of bytes the caller would not read an error.
+    if rest.iter().any(Result::is_err) {
+        return SizeHint::default();
+    }
+    SizeHint::with_exact(rest.iter().flatten().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum())
 }
 
 /// Without the text, which may be a stored answer.
