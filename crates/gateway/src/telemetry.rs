@@ -23,10 +23,11 @@ const COUNTERS: [(&str, &str); 3] = [
     ("tower_buttress_events_total", "Events of the layers"),
 ];
 
-const GAUGES: [(&str, &str); 11] = [
+const GAUGES: [(&str, &str); 12] = [
     ("gateway_calls_in_flight", "Calls whose answers have not ended"),
     ("gateway_connections", "Open connections of callers"),
     ("gateway_redis_reached", "Whether Redis is reachable"),
+    ("tower_buttress_memory_used_bytes", "Memory that layers hold for calls"),
     ("tower_buttress_pace_in_flight", "Calls that count against the caller's concurrency limit"),
     ("tower_buttress_pace_paused_until_seconds", "End of the pause of a rate limit, in seconds since 1970"),
     ("tower_buttress_pace_waiting", "Calls that wait for a rate limit"),

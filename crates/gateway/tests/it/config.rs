@@ -268,7 +268,7 @@ fn a_printed_route_has_the_credentials_and_fallbacks_that_it_had() {
         let shown = format!("{:?}", config.read(&[]).unwrap());
         assert_eq!(shown.matches("variable: \"CARGO_PKG_NAME\"").count(), 3, "{printed}\n{shown}");
         // No route has the fallback.
-        assert_eq!(shown.matches("Backup {").count(), 1, "{printed}\n{shown}");
+        assert_eq!(shown.matches("BackupArgs {").count(), 1, "{printed}\n{shown}");
     }
     assert_eq!(Config::new(&printed).printed(&[]), printed);
     has(printed.split("name = \"alone\"").nth(1).unwrap(), &["fallback = []"]);
