@@ -107,7 +107,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let _once = clock::read_once();
-        ResilienceFuture { inner: self.outer.call(request.map(CallBody::new)) }
+        ResilienceFuture { inner: self.outer.call(request) }
     }
 }
 

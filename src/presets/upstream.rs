@@ -1,7 +1,7 @@
 //! An upstream in a box.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,12 +9,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::body::erased::ErasedBody;
 use crate::body::request::CallBody;
 use crate::error::{BoxError, BoxedError};
 use crate::rt::per_thread::PerThread;
+use crate::rt::ready::ReadyCall;
 
 /// A service whose type is hidden, so that the stack around it has a nameable type, and nesting it stays within the
 /// compiler's recursion limit.
@@ -27,6 +29,14 @@ type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<ErasedBody>, E>>
 
 trait BoxedCall<E>: Send + Sync {
     fn call(&self, request: Request<CallBody>) -> Answering<E>;
+}
+
+pin_project! {
+    /// Hides the type of the response's body.
+    struct ErasedCall<S: Service<Request<CallBody>>> {
+        #[pin]
+        call: ReadyCall<S, Request<CallBody>>,
+    }
 }
 
 /// Keeps the service's error.
@@ -94,11 +104,7 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     fn call(&self, request: Request<CallBody>) -> Answering<S::Error> {
-        let mut service = self.0.clone();
-        Box::pin(async move {
-            poll_fn(|cx| service.poll_ready(cx)).await?;
-            Ok(service.call(request).await?.map(ErasedBody::new))
-        })
+        Box::pin(ErasedCall { call: ReadyCall::new(self.0.clone(), request) })
     }
 }
 
@@ -109,11 +115,24 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     fn call(&self, request: Request<CallBody>) -> Answering<BoxedError> {
-        let mut service = self.0.clone();
+        let call = ReadyCall::new(self.0.clone(), request);
         Box::pin(async move {
-            poll_fn(|cx| service.poll_ready(cx)).await.map_err(|err| BoxedError::new(err.into()))?;
-            let response = service.call(request).await.map_err(|err| BoxedError::new(err.into()))?;
+            let response = call.await.map_err(|err| BoxedError::new(err.into()))?;
             Ok(response.map(ErasedBody::new))
         })
+    }
+}
+
+// === impl ErasedCall ===
+
+impl<S, B> Future for ErasedCall<S>
+where
+    S: Service<Request<CallBody>, Response = Response<B>>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Output = Result<Response<ErasedBody>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().call.poll(cx).map_ok(|response| response.map(ErasedBody::new))
     }
 }
