@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use super::layer::{Backup, ResilienceLayer, UpstreamAdmission};
 use super::service::Outer;
-use super::upstream::BoxedUpstream;
+use super::upstream::{BoxedUpstream, SharedUpstream};
 use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::layers::deadline::DeadlineLayer;
@@ -247,8 +247,8 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     match (retry.filter(|retry| retry.is_enabled()), deadline) {
-        (Some(retry), Some(deadline)) => BoxedUpstream::new(deadline.layer(retry.layer(attempt))),
-        (Some(retry), None) => BoxedUpstream::new(retry.layer(attempt)),
+        (Some(retry), Some(deadline)) => BoxedUpstream::new(deadline.layer(retry.layer(SharedUpstream::new(attempt)))),
+        (Some(retry), None) => BoxedUpstream::new(retry.layer(SharedUpstream::new(attempt))),
         (None, Some(deadline)) => BoxedUpstream::new(deadline.layer(BoxedUpstream::new(attempt))),
         (None, None) => BoxedUpstream::new(attempt),
     }

@@ -1,4 +1,4 @@
-//! An upstream in a box.
+//! An upstream that calls share: in a box, or as it is.
 
 use std::fmt;
 use std::future::Future;
@@ -24,6 +24,11 @@ use crate::rt::ready::ReadyCall;
 /// Clones share the service. Each call uses its own clone of it, and waits for that clone's readiness: one allocation for
 /// the clone and its call together, and one for the response's body.
 pub(super) struct BoxedUpstream<E>(PerThread<dyn BoxedCall<E>>);
+
+/// A service of which each call uses its own clone, and waits for that clone's readiness.
+///
+/// A layer that keeps a clone for a further attempt then shares the service instead of copying all its layers.
+pub(super) struct SharedUpstream<S>(PerThread<S>);
 
 type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<ErasedBody>, E>> + Send>>;
 
@@ -92,6 +97,34 @@ impl<E> Clone for BoxedUpstream<E> {
 impl<E> fmt::Debug for BoxedUpstream<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Upstream")
+    }
+}
+
+// === impl SharedUpstream ===
+
+impl<S> SharedUpstream<S> {
+    pub(super) fn new(service: S) -> Self {
+        Self(PerThread::new(Arc::new(service)))
+    }
+}
+
+impl<S: Service<Request<CallBody>> + Clone> Service<Request<CallBody>> for SharedUpstream<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ReadyCall<S, Request<CallBody>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<CallBody>) -> Self::Future {
+        ReadyCall::new(S::clone(&self.0), request)
+    }
+}
+
+impl<S> Clone for SharedUpstream<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
 }
 
