@@ -93,6 +93,8 @@ pin_project! {
 /// Holds the observer until it knows how the body ended.
 struct ObserverSlot<W: BodyObserver> {
     watch: Option<W>,
+    /// Whether a length was announced at first.
+    sized: bool,
     /// Whether all data of the announced length was forwarded.
     whole: bool,
 }
@@ -119,8 +121,8 @@ impl<B: Body, W: BodyObserver> Observed<B, W> {
     /// Returns the body; without an observer it is unchanged.
     #[inline]
     pub(crate) fn new(body: B, watch: Option<W>) -> Self {
-        let whole = watch.is_some() && has_no_more_data(&body);
-        Self { body, slot: ObserverSlot { watch, whole } }
+        let most = watch.as_ref().and_then(|_| body.size_hint().upper());
+        Self { body, slot: ObserverSlot { watch, sized: most.is_some(), whole: most == Some(0) } }
     }
 }
 
@@ -225,7 +227,7 @@ impl<B: Body, W: BodyObserver> Drop for FrameGuard<'_, B, W> {
                 }
                 if self.body.is_end_stream() {
                     self.slot.report(BodyEnd::Complete);
-                } else {
+                } else if self.slot.sized {
                     self.slot.whole = has_no_more_data(&*self.body);
                 }
             }
