@@ -86,9 +86,9 @@ use crate::rt::settings::LayerSettings;
 /// **A call cancelled** before its first data, by its caller or a [`DeadlineLayer`](crate::DeadlineLayer), is ignored if
 /// it was short. It counts as a failure if the upstream had the whole request and kept it waiting for at least half of
 /// the [first-byte limit](CircuitBreakerConfig::first_byte): otherwise callers with short timeouts would never find out
-/// that an upstream hangs. One impatient caller must not open the circuit for all: a tenant ([`Tenant`](crate::Tenant),
-/// or else the credentials) counts once in 10 s. Cancelled calls count in a row only if two tenants cancelled, or after a
-/// minute without activity.
+/// that an upstream hangs. One impatient caller must not open the circuit for all: a [`Tenant`](crate::Tenant) counts
+/// once in 10 s. All requests without a tenant count as those of one: a caller could send another made-up credential with
+/// each. Cancelled calls count in a row only if two tenants cancelled, or after a minute without activity.
 ///
 /// # Place in the stack
 ///

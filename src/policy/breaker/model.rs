@@ -161,8 +161,8 @@ impl Model {
         };
         let (failed, cancelled, since) = self.run();
         let last_sign = self.signs_of_life.iter().copied().max();
-        let agree = cancelled.iter().any(|caller| *caller == Caller::Anonymous || *caller != cancelled[0])
-            || now - last_sign.unwrap_or(self.since) >= 60 * S;
+        let agree =
+            cancelled.iter().any(|caller| *caller != cancelled[0]) || now - last_sign.unwrap_or(self.since) >= 60 * S;
         let run = failed + if agree { cancelled.len() as u64 } else { 0 };
         let limit = consecutive.map_or(u64::from(u32::MAX), |limit| limit.get().into());
         let silent = last_sign.is_none_or(|last_sign| now - last_sign >= 5 * S);
@@ -402,7 +402,7 @@ impl Model {
         match &mut self.state {
             Mode::Closed | Mode::MetricsOnly { .. } => {
                 let lately = |(other, at): &(Caller, Instant)| *other == caller && now - *at < 10 * S;
-                if caller != Caller::Anonymous && self.cancelled.iter().any(lately) {
+                if self.cancelled.iter().any(lately) {
                     return None;
                 }
                 self.cancelled.push((caller, now));

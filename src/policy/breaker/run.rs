@@ -3,8 +3,8 @@
 //! # Why are cancelled calls counted apart?
 //!
 //! A caller that leaves before the first data may be right (the upstream hangs) or impatient (the model thinks). A caller
-//! that leaves again and again must not open the circuit for all others: so a tenant counts once in 10 s, and cancelled
-//! calls count in a row only when two tenants agree, or after a minute without a sign of life from the upstream, when no
+//! that leaves again and again must not open the circuit for all others: so a tenant counts once in 10 s, as do all
+//! callers without a tenant together, and cancelled calls count in a row only when two tenants agree, or after a minute without a sign of life from the upstream, when no
 //! other caller exists that an open circuit would refuse.
 
 use std::time::{Duration, Instant};
@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 /// The caller of a call, as far as known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Caller {
-    /// Requests carry neither a tenant nor a credential: callers cannot be told apart, and none is limited.
+    /// All callers without a tenant together. One of them may send another credential with each call, of which the
+    /// upstream reads only one, or none.
     #[default]
     Anonymous,
-    /// The hash of a tenant's name, or of the credentials.
+    /// The hash of a tenant's name.
     Tenant(u64),
 }
 
@@ -45,14 +46,14 @@ pub(super) struct Streak {
 enum CancelledTenants {
     #[default]
     None,
-    One(u64),
+    One(Caller),
     Several,
 }
 
 /// The tenants that recently cancelled a call.
 #[derive(Debug, Default)]
 pub(super) struct CancelledCalls {
-    recent: Vec<(u64, Instant)>,
+    recent: Vec<(Caller, Instant)>,
 }
 
 /// One tenant counts once in this time.
@@ -84,9 +85,9 @@ impl Run {
     fn cancel(&mut self, caller: Caller, now: Instant) {
         self.since.get_or_insert(now);
         self.cancelled = self.cancelled.saturating_add(1);
-        self.tenants = match (self.tenants, caller) {
-            (CancelledTenants::None, Caller::Tenant(tenant)) => CancelledTenants::One(tenant),
-            (CancelledTenants::One(known), Caller::Tenant(tenant)) if known == tenant => CancelledTenants::One(known),
+        self.tenants = match self.tenants {
+            CancelledTenants::None => CancelledTenants::One(caller),
+            CancelledTenants::One(known) if known == caller => CancelledTenants::One(known),
             _ => CancelledTenants::Several,
         };
     }
@@ -136,15 +137,14 @@ impl Streak {
 impl CancelledCalls {
     /// Whether a call that this caller cancelled counts.
     pub(super) fn counts(&mut self, caller: Caller, now: Instant) -> bool {
-        let Caller::Tenant(tenant) = caller else { return true };
         self.recent.retain(|(_, at)| now.saturating_duration_since(*at) < PER_TENANT);
-        if self.recent.iter().any(|(known, _)| *known == tenant) {
+        if self.recent.iter().any(|(known, _)| *known == caller) {
             return false;
         }
         if self.recent.len() >= MAX_TENANTS {
             self.recent.remove(0);
         }
-        self.recent.push((tenant, now));
+        self.recent.push((caller, now));
         true
     }
 }

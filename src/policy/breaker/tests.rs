@@ -309,10 +309,15 @@ fn one_tenant_alone_opens_only_after_a_minute_of_silence() {
 }
 
 #[test]
-fn anonymous_callers_are_not_limited() {
+fn callers_without_a_tenant_count_as_one() {
     let mut circuit = Circuit::new(|_| {});
-    (0..4).for_each(|_| assert_eq!(circuit.cancel(Caller::Anonymous), None));
-    assert!(circuit.cancel(Caller::Anonymous).is_some());
+    circuit.calls(1, GOOD);
+    (0..5).for_each(|_| assert_eq!(circuit.cancel(Caller::Anonymous), None));
+    assert_eq!(circuit.seen(), (2, 1));
+    for _ in 0..3 {
+        assert_eq!(circuit.pass(10 * S).cancel(Caller::Anonymous), None);
+    }
+    assert!(circuit.cancel(Caller::Tenant(1)).is_some());
 }
 
 #[test]

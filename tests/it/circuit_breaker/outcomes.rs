@@ -20,7 +20,7 @@ use tower_buttress::verdict::{Classify, Grpc, Health, NextStep, Outcome, Standar
 use tower_buttress::{
     CallBody, CallInfo, CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitReason, CircuitState,
     CircuitWindow, DeadlineLayer, Event, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, Rejection, SlowCallBy,
-    TimeoutProfile,
+    Tenant, TimeoutProfile,
 };
 
 use super::{Rig, as_is, stream};
@@ -273,7 +273,8 @@ async fn a_hung_upstream_opens_though_every_deadline_is_shorter_than_its_limits(
         .layer(breaker.clone())
         .layer(FirstByteTimeoutLayer::new(secs(20)))
         .service(service_fn(hung));
-    for _ in 0..5 {
+    // All count as calls of one tenant, which opens the circuit after a minute of silence.
+    for _ in 0..6 {
         assert_eq!(outside.clone().oneshot(Request::new(Empty::<Bytes>::new())).await.unwrap().status(), 504);
     }
     assert_eq!(breaker.handle().state(), CircuitState::Open);
@@ -282,7 +283,7 @@ async fn a_hung_upstream_opens_though_every_deadline_is_shorter_than_its_limits(
     let breaker = CircuitBreakerLayer::new().configure(|config| config.first_byte(secs(20)));
     let inside =
         ServiceBuilder::new().layer(breaker.clone()).layer(DeadlineLayer::new(secs(10))).service(service_fn(hung));
-    for _ in 0..5 {
+    for _ in 0..6 {
         assert_eq!(inside.clone().oneshot(Request::new(Empty::<Bytes>::new())).await.unwrap().status(), 504);
     }
     assert_eq!(breaker.handle().state(), CircuitState::Open);
@@ -292,20 +293,38 @@ async fn a_hung_upstream_opens_though_every_deadline_is_shorter_than_its_limits(
 async fn one_tenant_that_gives_up_again_and_again_does_not_open_for_others() {
     let answers = (0..40).map(|_| Answer::never());
     let rig = Rig::new(|layer| layer.configure(|config| config.first_byte(secs(20))), Upstream::new(answers));
-    let give_up = async |credential: &str| {
+    let give_up = async |tenant: &'static str| {
         let mut request = request("GET", []);
-        request.headers_mut().insert("authorization", credential.parse().unwrap());
+        request.extensions_mut().insert(Tenant::new(tenant));
         assert!(tokio::time::timeout(secs(10), rig.service.clone().oneshot(request)).await.is_err());
     };
     // Four at a time, which count once.
     for _ in 0..4 {
-        tokio::join!(give_up("Bearer a"), give_up("Bearer a"), give_up("Bearer a"), give_up("Bearer a"));
+        tokio::join!(give_up("a"), give_up("a"), give_up("a"), give_up("a"));
     }
     assert_eq!(rig.circuit().snapshot().stats.failures, 4);
-    give_up("Bearer a").await;
+    give_up("a").await;
     assert_eq!(rig.state(), CircuitState::Closed, "five in a row, but of one");
-    give_up("Bearer b").await;
+    give_up("b").await;
     assert_eq!(rig.state(), CircuitState::Open, "another one says so, too");
+}
+
+/// The upstream reads `x-api-key`, and ignores the `Authorization` that the caller makes up.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_gives_up_with_many_credentials_does_not_open_for_others() {
+    let answers = (0..20).map(|_| Answer::never());
+    let rig = Rig::new(|layer| layer.configure(|config| config.first_byte(secs(20))), Upstream::new(answers));
+    let give_up = async |made_up: u32| {
+        let mut request = request("GET", []);
+        request.headers_mut().insert("authorization", format!("Bearer {made_up}").parse().unwrap());
+        request.headers_mut().insert("x-api-key", HeaderValue::from_static("valid"));
+        assert!(tokio::time::timeout(secs(10), rig.service.clone().oneshot(request)).await.is_err());
+    };
+    for round in 0..3 {
+        let call = |nth: u32| give_up(5 * round + nth);
+        tokio::join!(call(0), call(1), call(2), call(3), call(4));
+    }
+    assert_eq!((rig.circuit().snapshot().stats.failures, rig.state()), (3, CircuitState::Closed));
 }
 
 /// Panics where it is told to.
