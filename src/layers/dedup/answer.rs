@@ -188,9 +188,8 @@ fn poll_later<B>(offer: &mut Option<Box<Offer>>, cx: &mut Context<'_>) -> Poll<R
 
 /// Whether the upstream has answered with a success. A gRPC call shows that only at its end.
 fn knows_caller<B>(response: &Response<B>) -> bool {
-    let headers = response.headers();
     let is_ours = Rejection::of(response).is_some();
-    response.status().is_success() && !is_ours && !grpc::owes_status(headers) && grpc::status(headers).is_none()
+    response.status().is_success() && !is_ours && grpc::is_success_at_head(response.headers())
 }
 
 #[cold]

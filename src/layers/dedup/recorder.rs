@@ -94,11 +94,11 @@ impl<L: Lease> ResponseRecorder<L> {
         if let Some(ending) = &self.ending {
             ending.stop_numbers();
         }
-        let is_success = head.status.is_success() && self.storable != Storable::No;
+        let is_success = head.status.is_success() && !is_ours && grpc::is_success_at_head(&head.headers);
         // Before a reader sees the head: it then reads the URL.
         let is_held = self.answer.as_ref().is_some_and(|answer| answer.on_head(head.status, &head.headers));
         self.recorder.head(Head::live(head, size, clock::now()));
-        if is_success && !self.owes_status {
+        if is_success {
             self.accepted();
         }
         if self.storable == Storable::No {
@@ -119,9 +119,9 @@ impl<L: Lease> ResponseRecorder<L> {
         }
         if let Some(trailers) = frame.trailers_ref() {
             self.storable = self.storable.min(self.source.of_grpc_status(trailers));
-            if self.owes_status && grpc::status(trailers).is_some() {
+            if let Some(status) = grpc::status(trailers).filter(|_| self.owes_status) {
                 self.owes_status = false;
-                if self.storable != Storable::No {
+                if status == grpc::OK {
                     self.accepted();
                 }
             }

@@ -117,3 +117,34 @@ async fn strangers_who_fill_their_share_do_not_keep_newcomers_out() {
     }
     drop((calls, hanging));
 }
+
+/// A refusal in gRPC is an answer with the status 200. With gRPC-Web it may come in the last bytes of the body.
+#[tokio::test(start_paused = true)]
+async fn a_grpc_refusal_makes_no_tenant_known() {
+    for (content_type, status, is_known) in [
+        ("application/json", None, true),
+        ("application/grpc", Some("0"), true),
+        ("application/grpc", Some("3"), false),
+        ("application/grpc-web", Some("0"), true),
+        ("application/grpc-web", Some("3"), false),
+        ("application/grpc-web+proto", None, false),
+    ] {
+        let (service, mut stage) = dedup(&DedupLayer::new().store(MemoryStore::new(1 << 20, 80)));
+        let first = send(&service, from("mallory", "first")).await;
+        let head = Response::builder().header("content-type", content_type);
+        let head = status.into_iter().fold(head, |head, status| head.header("grpc-status", status));
+        stage.call().await.answer_with(head.body(()).unwrap(), "grpc-status: 16\r\n");
+        text(first.await.unwrap().unwrap()).await;
+
+        // Those who are not known have no room left.
+        let (mut calls, mut hanging) = (Vec::new(), Vec::new());
+        for n in 0..20 {
+            calls.push(send(&service, from(&format!("stranger {n}"), "k")).await);
+            hanging.push(stage.call().await);
+        }
+        let second = send(&service, from("mallory", "second")).await;
+        stage.call().await.ok_with("hello");
+        let role = role(&second.await.unwrap().unwrap());
+        assert_eq!(role, is_known.then_some(DedupRole::Leader), "{content_type} {status:?}");
+    }
+}
