@@ -35,8 +35,8 @@ use super::Tenant;
 ///
 /// # Fairness
 ///
-/// A [`Tenant`] may hold a quarter of the memory, so one tenant's uploads do not exhaust it for all others. Requests
-/// without a tenant share by their credentials, and those without credentials are of one caller.
+/// A [`Tenant`] may hold a quarter of the memory, so one tenant's uploads and answers do not exhaust it for all others.
+/// Requests without a tenant share by their credentials, and those without credentials are of one caller.
 #[derive(Clone)]
 pub struct Memory(Arc<Shared>);
 
@@ -198,6 +198,12 @@ impl Reservation {
     /// The most bytes that [`set`](Self::set) may count beyond the bytes held.
     #[cfg(feature = "llm")]
     pub(crate) const STEP: usize = STEP;
+
+    /// Returns an empty reservation in the same share.
+    #[cfg(feature = "llm")]
+    pub(crate) fn sibling(&self) -> Self {
+        self.memory.reserve_of(self.holder)
+    }
 
     /// Adds `bytes` to the reservation; returns `false`, and adds nothing, if the memory has no room. Less than 4 KiB in
     /// total are not counted.

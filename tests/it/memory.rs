@@ -1,6 +1,7 @@
 //! What is held for all calls together.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -9,10 +10,13 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use http::{Method, Request, Response};
-use http_body::Frame;
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
-use tower::{Layer, ServiceExt, service_fn};
-use tower_buttress::{CallBody, InspectRequestLayer, Memory, RetryAfterBackoffLayer, Tenant, TimeoutProfile, presets};
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_buttress::{
+    CallBody, DedupLayer, InspectRequestLayer, LastGoodLayer, Memory, RetryAfterBackoffLayer, StreamGuardLayer,
+    StructuredOutputLayer, Tenant, TimeoutProfile, presets,
+};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -125,4 +129,44 @@ async fn a_request_that_there_is_no_memory_for_passes_unread() {
     let (one, other) = tokio::join!(ask("one"), ask("other"));
     assert_eq!((one.unwrap().into_body(), other.unwrap().into_body()), (2 * MIB, 2 * MIB));
     assert_eq!((seen.load(SeqCst), memory.used()), (0, 0));
+}
+
+/// Answers to one caller, each of which stops after half a MiB.
+#[tokio::test(start_paused = true)]
+async fn one_callers_answers_leave_room_for_the_others() {
+    async fn stalled(_: Request<CallBody>) -> Result<Response<CallBody>, Infallible> {
+        let text = br#"{"choices":[{"index":0,"message":{"role":"assistant","content":""#;
+        let begun = [&text[..]].into_iter().chain([&[b'x'; 64 * KIB][..]; 8]);
+        let frames = stream::iter(begun.map(|data| Ok::<_, Infallible>(Frame::data(Bytes::from_static(data)))));
+        let body = CallBody::new(StreamBody::new(frames.chain(stream::pending())));
+        Ok(Response::builder().header("content-type", "application/json").body(body).unwrap())
+    }
+    let (upstream, memory) = (service_fn(stalled), || Memory::new(16 * MIB));
+    let (dedup, guard, output, last_good) = (memory(), memory(), memory(), memory());
+    one_callers_answers_hold_a_quarter("dedup", DedupLayer::new().memory(dedup.clone()).layer(upstream), dedup).await;
+    let hold = StreamGuardLayer::new().hold(MIB).memory(guard.clone());
+    one_callers_answers_hold_a_quarter("stream guard", hold.layer(upstream), guard).await;
+    let structured = StructuredOutputLayer::new().memory(output.clone());
+    one_callers_answers_hold_a_quarter("structured output", structured.layer(upstream), output).await;
+    let kept = LastGoodLayer::new().memory(last_good.clone());
+    one_callers_answers_hold_a_quarter("last good", kept.layer(upstream), last_good).await;
+}
+
+async fn one_callers_answers_hold_a_quarter<S, B>(layer: &str, service: S, memory: Memory)
+where
+    S: Service<Request<CallBody>, Response = Response<B>, Error: fmt::Debug> + Clone,
+    B: Body<Error: fmt::Debug>,
+{
+    let calls = join_all((0..40).map(|nth| {
+        let body = format!(r#"{{"model":"m","messages":[],"seed":{nth},"response_format":{{"type":"json_object"}}}}"#);
+        let request = Request::post("http://api/v1/chat/completions").header("content-type", "application/json");
+        let request = request.header("authorization", "Bearer mallory").body(CallBody::from(Bytes::from(body)));
+        let call = service.clone().oneshot(request.unwrap());
+        async { call.await.unwrap().into_body().collect().await.is_ok() }
+    }));
+    tokio::select! {
+        _ = calls => panic!("they are stalled"),
+        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+    }
+    assert!((3 * MIB..=4 * MIB).contains(&memory.used()), "{layer}: {} KiB", memory.used() / KIB);
 }

@@ -22,4 +22,5 @@ pub(crate) use self::resend::Resend;
 #[cfg(feature = "llm")]
 pub(crate) use self::resend::head_of;
 pub(crate) use self::sending::Upload;
+pub(crate) use self::share::share_of;
 pub(crate) use self::upload::UploadWatch;

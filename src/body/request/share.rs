@@ -1,4 +1,4 @@
-//! Whose memory a request's body takes.
+//! Whose memory the bodies of a call take.
 
 use http::{Extensions, HeaderMap};
 

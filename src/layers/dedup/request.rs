@@ -14,7 +14,7 @@ use super::driver::SharedCall;
 use super::offer::Offer;
 use super::recorder::ResponseRecorder;
 use super::role::DedupRole;
-use crate::body::request::CallBody;
+use crate::body::request::{CallBody, share_of};
 use crate::call::RetryReport;
 use crate::error::BoxError;
 use crate::event::Event;
@@ -133,7 +133,7 @@ where
             Preferences::remove(self.request.headers_mut());
         }
         let Self { service, request, config, source, window, claim, .. } = self;
-        let reservation = config.memory.reserve(request.extensions().get());
+        let reservation = share_of(&config.memory, request.headers(), request.extensions());
         let recorder =
             ResponseRecorder::new(recorder, lease, reservation, source, window, (claim.tenant, answer), config.clone());
         let call = ReadyCall::new(service, request);

@@ -13,7 +13,7 @@ use super::key::RequestKeys;
 use super::stored::{AnswerStore, StoredAnswer};
 use crate::body::ending::Ending;
 use crate::body::observed::{BodyEnd, BodyObserver};
-use crate::call::{InvalidOutput, Reservation, Stale, Tenant};
+use crate::call::{InvalidOutput, Reservation, Stale};
 use crate::policy::last_good::cache::OVERHEAD;
 use crate::policy::last_good::cache_control;
 use crate::proto::dialect::{AnswerReader, End, Framing, Kind, StreamReader};
@@ -79,7 +79,7 @@ impl AnswerRecorder {
     pub(super) fn of<B>(
         response: &Response<B>,
         request: RequestKeys,
-        tenant: Option<&Tenant>,
+        share: &Reservation,
         store: &Arc<AnswerStore>,
         config: &Config,
     ) -> Option<Self> {
@@ -107,8 +107,8 @@ impl AnswerRecorder {
             missing,
             data: Vec::new(),
             max: config.max_answer,
-            reservation: Some(config.memory.reserve(tenant)),
-            meaning: config.similar.as_ref().map(|_| config.memory.reserve(tenant)),
+            reservation: Some(share.sibling()),
+            meaning: config.similar.as_ref().map(|_| share.sibling()),
             similar: config.similar.clone(),
             peers: config.peers.clone(),
         })

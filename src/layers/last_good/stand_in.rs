@@ -15,9 +15,9 @@ use super::key::RequestKeys;
 use super::recorder::AnswerRecorder;
 use super::search::{Found, Search, SearchSource};
 use super::stored::{AnswerStore, StoredAnswer, mark_template};
-use crate::body::request::CallBody;
+use crate::body::request::{CallBody, share_of};
 use crate::body::response::ResponseBody;
-use crate::call::{StaleKind, Tenant};
+use crate::call::{Reservation, StaleKind};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::last_good::may_stand_in;
@@ -33,7 +33,8 @@ pub(super) struct StandIn {
     request: RequestKeys,
     /// Set if there is a template.
     unanswered: Option<Box<UnansweredRequest>>,
-    tenant: Option<Tenant>,
+    /// For a new answer.
+    share: Reservation,
     classifier: Classifier,
     deadline: Option<CallDeadline>,
     watch: DeadlineWatch,
@@ -79,7 +80,7 @@ impl StandIn {
         Self {
             request,
             unanswered,
-            tenant: upstream.extensions().get().cloned(),
+            share: share_of(&config.memory, upstream.headers(), upstream.extensions()),
             classifier: Classifier::clone(&config.classifier).for_call(upstream),
             deadline: CallDeadline::earliest(upstream.extensions(), None),
             watch: DeadlineWatch::Unknown,
@@ -122,8 +123,7 @@ impl StandIn {
         B: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,
     {
         result.map(|response| {
-            let recorder =
-                AnswerRecorder::of(&response, self.request.clone(), self.tenant.as_ref(), &self.store, &self.config);
+            let recorder = AnswerRecorder::of(&response, self.request.clone(), &self.share, &self.store, &self.config);
             if recorder.is_none() {
                 self.store.reap();
             }

@@ -17,8 +17,8 @@ use super::pending_end::PendingEnd;
 use super::reply::Reply;
 use super::resume_source::ResumeSource;
 use crate::body::ending::Ending;
-use crate::body::request::CallBody;
-use crate::call::{Notice, Notices, PinTo, Reservation, Tenant};
+use crate::body::request::{CallBody, share_of};
+use crate::call::{Notice, Notices, PinTo, Reservation};
 use crate::error::{self, BoxError, StreamTruncated, UpstreamError};
 use crate::event::Event;
 use crate::policy::resume::{Aside, Continuations, Cut, Followed, NotResumed, ResumedBy, StreamFollower};
@@ -100,7 +100,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     ) -> Self {
         let head = kept.head();
         let kind = Kind::of_path(head.uri.path());
-        let held = config.memory.reserve(head.extensions.get::<Tenant>());
+        let held = share_of(&config.memory, &head.headers, &head.extensions);
         let continuations = Continuations::new(config.attempts);
         let remember = matches!(kept, ResumeSource::Request { restarts: true, .. }).then_some(config.max_prefix);
         Self {

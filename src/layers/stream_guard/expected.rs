@@ -17,8 +17,9 @@ use super::watch::{BodyWatch, ContentLimit, StreamWatch};
 use crate::body::ending::Ending;
 use crate::body::monitored::MonitoredBody;
 use crate::body::prefixed::ReadAhead;
+use crate::body::request::share_of;
 use crate::body::response::LayerBody;
-use crate::call::{AsksForRest, Tenant};
+use crate::call::{AsksForRest, Reservation};
 use crate::event::Event;
 use crate::policy::timeout_profile::TimeoutProfile;
 use crate::proto::dialect::Framing;
@@ -37,7 +38,8 @@ pub(super) struct Expected {
     /// Whether it asks for the rest of an answer: its content, and its end, may have come before.
     asks_for_rest: bool,
     host: u64,
-    tenant: Option<Tenant>,
+    /// For the part of its answer that is withheld.
+    held: Reservation,
     /// The request's own limit for the first data.
     first_byte: Option<Duration>,
 }
@@ -72,7 +74,7 @@ impl Expected {
             first_byte: request.extensions().get().map(|profile: &TimeoutProfile| profile.first_byte),
             generates: posted,
             asks_for_rest: request.extensions().get::<AsksForRest>().is_some(),
-            tenant: request.extensions().get().cloned(),
+            held: share_of(&config.memory, request.headers(), request.extensions()),
             dialect,
             config: Arc::clone(config),
         })
@@ -90,16 +92,14 @@ impl Expected {
                 return Plan::Forward(response.map(StreamGuardBody::inner));
             }
             Promise::Error => {
-                let held = self.config.memory.reserve(self.tenant.as_ref());
-                return Plan::Withhold(WithheldPrelude::error(self.config, held, response));
+                return Plan::Withhold(WithheldPrelude::error(self.config, self.held, response));
             }
             Promise::Answer => None,
             Promise::Stream(framing) => Some(framing),
         };
         let ending = Ending::new().following_ids();
         response.extensions_mut().insert(ending.clone());
-        let Self { config, dialect, generates, asks_for_rest, host, tenant, first_byte } = self;
-        let held = config.memory.reserve(tenant.as_ref());
+        let Self { config, dialect, generates, asks_for_rest, host, held, first_byte } = self;
         let first_content = config.first_content.map(|limit| limit.max(first_byte.unwrap_or_default()));
         match (framing, dialect) {
             (None, Some(dialect)) => {

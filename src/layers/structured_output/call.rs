@@ -18,9 +18,9 @@ use crate::body::collect::{Collected, collect};
 use crate::body::ending::Ending;
 use crate::body::erased::ErasedBody;
 use crate::body::output_usage::OutputUsage;
-use crate::body::request::{CallBody, RequestRead, RequestReading};
+use crate::body::request::{CallBody, RequestRead, RequestReading, share_of};
 use crate::body::response::LayerBody;
-use crate::call::{InvalidOutput, NoRetry, OutputFault, Tenant};
+use crate::call::{InvalidOutput, NoRetry, OutputFault};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::structured::Complaint;
@@ -177,7 +177,7 @@ where
     let (head, body) = response.into_parts();
     let max =
         if form == AnswerForm::Json { config.max_answer } else { config.hold_streams.unwrap_or(config.max_answer) };
-    let reservation = config.memory.reserve(asked.head.extensions.get::<Tenant>());
+    let reservation = share_of(&config.memory, &asked.head.headers, &asked.head.extensions);
     let (body, is_whole) = match collect(ErasedBody::new(body), max, reservation).await {
         Ok(Collected::Whole { data, trailers }) => {
             return AnswerRead::Answer(CollectedAnswer { head, data, trailers }, form);

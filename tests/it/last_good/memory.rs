@@ -166,7 +166,7 @@ async fn vectors_are_counted() {
     assert_eq!(memory.used(), 0);
 
     // Where there is no memory for it, the answer is kept without.
-    let memory = Memory::new(8 * KIB);
+    let memory = Memory::new(32 * KIB);
     let layer = LastGoodLayer::new().memory(memory.clone()).similar(Similar::new(Long));
     let service = layer.layer(upstream.service());
     for number in 0..3 {

@@ -131,7 +131,7 @@ async fn what_is_withheld_counts_while_the_rest_is_asked_for() {
     for (first, waits) in
         [(stream([Data(ONE), Data(half)]), true), (stream([Data(ONE), Data(half), Fail("cut")]), false)]
     {
-        let memory = Memory::new(64 * 1024);
+        let memory = Memory::new(256 * 1024);
         let answers =
             [first, Answer::Lost, stream([Wait(secs(10)), Data("id: 2\ndata: two"), Wait(secs(10)), Fail("x")])];
         let upstream = Upstream::new(answers.into_iter().chain([Answer::Status(404, "gone")]));
