@@ -1,7 +1,7 @@
 //! The result of a call's attempts, for a caller that gets an error instead of a response.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 /// Receives, in a request's extensions, how many attempts [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer) made,
 /// and whether further ones are pointless.
@@ -30,7 +30,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// # }
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct RetryReport(Arc<AtomicU64>);
+pub struct RetryReport(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    attempts: AtomicU64,
+    /// Of the call that this one joined.
+    joined: OnceLock<RetryReport>,
+}
 
 /// A bit above the number of attempts.
 const FINAL: u64 = 1 << 32;
@@ -47,16 +54,30 @@ impl RetryReport {
     /// The number of attempts so far; 0 if no retry layer has seen the call, or it was not to be retried.
     #[must_use]
     pub fn attempts(&self) -> u32 {
-        u32::try_from(self.0.load(Relaxed) & (FINAL - 1)).unwrap_or(u32::MAX)
+        u32::try_from(self.get() & (FINAL - 1)).unwrap_or(u32::MAX)
     }
 
     /// Whether the caller's own retries would only multiply these attempts; a server then sends `x-should-retry: false`.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        self.0.load(Relaxed) & FINAL != 0
+        self.get() & FINAL != 0
+    }
+
+    fn get(&self) -> u64 {
+        match (self.0.attempts.load(Relaxed), self.0.joined.get()) {
+            (0, Some(joined)) => joined.0.attempts.load(Relaxed),
+            (attempts, _) => attempts,
+        }
+    }
+
+    /// Reports the attempts of `other` from now on, while its own call makes none.
+    pub(crate) fn join(&self, other: &Self) {
+        if !Arc::ptr_eq(&self.0, &other.0) {
+            let _ = self.0.joined.set(other.clone());
+        }
     }
 
     pub(crate) fn set(&self, attempts: u32, is_final: bool) {
-        self.0.store(u64::from(attempts) | if is_final { FINAL } else { 0 }, Relaxed);
+        self.0.attempts.store(u64::from(attempts) | if is_final { FINAL } else { 0 }, Relaxed);
     }
 }

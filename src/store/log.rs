@@ -5,6 +5,7 @@ use std::task::{Wake, Waker};
 use super::drive::{Drive, Watched};
 use super::reader::LogReader;
 use super::shared::Shared;
+use crate::call::RetryReport;
 use crate::error::SharedError;
 use crate::policy::broadcast::ReaderId;
 use crate::rt::deadline::{Deadline, SharedDeadline};
@@ -113,6 +114,16 @@ impl ResponseLog {
     /// Lets listeners that join extend `deadline`.
     pub(crate) fn share_deadline(&self, deadline: SharedDeadline) {
         self.shared.state().deadline = Some(deadline);
+    }
+
+    /// Lets listeners that join learn of the call's attempts.
+    pub(crate) fn share_report(&self, report: RetryReport) {
+        self.shared.state().report = Some(report);
+    }
+
+    /// The attempts of the call; `None` if another process makes it.
+    pub(crate) fn report(&self) -> Option<RetryReport> {
+        self.shared.state().report.clone()
     }
 
     /// Adds the task that keeps the call alive while there is no listener.

@@ -7,6 +7,7 @@ use std::task::{Wake, Waker};
 use super::drive::Drive;
 use super::head::Head;
 use super::part::BodyPart;
+use crate::call::RetryReport;
 use crate::error::SharedError;
 use crate::policy::broadcast::{Broadcast, LogLimits, ReaderId};
 use crate::rt::deadline::SharedDeadline;
@@ -23,6 +24,8 @@ pub(super) struct State {
     pub(super) failure: Option<SharedError>,
     pub(super) driver: Option<Arc<dyn Drive>>,
     pub(super) deadline: Option<SharedDeadline>,
+    /// The attempts that the call has made.
+    pub(super) report: Option<RetryReport>,
     /// Identifies the log, for callers that come back.
     pub(super) number: Option<u64>,
     /// A store has read along: it may read again, and must find the same parts.
@@ -54,6 +57,7 @@ impl Shared {
             failure: None,
             driver: None,
             deadline: None,
+            report: None,
             number: None,
             was_observed: false,
             is_held_when_failed: false,

@@ -62,12 +62,13 @@ impl CallAttempts {
 
     /// The answer when a layer refused.
     pub(crate) fn refused(&self, rejection: &Rejection, response: Response<AnswerBody>) -> Response<AnswerBody> {
-        let told = response.extensions();
-        let attempts = match (told.get::<UpstreamCalls>(), told.get::<Attempts>()) {
+        let extensions = response.extensions();
+        let attempts = match (extensions.get::<UpstreamCalls>(), extensions.get::<Attempts>()) {
             // Of the call that this request joined.
             (Some(asked), _) => asked.times(),
             (None, Some(attempts)) if rejection.kind() == RejectionKind::SharedCallFailed => attempts.0,
-            (None, _) => self.asked.times(),
+            // The report also counts the attempts of a joined call.
+            (None, _) => self.asked.times().max(self.report.attempts()),
         };
         let mut response = count(attempts, problem::of_rejection(rejection, response));
         // The layers inside mark their refusals. This one comes from a layer outside of the attempts.

@@ -125,6 +125,7 @@ where
             recorder.log().share_deadline(shared.clone());
         }
         let report = self.report();
+        recorder.log().share_report(report.clone());
         let answer = config_answers(&self.config, self.resumable).map(|(answers, resumable)| {
             answers.open(&recorder.log(), (self.claim.tenant, self.claim.owner), resumable, lease.offers())
         });
@@ -154,6 +155,10 @@ where
         };
         let reader = reader.cancelled_by(self.cancellation());
         if role == DedupRole::Joined {
+            // A layer outside may refuse this request before the shared call ends.
+            if let Some(report) = self.request.extensions().get::<RetryReport>() {
+                log.report().iter().for_each(|shared| report.join(shared));
+            }
             self.config.emitter.emit(&Event::FlightJoined);
         }
         let (format, config, offer) = (self.format(), self.config.clone(), self.offer(log));

@@ -335,6 +335,31 @@ async fn those_who_follow_a_call_learn_that_its_attempts_are_spent() {
     }
 }
 
+/// A layer outside of it, as a deadline, then makes the answer.
+#[tokio::test(start_paused = true)]
+async fn one_who_follows_a_call_and_leaves_before_its_end_learns_of_its_attempts() {
+    let calls = Arc::<AtomicUsize>::default();
+    let upstream = service_fn(move |_: Request<CallBody>| {
+        let is_first = calls.fetch_add(1, SeqCst) == 0;
+        async move {
+            if !is_first {
+                std::future::pending::<()>().await;
+            }
+            Err::<Response<Full<Bytes>>, _>(io::Error::from(io::ErrorKind::ConnectionReset))
+        }
+    });
+    let service = DedupLayer::new().layer(RetryAfterBackoffLayer::llm().attempts(3).layer(upstream));
+    let report = RetryReport::new();
+    let mut second = post("hi");
+    second.extensions_mut().insert(report.clone());
+    let (leader, follower) = tokio::join!(
+        tokio::time::timeout(secs(30), service.clone().oneshot(post("hi"))),
+        tokio::time::timeout(secs(20), service.clone().oneshot(second))
+    );
+    assert!(leader.is_err() && follower.is_err());
+    assert_eq!((report.attempts(), report.is_final()), (2, false));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_error_in_the_body_reaches_everyone_after_what_was_said_before() {
     let (service, mut stage) = dedup(&DedupLayer::new());

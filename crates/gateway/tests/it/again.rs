@@ -153,6 +153,21 @@ async fn those_who_joined_a_call_learn_the_same_of_its_end() {
 }
 
 #[tokio::test]
+async fn one_who_joined_a_call_and_has_less_time_learns_of_its_attempts() {
+    let gateway = gateway(&["--first-byte-timeout", "1s"]).await;
+    let joins = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut joins = with_credentials(&gateway, "silent");
+        joins.headers_mut().insert("x-deadline-ms", "300".parse().unwrap());
+        ask(joins).await
+    };
+    let (_, joins) = tokio::join!(ask(with_credentials(&gateway, "silent")), joins);
+    assert_eq!(provenance(&joins), (504, "1", "gateway"));
+    assert_eq!(joins.headers()["x-should-retry"], "false");
+    assert_eq!(gateway.provider().counts().calls, 1, "not joined");
+}
+
+#[tokio::test]
 async fn a_refusal_before_any_upstream_call_says_so() {
     let gateway = gateway(&["--attempts", "1", "--breaker-consecutive", "1"]).await;
     let mut late = chat(gateway.addr, true, "");
