@@ -6,29 +6,54 @@ use http::{HeaderName, HeaderValue, Request, Uri};
 
 use crate::paths;
 
-/// Removes each header and each parameter of the query that holds the key. Callers with a client for several
-/// providers send it in more than one place.
+/// Removes the key from the headers and the query. Callers with a client for several providers send it in more than one
+/// place. Other lines, cookies, protocols of a WebSocket and parameters stay.
 pub(super) fn remove<B>(request: &mut Request<B>, key: &[u8]) {
-    let held = request.headers().iter().filter(|(name, value)| is_copy(name, value, key));
+    let headers = request.headers_mut();
+    let held = headers.iter().filter(|(name, value)| members(name, value).any(|member| is_key(name, member, key)));
     let names: Vec<HeaderName> = held.map(|(name, _)| name.clone()).collect();
     for name in names {
-        request.headers_mut().remove(name);
+        let lines: Vec<HeaderValue> = headers.get_all(&name).iter().cloned().collect();
+        headers.remove(&name);
+        lines.into_iter().filter_map(|line| line_without(&name, line, key)).for_each(|line| {
+            headers.append(&name, line);
+        });
     }
     if let Some(uri) = without(request.uri(), key) {
         *request.uri_mut() = uri;
     }
 }
 
-/// Whether the value is the key, alone, after a scheme, in a cookie or among the protocols of a WebSocket.
-fn is_copy(name: &HeaderName, value: &HeaderValue, key: &[u8]) -> bool {
-    let ends_with_key = |text: &[u8], before: &[u8]| {
-        let rest = text.trim_ascii().strip_suffix(key);
-        rest.is_some_and(|rest| rest.last().is_none_or(|last| before.contains(last)))
-    };
-    let value = value.as_bytes();
-    ends_with_key(value, b" \t")
-        || *name == COOKIE && value.split(|byte| *byte == b';').any(|cookie| ends_with_key(cookie, b"="))
-        || *name == SEC_WEBSOCKET_PROTOCOL && value.split(|byte| *byte == b',').any(|name| ends_with_key(name, b"."))
+/// The line without the members that are the key; `None` if nothing is left.
+fn line_without(name: &HeaderName, line: HeaderValue, key: &[u8]) -> Option<HeaderValue> {
+    if !members(name, &line).any(|member| is_key(name, member, key)) {
+        return Some(line);
+    }
+    let kept: Vec<&[u8]> = members(name, &line).filter(|member| !is_key(name, member, key)).collect();
+    let kept = kept.join(&separator(name)?);
+    HeaderValue::from_bytes(kept.trim_ascii()).ok().filter(|line| !line.is_empty())
+}
+
+/// The parts of a line that may each be a key.
+fn members<'a>(name: &HeaderName, line: &'a HeaderValue) -> impl Iterator<Item = &'a [u8]> {
+    let separator = separator(name);
+    line.as_bytes().split(move |&byte| Some(byte) == separator)
+}
+
+fn separator(name: &HeaderName) -> Option<u8> {
+    let protocols = (*name == SEC_WEBSOCKET_PROTOCOL).then_some(b',');
+    if *name == COOKIE { Some(b';') } else { protocols }
+}
+
+/// Whether the text is the key, alone, after a scheme, as a cookie or as a protocol of a WebSocket.
+fn is_key(name: &HeaderName, text: &[u8], key: &[u8]) -> bool {
+    let rest = text.trim_ascii().strip_suffix(key);
+    rest.is_some_and(|rest| match rest.last() {
+        None | Some(b' ' | b'\t') => true,
+        Some(b'=') => *name == COOKIE,
+        Some(b'.') => *name == SEC_WEBSOCKET_PROTOCOL,
+        Some(_) => false,
+    })
 }
 
 /// The URI without parameters whose value is the key; `None` if there are none.
@@ -62,8 +87,8 @@ mod tests {
             ("x-goog-api-key", " k=1 "),
             ("proxy-authorization", "Token  k=1"),
             ("x-of-their-own", "k=1"),
-            ("cookie", "theme=dark; key=k=1; lang=en"),
-            ("sec-websocket-protocol", "realtime, openai-insecure-api-key.k=1"),
+            ("cookie", "key=k=1"),
+            ("sec-websocket-protocol", " k=1, openai-insecure-api-key.k=1"),
         ];
         let others = [
             ("accept", "k=1.1"),
@@ -82,6 +107,24 @@ mod tests {
         let mut left: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "user-agent", "x-cookie", "x-protocol", "x-team"]);
+
+        // The rest of a list stays.
+        let lists = [
+            ("cookie", "theme=dark; key=k; lang=en", "theme=dark; lang=en"),
+            ("cookie", "key=k; session=\"a\"", "session=\"a\""),
+            ("cookie", "a=1;b=kk; c=k.", "a=1;b=kk; c=k."),
+            ("sec-websocket-protocol", "realtime, openai-insecure-api-key.k,v2", "realtime,v2"),
+            ("sec-websocket-protocol", "realtime, k", "realtime"),
+            ("sec-websocket-protocol", "realtime,chat", "realtime,chat"),
+            ("x-of-their-own", "team a", "team a"),
+        ];
+        let request = lists.iter().fold(Request::get("/v1"), |request, (name, value, _)| request.header(*name, *value));
+        let mut request = request.header("x-of-their-own", "k").body(()).unwrap();
+        remove(&mut request, b"k");
+        for name in ["cookie", "sec-websocket-protocol", "x-of-their-own"] {
+            let left = request.headers().get_all(name).iter().map(|value| value.to_str().unwrap());
+            assert!(left.eq(lists.iter().filter(|(of, ..)| name == *of).map(|(.., left)| *left)), "{request:?}");
+        }
 
         let mut request = Request::get("/v1?key=k").body(()).unwrap();
         remove(&mut request, b"k");
