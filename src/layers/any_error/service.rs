@@ -25,7 +25,7 @@ pin_project! {
     }
 }
 
-impl<S, R> Service<R> for AnyError<S>
+impl<S, R> Service<R> for Layered<S, ConvertsErrors>
 where
     S: Service<R, Error: Into<BoxError>>,
 {

@@ -10,7 +10,7 @@ use crate::rt::layered::Layered;
 /// Fails the connector inside when it takes too long. See [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer).
 pub type ConnectTimeout<S> = Layered<S, Config>;
 
-impl<S, R> Service<R> for ConnectTimeout<S>
+impl<S, R> Service<R> for Layered<S, Config>
 where
     S: Service<R, Error: Into<BoxError>>,
 {

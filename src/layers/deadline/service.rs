@@ -20,7 +20,7 @@ use crate::rt::layered::Layered;
 /// (Its name is not that of its layer, since [`Deadline`](crate::Deadline) is the instant itself.)
 pub type DeadlineService<S> = Layered<S, Config>;
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for DeadlineService<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Layered<S, Config>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
     ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,

@@ -18,7 +18,7 @@ use crate::store::{MemoryStore, Store};
 /// Makes one call to the inner service for duplicate requests. See [`DedupLayer`](crate::DedupLayer).
 pub type Dedup<S, St = MemoryStore> = Layered<S, (St, Arc<Config>)>;
 
-impl<S, St, ReqB, ResB> Service<Request<ReqB>> for Dedup<S, St>
+impl<S, St, ReqB, ResB> Service<Request<ReqB>> for Layered<S, (St, Arc<Config>)>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>, Future: Send + 'static> + Clone + Send + 'static,
     S::Error: Send + 'static,

@@ -19,7 +19,7 @@ use crate::rt::per_thread::PerThread;
 /// Asks a backup when the service inside, the primary, cannot answer. See [`FallbackLayer`](crate::FallbackLayer).
 pub type Fallback<S, Bk> = Layered<S, PerThread<Config<Bk>>>;
 
-impl<S, Bk, ReqB, ResB, BkB> Service<Request<ReqB>> for Fallback<S, Bk>
+impl<S, Bk, ReqB, ResB, BkB> Service<Request<ReqB>> for Layered<S, PerThread<Config<Bk>>>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>, Error: Error + 'static>,
     Bk: Service<Request<CallBody>, Response = Response<BkB>> + Clone,

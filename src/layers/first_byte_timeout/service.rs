@@ -20,7 +20,7 @@ use crate::rt::layered::Layered;
 /// [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer).
 pub type FirstByteTimeout<S> = Layered<S, Config>;
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for FirstByteTimeout<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Layered<S, Config>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>>,
     ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,

@@ -17,7 +17,7 @@ pub struct GrpcStatuses(pub(super) bool);
 /// Ends gRPC streams that reach a time limit with a status. See [`GrpcStatusLayer`](crate::GrpcStatusLayer).
 pub type GrpcStatus<S> = Layered<S, GrpcStatuses>;
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for GrpcStatus<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Layered<S, GrpcStatuses>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
     ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,

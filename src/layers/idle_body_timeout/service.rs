@@ -15,7 +15,7 @@ use crate::rt::layered::Layered;
 /// Ends silent response bodies of the service inside. See [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer).
 pub type IdleBodyTimeout<S> = Layered<S, Config>;
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for IdleBodyTimeout<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Layered<S, Config>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
     ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,

@@ -17,7 +17,7 @@ use crate::rt::ready::take_ready;
 /// Reads requests before they are sent to the service inside. See [`InspectRequestLayer`](crate::InspectRequestLayer).
 pub type InspectRequest<S> = Layered<S, Option<PerThread<Config>>>;
 
-impl<S, B> Service<Request<B>> for InspectRequest<S>
+impl<S, B> Service<Request<B>> for Layered<S, Option<PerThread<Config>>>
 where
     S: Service<Request<CallBody>> + Clone,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,

@@ -20,7 +20,7 @@ use crate::rt::layered::Layered;
 /// Returns an earlier answer if the inner service fails. See [`LastGoodLayer`](crate::LastGoodLayer).
 pub type LastGood<S> = Layered<S, (Arc<AnswerStore>, Arc<Config>)>;
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for LastGood<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Layered<S, (Arc<AnswerStore>, Arc<Config>)>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>, Error: Error + 'static> + Clone,
     ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,

@@ -16,7 +16,7 @@ use crate::rt::layered::Layered;
 /// Names the call that events of the layers inside are about. See [`ObserveLayer`](crate::ObserveLayer).
 pub type Observe<S> = Layered<S, (Option<Config>, Option<Figures>)>;
 
-impl<S, B, R> Service<Request<B>> for Observe<S>
+impl<S, B, R> Service<Request<B>> for Layered<S, (Option<Config>, Option<Figures>)>
 where
     S: Service<Request<B>, Response = Response<R>>,
     R: Body,

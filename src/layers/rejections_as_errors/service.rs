@@ -14,7 +14,7 @@ pub struct RejectionErrors(pub(super) bool);
 /// Turns refusals of the layers inside into errors. See [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer).
 pub type RejectionsAsErrors<S> = Layered<S, RejectionErrors>;
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for RejectionsAsErrors<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Layered<S, RejectionErrors>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>, Error: Into<BoxError>>,
 {

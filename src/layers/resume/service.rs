@@ -17,7 +17,7 @@ use crate::rt::layered::Layered;
 /// Continues streams that broke. See [`ResumeLayer`](crate::ResumeLayer).
 pub type Resume<S> = Layered<S, Arc<Config>>;
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for Resume<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Layered<S, Arc<Config>>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>> + Clone,
     ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,

@@ -20,7 +20,7 @@ use crate::rt::per_thread::PerThread;
 /// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer).
 pub type RetryAfterBackoff<S> = Layered<S, PerThread<Config>>;
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for RetryAfterBackoff<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Layered<S, PerThread<Config>>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>, Error: Error + 'static> + Clone,
     ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,

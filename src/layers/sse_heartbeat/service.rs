@@ -15,7 +15,7 @@ use crate::rt::layered::Layered;
 /// Keeps silent event streams of the service inside alive. See [`SseHeartbeatLayer`](crate::SseHeartbeatLayer).
 pub type SseHeartbeat<S> = Layered<S, Config>;
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for SseHeartbeat<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Layered<S, Config>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>, Future: Send + 'static, Error: Into<BoxError>>,
     ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + 'static,

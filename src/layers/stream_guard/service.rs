@@ -16,7 +16,7 @@ use crate::rt::layered::Layered;
 /// Checks that answers are complete and no errors. See [`StreamGuardLayer`](crate::StreamGuardLayer).
 pub type StreamGuard<S> = Layered<S, Arc<Config>>;
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for StreamGuard<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Layered<S, Arc<Config>>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
     ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Unpin + 'static,

@@ -18,7 +18,7 @@ use crate::rt::layered::Layered;
 /// Checks that answers have the form that was asked for. See [`StructuredOutputLayer`](crate::StructuredOutputLayer).
 pub type StructuredOutput<S> = Layered<S, Arc<Config>>;
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for StructuredOutput<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Layered<S, Arc<Config>>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>, Future: Send, Error: Send> + Clone + Send + 'static,
     ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,

@@ -18,7 +18,7 @@ use crate::rt::layered::Layered;
 /// Ends the older messages of a conversation when a newer one comes. See [`SupersedeLayer`](crate::SupersedeLayer).
 pub type Supersede<S> = Layered<S, (Arc<Config>, Arc<Shared>)>;
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for Supersede<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Layered<S, (Arc<Config>, Arc<Shared>)>
 where
     S: Service<Request<CallBody>, Response = Response<ResB>> + Clone,
     ReqB: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,

@@ -11,7 +11,7 @@ use crate::rt::layered::Layered;
 /// It is not called `TimeoutProfile`, since that is the name of the [limits](crate::TimeoutProfile) themselves.
 pub type TimeoutProfileService<S> = Layered<S, Option<ProfileChooser>>;
 
-impl<S, B> Service<Request<B>> for TimeoutProfileService<S>
+impl<S, B> Service<Request<B>> for Layered<S, Option<ProfileChooser>>
 where
     S: Service<Request<B>>,
 {

@@ -150,6 +150,26 @@ fn no_name_has_two_meanings() {
     }
 }
 
+/// rustdoc's JSON leaves such an implementation out, so the listing of the API would not show a change of its bounds.
+#[test]
+fn no_trait_is_implemented_for_an_alias() {
+    for sources in SOURCES {
+        let read = Crate::read(&root().join(sources));
+        let aliases: BTreeSet<&str> = read.code().flat_map(|(_, code)| code.lines().filter_map(alias)).collect();
+        for (module, code) in read.code() {
+            for line in code.lines().filter(|line| line.starts_with("impl")) {
+                let of = line.rsplit_once(" for ").and_then(|(_, of)| of.split(|c: char| !c.is_alphanumeric()).next());
+                assert!(!of.is_some_and(|of| aliases.contains(of)), "{sources}/{}: {line}", module.join("/"));
+            }
+        }
+    }
+}
+
+/// The public alias that this line defines, of a type with parameters.
+fn alias(line: &str) -> Option<&str> {
+    line.strip_prefix("pub type ")?.split_once('<').map(|(name, _)| name).filter(|name| !name.contains(' '))
+}
+
 /// The type or trait that this line defines. What a trait calls a type of its own has no name elsewhere.
 fn defined_type(line: &str) -> Option<&str> {
     let is_indented = line.starts_with(' ');
