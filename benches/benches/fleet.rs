@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::store::Fingerprint;
 use tower_buttress::{CallBody, DedupLayer};
-use tower_buttress_redis::backend::{Backend, CircuitBackend, CircuitGroup, ClaimArgs, Heard, Process, Token};
+use tower_buttress_redis::backend::{Backend, CircuitBackend, CircuitGroup, ClaimArgs, Delivery, Process, Token};
 use tower_buttress_redis::{Redis, RedisOptions, RedisStore};
 
 use self::server::Server;
@@ -123,7 +123,7 @@ async fn votes(one: &Redis, other: &Redis) -> Fallible<Vec<Duration>> {
     for _ in 0..VOTES {
         let begun = Instant::now();
         one.vote(group.circuit(None), Process::random(), Duration::from_millis(1), LEASE).await?;
-        while !matches!(news.next().await, Some(Heard::Message(_)) | None) {}
+        while !matches!(news.next().await, Some(Delivery::Message(_)) | None) {}
         lags.push(begun.elapsed());
     }
     Ok(lags)

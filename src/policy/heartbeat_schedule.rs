@@ -34,7 +34,7 @@ impl HeartbeatSchedule {
 
     /// The upstream sent data.
     #[inline]
-    pub(crate) fn heard(&mut self) {
+    pub(crate) fn on_activity(&mut self) {
         self.silent.alive();
     }
 
@@ -98,7 +98,7 @@ mod tests {
         schedule.sent();
         schedule.waiting(|| start + 20 * S);
         assert_eq!(schedule.due(true), Some((start + 35 * S, NextAction::Beat)));
-        schedule.heard();
+        schedule.on_activity();
         schedule.sent();
         assert_eq!(schedule.due(true), None);
     }
@@ -113,13 +113,13 @@ mod tests {
         schedule.beat(start + 15 * S);
         schedule.waiting(|| start + 15 * S);
         assert_eq!(schedule.due(true), Some((start + 30 * S, NextAction::End)));
-        schedule.heard();
+        schedule.on_activity();
         schedule.waiting(|| start + 16 * S);
         assert_eq!(schedule.due(false), Some((start + 46 * S, NextAction::End)));
         assert_eq!(
             schedule.due(true),
             Some((start + 30 * S, NextAction::Beat)),
-            "what was heard has not gone downstream"
+            "activity of the upstream has not gone downstream"
         );
     }
 

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::backend::{BackendError, Heard, Subscription};
+use crate::backend::{BackendError, Delivery, Subscription};
 
 /// What such a task does.
 pub(crate) trait Driver: Send + Sized + 'static {
@@ -24,8 +24,8 @@ pub(crate) trait Driver: Send + Sized + 'static {
     /// Only notes what to do: updates that come together are reported to Redis together.
     fn on_update(&mut self, update: Self::Update);
 
-    /// News of another process, which arrived at `heard`; the task may have been busy since.
-    fn on_news(&mut self, news: Bytes, heard: Instant);
+    /// News of another process, which arrived at `received`; the task may have been busy since.
+    fn on_news(&mut self, news: Bytes, received: Instant);
 
     /// News may have been missed.
     fn on_gap(&mut self) -> impl Future<Output = ()> + Send;
@@ -76,7 +76,7 @@ enum TaskInput<U> {
     /// The layer is gone.
     Over,
     Subscribed(Result<Subscription, BackendError>),
-    Heard(Option<(Heard, Instant)>),
+    News(Option<(Delivery, Instant)>),
     /// Something that the task started is done.
     Done,
     Due,
@@ -96,7 +96,7 @@ impl<U: Send + 'static> Updates<U> {
     }
 
     /// Without a runtime there is no task, and nothing is shared.
-    pub(crate) fn tell<D: Driver<Update = U>>(&self, update: U, driver: impl FnOnce() -> D) -> Result<(), NotSent> {
+    pub(crate) fn send<D: Driver<Update = U>>(&self, update: U, driver: impl FnOnce() -> D) -> Result<(), NotSent> {
         let updates = match self.0.get() {
             Some(updates) => updates,
             None => {
@@ -142,9 +142,9 @@ async fn run<D: Driver>(mut driver: D, mut updates: mpsc::Receiver<D::Update>) {
                 news = subscribed.map_or_else(|_| News::Wait(Instant::now() + SUBSCRIBE_EVERY), News::Open);
                 driver.on_gap().await;
             }
-            TaskInput::Heard(Some((Heard::Message(news), heard))) => driver.on_news(news, heard),
-            TaskInput::Heard(Some((Heard::Gap, _))) => driver.on_gap().await,
-            TaskInput::Heard(None) => news = News::Wait(Instant::now() + SUBSCRIBE_EVERY),
+            TaskInput::News(Some((Delivery::Message(news), received))) => driver.on_news(news, received),
+            TaskInput::News(Some((Delivery::Gap, _))) => driver.on_gap().await,
+            TaskInput::News(None) => news = News::Wait(Instant::now() + SUBSCRIBE_EVERY),
             TaskInput::Done | TaskInput::Due => {}
         }
     }
@@ -168,8 +168,8 @@ async fn next<D: Driver>(
             let update = poll_updates(cx);
             if update.is_ready() { update } else { news.poll(cx) }
         } else {
-            let heard = news.poll(cx);
-            if heard.is_ready() { heard } else { poll_updates(cx) }
+            let received = news.poll(cx);
+            if received.is_ready() { received } else { poll_updates(cx) }
         }
     });
     match due {
@@ -195,7 +195,7 @@ impl News {
     fn poll<U>(&mut self, cx: &mut Context<'_>) -> Poll<TaskInput<U>> {
         match self {
             Self::Asked(subscribing) => subscribing.as_mut().poll(cx).map(TaskInput::Subscribed),
-            Self::Open(news) => news.poll_next(cx).map(TaskInput::Heard),
+            Self::Open(news) => news.poll_next(cx).map(TaskInput::News),
             Self::Wait(_) => Poll::Pending,
         }
     }

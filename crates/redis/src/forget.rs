@@ -1,4 +1,4 @@
-//! Makes a process forget data when another one is told to.
+//! Makes a process forget data when another one publishes that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use tower_buttress::Tenant;
 
 use crate::backend::ForgetBackend;
 use crate::client::Redis;
-use crate::client::subscriptions::Heard;
+use crate::client::subscriptions::Delivery;
 
-/// Receives what other processes are told to forget: see [`Redis::on_forget`]. Dropping its last clone stops it.
+/// Receives what other processes publish as forgotten: see [`Redis::on_forget`]. Dropping its last clone stops it.
 #[derive(Clone, Debug)]
 #[must_use = "dropping it stops listening"]
 pub struct ForgetListener {
@@ -53,7 +53,7 @@ impl Redis {
 impl ForgetListener {
     /// The same on any engine.
     pub fn new<B: ForgetBackend>(backend: B, forget: impl Fn(Option<&Tenant>) + Send + Sync + 'static) -> Self {
-        let task = |runtime: Handle| Arc::new(AbortOnDrop(runtime.spawn(hear(backend, forget)).abort_handle()));
+        let task = |runtime: Handle| Arc::new(AbortOnDrop(runtime.spawn(receive(backend, forget)).abort_handle()));
         Self { _task: Handle::try_current().ok().map(task) }
     }
 }
@@ -64,7 +64,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn hear<B: ForgetBackend>(backend: B, forget: impl Fn(Option<&Tenant>) + Send + Sync + 'static) {
+async fn receive<B: ForgetBackend>(backend: B, forget: impl Fn(Option<&Tenant>) + Send + Sync + 'static) {
     let mut pause = RETRY;
     loop {
         let Ok(mut forgotten) = backend.forgotten().await else {
@@ -73,8 +73,8 @@ async fn hear<B: ForgetBackend>(backend: B, forget: impl Fn(Option<&Tenant>) + S
             continue;
         };
         pause = RETRY;
-        while let Some(heard) = forgotten.next().await {
-            let Heard::Message(tenant) = heard else { continue };
+        while let Some(delivery) = forgotten.next().await {
+            let Delivery::Message(tenant) = delivery else { continue };
             match std::str::from_utf8(&tenant) {
                 Ok("") => forget(None),
                 Ok(tenant) => forget(Some(&Tenant::new(tenant))),

@@ -259,7 +259,7 @@ impl CircuitBreakerLayer {
     /// effect; later ones do not.
     ///
     /// This process's own results take precedence: peers do not close off an upstream that answers here. See
-    /// [`PeerCircuit::hear`](crate::PeerCircuit::hear) for the rule, and `FleetBreaker` in the crate
+    /// [`PeerCircuit::apply`](crate::PeerCircuit::apply) for the rule, and `FleetBreaker` in the crate
     /// `tower-buttress-redis` for an implementation over Redis.
     #[must_use]
     pub fn share(self, peers: impl CircuitPeers) -> Self {

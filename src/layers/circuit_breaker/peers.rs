@@ -24,7 +24,7 @@ use crate::rt::clock;
 ///
 /// impl CircuitPeers for Pessimist {
 ///     fn on_new(&self, circuit: PeerCircuit) {
-///         circuit.hear(PeerReport::new(2, 2, Duration::from_secs(15)));
+///         circuit.apply(PeerReport::new(2, 2, Duration::from_secs(15)));
 ///     }
 ///
 ///     fn on_change(&self, _circuit: PeerCircuit, change: &CircuitChange) {
@@ -90,10 +90,10 @@ impl PeerCircuit {
     /// 2. it opens for as long as the peers' circuits are open, if at least half of the processes report it, and at least
     ///    two;
     /// 3. else one failure opens it, for as long as the peers' circuits are open, unless a call succeeds before.
-    pub fn hear(&self, report: PeerReport) -> PeerDecision {
+    pub fn apply(&self, report: PeerReport) -> PeerDecision {
         let Some(circuit) = self.circuit.upgrade() else { return PeerDecision::Ignored };
         let now = clock::now();
-        circuit.with(|machine| machine.hear_peers(report, now))
+        circuit.with(|machine| machine.apply_report(report, now))
     }
 
     /// Reports that a probe of another process got an answer: an open circuit closes, and one failure within 10 s opens

@@ -215,7 +215,7 @@ where
         RejectionFormat::of(self.request.headers())
     }
 
-    /// Where the retry layer inside reports its attempts: its followers are told of them, too.
+    /// Where the retry layer inside reports its attempts: its followers learn of them, too.
     fn report(&mut self) -> RetryReport {
         let extensions = self.request.extensions_mut();
         if let Some(report) = extensions.get::<RetryReport>() {

@@ -196,7 +196,7 @@ impl<B> HeartbeatState<B> {
             if let Some(notices) = &mut self.notices {
                 notices.on_data(data);
             }
-            self.schedule.heard();
+            self.schedule.on_activity();
             self.schedule.sent();
         }
     }
@@ -224,7 +224,7 @@ impl<B> HeartbeatState<B> {
             self.frame = if config.json_lines { None } else { config.frame(answer.extensions()) };
         }
         self.ids = position::followed(answer.extensions());
-        self.schedule.heard();
+        self.schedule.on_activity();
         // Heartbeats have gone out.
         self.mode = Mode::BomPending(BomStripper::default());
         answer.into_body()
@@ -249,7 +249,7 @@ impl<B> HeartbeatState<B> {
     fn strip(&mut self, frame: &mut Frame<Bytes>) -> bool {
         let (Mode::BomPending(mark), Some(data)) = (&mut self.mode, frame.data_mut()) else { return true };
         let was_empty = data.is_empty();
-        self.schedule.heard();
+        self.schedule.on_activity();
         if let Some(notices) = &mut self.notices {
             notices.on_data(data);
         }

@@ -61,7 +61,7 @@ impl PeerReport {
 
 impl Breaker {
     /// Weighs a report of other processes that the upstream fails.
-    pub(crate) fn hear_peers(&mut self, report: PeerReport, now: Instant) -> (PeerDecision, Option<BreakerEvent>) {
+    pub(crate) fn apply_report(&mut self, report: PeerReport, now: Instant) -> (PeerDecision, Option<BreakerEvent>) {
         self.window.advance(now);
         // At most as long as its own open time: the others' clock may have been set back.
         let open_for = report.open_for.min(self.settings.open_max);
@@ -148,7 +148,7 @@ mod tests {
     fn the_word_of_one_makes_suspicious_and_one_failure_of_ones_own_opens() {
         let now = Instant::now();
         let mut breaker = breaker(now);
-        assert_eq!(breaker.hear_peers(one_of(2), now), (PeerDecision::Suspicious, None));
+        assert_eq!(breaker.apply_report(one_of(2), now), (PeerDecision::Suspicious, None));
         assert_eq!(breaker.state(), CircuitState::Closed);
         call(&mut breaker, CallResult::UNANSWERED, now);
         assert_eq!(breaker.state(), CircuitState::Open);
@@ -158,7 +158,7 @@ mod tests {
     fn a_success_ends_the_suspicion() {
         let now = Instant::now();
         let mut breaker = breaker(now);
-        breaker.hear_peers(one_of(8), now);
+        breaker.apply_report(one_of(8), now);
         call(&mut breaker, CallResult::SUCCESS, now);
         call(&mut breaker, CallResult::UNANSWERED, now);
         assert_eq!(breaker.state(), CircuitState::Closed);
@@ -171,7 +171,7 @@ mod tests {
             [(1, 1, false), (1, 2, false), (2, 2, true), (2, 4, true), (2, 5, false), (3, 5, true)]
         {
             let mut breaker = breaker(now);
-            let decision = breaker.hear_peers(PeerReport::new(votes, active, OPEN), now).0;
+            let decision = breaker.apply_report(PeerReport::new(votes, active, OPEN), now).0;
             assert_eq!(decision == PeerDecision::Opened, opens, "{votes} of {active}");
         }
     }
@@ -184,8 +184,8 @@ mod tests {
             call(&mut breaker, CallResult::SUCCESS, now);
         }
         let all = PeerReport::new(8, 8, OPEN);
-        assert_eq!(breaker.hear_peers(all, now + Duration::from_secs(9)), (PeerDecision::Ignored, None));
-        assert_eq!(breaker.hear_peers(all, now + Duration::from_secs(11)).0, PeerDecision::Opened);
+        assert_eq!(breaker.apply_report(all, now + Duration::from_secs(9)), (PeerDecision::Ignored, None));
+        assert_eq!(breaker.apply_report(all, now + Duration::from_secs(11)).0, PeerDecision::Opened);
     }
 
     #[test]
@@ -204,16 +204,16 @@ mod tests {
         };
         let all = PeerReport::new(8, 8, OPEN);
         // One failure may be chance.
-        assert_eq!(after(1).hear_peers(all, soon).0, PeerDecision::Ignored);
-        assert_eq!(after(2).hear_peers(all, soon).0, PeerDecision::Opened);
-        assert_eq!(after(1).hear_peers(one_of(8), soon).0, PeerDecision::Ignored);
+        assert_eq!(after(1).apply_report(all, soon).0, PeerDecision::Ignored);
+        assert_eq!(after(2).apply_report(all, soon).0, PeerDecision::Opened);
+        assert_eq!(after(1).apply_report(one_of(8), soon).0, PeerDecision::Ignored);
         let mut suspicious = after(2);
-        assert_eq!(suspicious.hear_peers(one_of(8), soon).0, PeerDecision::Suspicious);
+        assert_eq!(suspicious.apply_report(one_of(8), soon).0, PeerDecision::Suspicious);
         call(&mut suspicious, CallResult::UNANSWERED, soon);
         assert_eq!(suspicious.state(), CircuitState::Open);
         let mut served = after(2);
         call(&mut served, CallResult::SUCCESS, soon);
-        assert_eq!(served.hear_peers(all, soon).0, PeerDecision::Ignored);
+        assert_eq!(served.apply_report(all, soon).0, PeerDecision::Ignored);
     }
 
     #[test]
@@ -221,10 +221,10 @@ mod tests {
         let now = Instant::now();
         let mut breaker = breaker(now);
         let all = |open_for| PeerReport::new(2, 2, open_for);
-        assert_eq!(breaker.hear_peers(all(Duration::ZERO), now).0, PeerDecision::Ignored);
-        breaker.hear_peers(all(OPEN / 3), now);
-        breaker.hear_peers(all(OPEN / 2), now);
-        breaker.hear_peers(all(OPEN / 3), now);
+        assert_eq!(breaker.apply_report(all(Duration::ZERO), now).0, PeerDecision::Ignored);
+        breaker.apply_report(all(OPEN / 3), now);
+        breaker.apply_report(all(OPEN / 2), now);
+        breaker.apply_report(all(OPEN / 3), now);
         assert_eq!(breaker.snapshot(now).open_for, Some(OPEN / 2));
     }
 
@@ -234,10 +234,10 @@ mod tests {
         let longest = BreakerSettings::default().open_max;
         let day = PeerReport::new(2, 2, Duration::from_secs(24 * 60 * 60));
         let mut closed = breaker(now);
-        let event = closed.hear_peers(day, now).1;
+        let event = closed.apply_report(day, now).1;
         assert_eq!(closed.snapshot(now).open_for, Some(longest));
         assert!(matches!(event, Some(BreakerEvent::Changed(change)) if change.open_for == Some(longest)));
-        closed.hear_peers(day, now);
+        closed.apply_report(day, now);
         assert_eq!(closed.snapshot(now).open_for, Some(longest));
     }
 
@@ -245,7 +245,7 @@ mod tests {
     fn while_probes_are_held_no_call_is_one_and_a_peer_can_close() {
         let now = Instant::now();
         let mut breaker = breaker(now);
-        breaker.hear_peers(PeerReport::new(2, 2, OPEN), now);
+        breaker.apply_report(PeerReport::new(2, 2, OPEN), now);
         breaker.hold_probes();
         let later = now + OPEN * 2;
         assert!(matches!(breaker.admit(later), (CircuitDecision::Refused { retry_after: Some(_) }, None)));

@@ -24,7 +24,7 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         active: Duration,
     ) -> impl Future<Output = Result<Votes, BackendError>> + Send;
 
-    /// Votes that the upstream fails, for `open_for`. The other processes hear of it.
+    /// Votes that the upstream fails, for `open_for`. The other processes learn of it.
     fn vote(
         &self,
         circuit: CircuitId,
@@ -210,7 +210,7 @@ pub(super) const ORDER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How many orders per circuit the engine recognises when they are repeated.
 #[cfg(any(test, feature = "model"))]
-pub(super) const MOST_TOLD: usize = 16;
+pub(super) const MAX_SEEN: usize = 16;
 
 /// An order or message that reaches the engine within this time counts from its arrival, so that simultaneous ones
 /// keep the order of arrival. A later one counts from when it was given.

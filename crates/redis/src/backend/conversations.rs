@@ -27,7 +27,7 @@ static ANSWERED: LuaScript = LuaScript::new(
 /// See the [module](super) for an example.
 pub trait ConversationBackend: Clone + Send + Sync + 'static {
     /// Reports a message and when it came. The newest message gets the next number of its conversation, and the other
-    /// processes hear of it. It supersedes the previous one, unless that was [answered](Self::answered). A message
+    /// processes learn of it. It supersedes the previous one, unless that was [answered](Self::answered). A message
     /// that came more than 0.1 s ago, and before the newest, is superseded. The number is above `known`, the highest
     /// one that the process knows, even if the engine has forgotten it and its clock has gone back. Of a new conversation
     /// nothing is stored if `share` has no room.

@@ -22,7 +22,7 @@ static FORGET: LuaScript =
 /// See the [module](super) for an example.
 pub trait ForgetBackend: Clone + Send + Sync + 'static {
     /// Tells all processes to forget the tenant with this name; an empty name: all tenants.
-    fn tell_to_forget(&self, tenant: &str) -> impl Future<Output = Result<u64, BackendError>> + Send;
+    fn publish_forget(&self, tenant: &str) -> impl Future<Output = Result<u64, BackendError>> + Send;
 
     /// Deletes a part of an owner's data, or of all data, from a cursor on; the first cursor is empty. Returns the
     /// number of keys and the next cursor; `None`: done.
@@ -42,7 +42,7 @@ pub trait ForgetBackend: Clone + Send + Sync + 'static {
                 return Ok(0);
             }
             // First, because a process that still has the data could write it again behind the loop below.
-            again(|| self.tell_to_forget(tenant.map_or("", Tenant::as_str))).await?;
+            again(|| self.publish_forget(tenant.map_or("", Tenant::as_str))).await?;
             let (owner, mut place, mut count) = (tenant.map(TenantHash::of), Vec::new(), 0);
             loop {
                 let forgotten = again(|| self.forget_some(owner, place.clone())).await?;
@@ -113,10 +113,10 @@ impl Redis {
 }
 
 impl ForgetBackend for Redis {
-    async fn tell_to_forget(&self, tenant: &str) -> Result<u64, BackendError> {
-        let mut tell = redis::cmd("PUBLISH");
-        tell.arg(self.names().forgotten()).arg(tenant);
-        number(&self.call(&Command::Plain(tell)).await?).map(unsigned)
+    async fn publish_forget(&self, tenant: &str) -> Result<u64, BackendError> {
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(self.names().forgotten()).arg(tenant);
+        number(&self.call(&Command::Plain(publish)).await?).map(unsigned)
     }
 
     async fn forget_some(&self, owner: Option<TenantHash>, place: Vec<u8>) -> Result<Forgotten, BackendError> {
@@ -182,7 +182,7 @@ mod model {
     use super::*;
 
     impl ForgetBackend for RedisModel {
-        async fn tell_to_forget(&self, tenant: &str) -> Result<u64, BackendError> {
+        async fn publish_forget(&self, tenant: &str) -> Result<u64, BackendError> {
             Ok(self.reach()?.publish(Channel::Forgotten, &bytes::Bytes::copy_from_slice(tenant.as_bytes())))
         }
 

@@ -17,7 +17,7 @@ pub(super) struct HeldCircuit {
     /// An operator's order, with its expiry.
     pub(super) order: Option<(NumberedOrder, Instant)>,
     /// The last orders that were given.
-    pub(super) told: Vec<Token>,
+    pub(super) seen: Vec<Token>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ impl HeldCircuit {
         self.open = self.open.filter(|open| open.forgotten > now);
         self.probe = self.probe.filter(|lease| lease.until.at > now);
         if self.order.is_some_and(|(_, until)| until <= now) {
-            (self.order, self.told) = (None, Vec::new());
+            (self.order, self.seen) = (None, Vec::new());
         }
     }
 

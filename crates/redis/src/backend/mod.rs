@@ -10,7 +10,7 @@
 //! use tower_buttress_redis::backend::{BackendError, PauseBackend, PauseNews, Subscription};
 //! use tower_buttress_redis::{FleetPauses, Redis, RedisOptions};
 //!
-//! /// An engine that hears of the others' pauses, and tells none of its own.
+//! /// An engine that receives the others' pauses, and sends none of its own.
 //! #[derive(Clone)]
 //! struct Listening<B>(B);
 //!
@@ -74,7 +74,7 @@ pub use self::names::Want;
 pub use self::offers::{Ask, Offered};
 pub use self::pauses::{PauseBackend, PauseNews};
 pub use self::rates::{RateBackend, RateTurn, TakenRate};
-pub use crate::client::subscriptions::{Heard, Subscription};
+pub use crate::client::subscriptions::{Delivery, Subscription};
 pub use crate::error::BackendError;
 pub(crate) use crate::ids::hex;
 pub use crate::ids::{Process, Token};

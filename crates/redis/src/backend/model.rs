@@ -16,7 +16,7 @@ use super::conversations::model::Shares;
 use super::held_circuit::HeldCircuit;
 use super::redis::whole_millis;
 use super::{BackendError, Flight, FlightState, Offered, Process, Subscription, Token};
-use crate::client::subscriptions::{Heard, Hearer};
+use crate::client::subscriptions::{Delivery, Publisher};
 
 /// Redis in memory, on tokio's clock, for tests of a fleet within one process. Clones are the same engine and share
 /// one connection to it.
@@ -87,7 +87,7 @@ pub(super) struct State {
     pub(super) conversations: HashMap<Fingerprint, Conversation>,
     /// The conversations of each tenant.
     pub(super) spoken: Shares,
-    channels: HashMap<Channel, Vec<(Hearer, Arc<Connection>)>>,
+    channels: HashMap<Channel, Vec<(Publisher, Arc<Connection>)>>,
     is_unreachable: bool,
     operations: u64,
     /// How far its clock is ahead of the processes', and how far it has gone back.
@@ -109,7 +109,7 @@ pub(super) struct Expiring<T> {
 #[derive(Clone)]
 pub(super) struct Offer {
     pub(super) offered: Offered,
-    pub(super) told: Instant,
+    pub(super) offered_at: Instant,
     pub(super) owner: Option<TenantHash>,
 }
 
@@ -237,13 +237,13 @@ impl RedisModel {
         Self::default()
     }
 
-    /// Sets whether the engine is reachable. While it is not, operations have no effect and nothing is heard; later
+    /// Sets whether the engine is reachable. While it is not, operations have no effect and nothing is received; later
     /// messages begin with a gap.
     pub fn set_reachable(&self, reachable: bool) {
         let mut state = self.lock();
         if state.is_unreachable == reachable {
             state.is_unreachable = !reachable;
-            state.tell_gap();
+            state.publish_gap();
         }
     }
 
@@ -254,14 +254,16 @@ impl RedisModel {
     }
 
     /// Sets whether this connection reaches the engine. While it does not, operations have no effect, nothing is
-    /// heard, and senders do not count this process as a receiver; later messages begin with a gap.
+    /// received, and senders do not count this process as a receiver; later messages begin with a gap.
     pub fn set_connected(&self, connected: bool) {
         let state = self.lock();
         if self.connection.is_cut.swap(!connected, Relaxed) == connected {
-            let hearers = state.channels.values().flatten();
-            hearers.filter(|(_, connection)| Arc::ptr_eq(connection, &self.connection)).for_each(|(hearer, _)| {
-                hearer.tell(Heard::Gap);
-            });
+            let publishers = state.channels.values().flatten();
+            publishers.filter(|(_, connection)| Arc::ptr_eq(connection, &self.connection)).for_each(
+                |(publisher, _)| {
+                    publisher.send(Delivery::Gap);
+                },
+            );
         }
     }
 
@@ -271,12 +273,12 @@ impl RedisModel {
         Checkpoint(self.lock().clone())
     }
 
-    /// Loses everything written since `replica`, as a failover to a lagging replica. Listeners hear a gap.
+    /// Loses everything written since `replica`, as a failover to a lagging replica. Subscribers receive a gap.
     pub fn fail_over(&self, replica: Checkpoint) {
         let mut state = self.lock();
         let State { channels, is_unreachable, operations, ahead, behind, .. } = std::mem::take(&mut *state);
         *state = State { channels, is_unreachable, operations, ahead, behind, ..replica.0 };
-        state.tell_gap();
+        state.publish_gap();
     }
 
     /// Sets its clock forward: everything it holds for a time expires earlier.
@@ -327,7 +329,7 @@ impl RedisModel {
         tenants.into_iter().map(sum).collect()
     }
 
-    /// Loses everything, as a restarted Redis. Listeners hear a gap.
+    /// Loses everything, as a restarted Redis. Subscribers receive a gap.
     pub fn restart(&self) {
         let mut state = self.lock();
         state.flights.clear();
@@ -345,7 +347,7 @@ impl RedisModel {
         state.processes.clear();
         state.conversations.clear();
         state.spoken.clear();
-        state.tell_gap();
+        state.publish_gap();
     }
 
     /// The number of operations so far.
@@ -369,8 +371,8 @@ impl RedisModel {
     }
 
     pub(super) fn subscribe(&self, channel: Channel) -> Result<Subscription, BackendError> {
-        let (hearer, subscription) = Subscription::new();
-        self.reach()?.channels.entry(channel).or_default().push((hearer, self.connection.clone()));
+        let (publisher, subscription) = Subscription::new();
+        self.reach()?.channels.entry(channel).or_default().push((publisher, self.connection.clone()));
         Ok(subscription)
     }
 }
@@ -464,21 +466,21 @@ impl State {
     }
 
     /// Whether any process listens to a channel.
-    pub(super) fn is_heard(&self, channel: Channel) -> bool {
-        let mut hearers = self.channels.get(&channel).into_iter().flatten();
-        hearers.any(|(hearer, connection)| hearer.is_heard() && !connection.is_cut.load(Relaxed))
+    pub(super) fn has_subscriber(&self, channel: Channel) -> bool {
+        let mut publishers = self.channels.get(&channel).into_iter().flatten();
+        publishers.any(|(publisher, connection)| publisher.has_subscriber() && !connection.is_cut.load(Relaxed))
     }
 
-    fn tell_gap(&self) {
-        self.channels.values().flatten().for_each(|(hearer, _)| {
-            hearer.tell(Heard::Gap);
+    fn publish_gap(&self) {
+        self.channels.values().flatten().for_each(|(publisher, _)| {
+            publisher.send(Delivery::Gap);
         });
     }
 
     pub(super) fn publish(&mut self, channel: Channel, message: &Bytes) -> u64 {
-        let Some(hearers) = self.channels.get_mut(&channel) else { return 0 };
-        hearers.retain(|(hearer, _)| hearer.is_heard());
-        let reached = hearers.iter().filter(|(_, connection)| !connection.is_cut.load(Relaxed));
-        reached.filter(|(hearer, _)| hearer.tell(Heard::Message(message.clone()))).count() as u64
+        let Some(publishers) = self.channels.get_mut(&channel) else { return 0 };
+        publishers.retain(|(publisher, _)| publisher.has_subscriber());
+        let reached = publishers.iter().filter(|(_, connection)| !connection.is_cut.load(Relaxed));
+        reached.filter(|(publisher, _)| publisher.send(Delivery::Message(message.clone()))).count() as u64
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::circuits::{
-    AT_ONCE, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, KEPT, MOST_TOLD,
+    AT_ONCE, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, KEPT, MAX_SEEN,
     NumberedOrder, ORDER_KEPT, OrderNews, ProbeLease, ProbeVerdict, Votes,
 };
 use super::held_circuit::{HeldLease, HeldOpen};
@@ -117,12 +117,12 @@ impl CircuitBackend for RedisModel {
         let mut state = self.reach()?;
         let (now, age) = (state.millis(), whole_millis(given.elapsed()));
         let held = state.order(circuit).map(|(held, _)| *held);
-        let told = &mut state.circuits.entry(circuit).or_default().told;
-        if let Some(held) = held.filter(|_| told.contains(&id)) {
+        let seen = &mut state.circuits.entry(circuit).or_default().seen;
+        if let Some(held) = held.filter(|_| seen.contains(&id)) {
             return Ok(state.hold(circuit, process, HeldOrder { order: held, age: Duration::ZERO }, true));
         }
-        told.push(id);
-        told.drain(..told.len().saturating_sub(MOST_TOLD));
+        seen.push(id);
+        seen.drain(..seen.len().saturating_sub(MAX_SEEN));
         let mut number = now.saturating_sub(age).max(known + 1);
         if age <= whole_millis(AT_ONCE) || held.is_some_and(|held| held.number > now + age) {
             number = number.max(now).max(held.map_or(0, |held| held.number) + 1);
@@ -164,8 +164,8 @@ impl State {
     }
 
     /// Takes an order, unless there is one with a higher number. Returns the one that holds.
-    fn hold(&mut self, circuit: CircuitId, process: Process, told: HeldOrder, is_again: bool) -> HeldOrder {
-        let (until, millis, HeldOrder { order, age }) = (self.now() + ORDER_KEPT, self.millis(), told);
+    fn hold(&mut self, circuit: CircuitId, process: Process, held: HeldOrder, is_again: bool) -> HeldOrder {
+        let (until, millis, HeldOrder { order, age }) = (self.now() + ORDER_KEPT, self.millis(), held);
         if let Some((held, _)) = self.order(circuit).filter(|(held, _)| order.number <= held.number) {
             return HeldOrder { order: *held, age: Duration::from_millis(millis.saturating_sub(held.number)) };
         }

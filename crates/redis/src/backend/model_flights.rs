@@ -105,7 +105,7 @@ impl Backend for RedisModel {
     async fn settle(&self, flight: Flight, outcome: FlightEnd) -> Result<Settled, BackendError> {
         let mut state = self.reach()?;
         let now = state.now();
-        let is_heard = state.is_heard(Channel::Flight(flight));
+        let has_subscriber = state.has_subscriber(Channel::Flight(flight));
         let State { flights, logs, kept, shared, .. } = &mut *state;
         let length = logs.get(&flight).map_or(0, |log| log.value.len()) as u64;
         let Some(meta) = flights.get_mut(&flight.key).filter(|meta| meta.value.token == flight.token) else {
@@ -123,13 +123,13 @@ impl Backend for RedisModel {
                 kept.retain(|(_, until)| *until > now);
                 let cost = length + ENTRY_BYTES;
                 let has_room = kept.iter().map(|(bytes, _)| bytes).sum::<u64>() + cost <= tenant_bytes;
-                if has_room || !is_heard {
+                if has_room || !has_subscriber {
                     for tenant in [tenant, STRANGERS] {
                         shared.entry(tenant).or_default().remove(&flight.token);
                     }
                 }
                 if !has_room {
-                    if !is_heard {
+                    if !has_subscriber {
                         logs.remove(&flight);
                     }
                     return Ok(Settled::NoRoom);
@@ -197,15 +197,15 @@ impl Backend for RedisModel {
     ) -> Result<(), BackendError> {
         let mut state = self.reach()?;
         let now = state.now();
-        state.offers.insert(token, Expiring { value: Offer { offered, told: now, owner }, until: now + ttl });
+        state.offers.insert(token, Expiring { value: Offer { offered, offered_at: now, owner }, until: now + ttl });
         Ok(())
     }
 
     async fn offered(&self, token: Fingerprint) -> Result<Option<Offered>, BackendError> {
         let state = self.reach()?;
         Ok(state.offers.get(&token).map(|offer| {
-            let Offer { offered, told, .. } = offer.value;
-            Offered { age: (state.now() + offered.age).saturating_duration_since(told), ..offered }
+            let Offer { offered, offered_at, .. } = offer.value;
+            Offered { age: (state.now() + offered.age).saturating_duration_since(offered_at), ..offered }
         }))
     }
 

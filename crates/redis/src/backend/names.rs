@@ -85,7 +85,7 @@ impl Names<'_> {
         format!("{prefix}:{VERSION}:{{*}}:[mgh]")
     }
 
-    /// The channel that tells processes what to forget.
+    /// The channel on which processes learn what to forget.
     pub(super) fn forgotten(&self) -> Vec<u8> {
         format!("{}:{VERSION}:f", self.prefix).into()
     }

@@ -22,7 +22,7 @@ static PAUSED: LuaScript =
 ///
 /// See the [module](super) for an example.
 pub trait PauseBackend: Clone + Send + Sync + 'static {
-    /// An upstream asked to wait this long with the calls of this limit. The other processes hear of it. `false`: a
+    /// An upstream asked to wait this long with the calls of this limit. The other processes learn of it. `false`: a
     /// longer pause is known.
     fn pause(&self, pause: PauseNews) -> impl Future<Output = Result<bool, BackendError>> + Send;
 

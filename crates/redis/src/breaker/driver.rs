@@ -60,11 +60,11 @@ impl<B: CircuitBackend> Driver for CircuitDriver<B> {
         }
     }
 
-    fn on_news(&mut self, news: Bytes, heard: Instant) {
+    fn on_news(&mut self, news: Bytes, received: Instant) {
         if let Some(news) = CircuitNews::decode(self.group, &news) {
             self.on_circuit_news(news);
         } else if let Some(news) = OrderNews::decode(self.group, &news) {
-            self.on_order_news(news, heard);
+            self.on_order_news(news, received);
         }
     }
 
@@ -74,7 +74,7 @@ impl<B: CircuitBackend> Driver for CircuitDriver<B> {
     }
 
     fn due(&self) -> Option<Instant> {
-        let is_any = !self.given.is_empty() || self.circuits.values().any(|watched| watched.is_to_tell);
+        let is_any = !self.given.is_empty() || self.circuits.values().any(|watched| watched.is_unsent);
         self.circuits.values().map(WatchedCircuit::due).chain(is_any.then(Instant::now)).min()
     }
 
@@ -85,9 +85,9 @@ impl<B: CircuitBackend> Driver for CircuitDriver<B> {
             self.circuits.iter().filter(|(_, watched)| due(watched) <= now).map(|(id, _)| *id).collect()
         };
         let (all, to_look_at) = (due(&WatchedCircuit::due), due(&|watched| watched.look_at));
-        let to_tell = self.circuits.iter().filter(|(_, watched)| watched.is_to_tell);
-        let to_tell: Vec<_> = to_tell.map(|(id, _)| *id).collect();
-        self.tell_owed(&to_tell).await;
+        let unsent = self.circuits.iter().filter(|(_, watched)| watched.is_unsent);
+        let unsent: Vec<_> = unsent.map(|(id, _)| *id).collect();
+        self.send_owed(&unsent).await;
         self.look(&to_look_at).await;
         self.probe(&all, now).await;
     }
@@ -127,7 +127,7 @@ impl<B: CircuitBackend> CircuitDriver<B> {
                 let unanswered = watched.circuit.unanswered();
                 watched.hold(open_for);
                 watched.end_probe(lease, ProbeVerdict::Failed { open_for, unanswered });
-                (watched.owes_vote, watched.is_to_tell) = (true, true);
+                (watched.owes_vote, watched.is_unsent) = (true, true);
             }
             Meaning::Followed(open_for) => {
                 watched.note_opened();
@@ -152,7 +152,7 @@ impl<B: CircuitBackend> CircuitDriver<B> {
             return;
         };
         match news.votes {
-            Some(votes) => watched.hear(votes),
+            Some(votes) => watched.receive(votes),
             None => watched.circuit.close(),
         }
     }
@@ -163,20 +163,20 @@ impl<B: CircuitBackend> CircuitDriver<B> {
             if let Some(watched) = self.circuits.get_mut(&id) {
                 let known = watched.order.map_or(0, |order| order.number);
                 watched.owes_order = Some(GivenOrder { order, given, id: Token::random(), known });
-                watched.is_to_tell = true;
+                watched.is_unsent = true;
             }
         }
     }
 
     /// Also if this process gave the order: an earlier one may have reached Redis after it.
-    fn on_order_news(&mut self, news: OrderNews, heard: Instant) {
+    fn on_order_news(&mut self, news: OrderNews, received: Instant) {
         if let Some(watched) = self.circuits.get_mut(&news.circuit) {
-            watched.hear_order(&OrderNews { age: news.age + heard.elapsed(), ..news });
+            watched.on_order(&OrderNews { age: news.age + received.elapsed(), ..news });
         }
     }
 
     /// Repeats the orders that this process obeys, and Redis has lost.
-    async fn tell_again(&mut self, orders: Vec<(CircuitId, HeldOrder)>) {
+    async fn send_again(&mut self, orders: Vec<(CircuitId, HeldOrder)>) {
         let mut sending = JoinSet::new();
         for (id, own) in orders {
             let (backend, process) = (self.backend.clone(), self.process);
@@ -212,7 +212,7 @@ impl<B: CircuitBackend> CircuitDriver<B> {
 
     /// Reads these circuits, after reporting what Redis does not know yet.
     async fn look(&mut self, circuits: &[CircuitId]) {
-        self.tell_owed(circuits).await;
+        self.send_owed(circuits).await;
         for circuits in circuits.chunks(MOST_ASKED) {
             let mut asked = JoinSet::new();
             for id in circuits.iter().copied() {
@@ -231,13 +231,13 @@ impl<B: CircuitBackend> CircuitDriver<B> {
                     lost.extend(watched.obey_held(held).map(|own| (id, own)));
                 }
             }
-            self.tell_again(lost).await;
+            self.send_again(lost).await;
         }
     }
 
     /// Reports what Redis does not know of these circuits, in parallel: one by one on a slow Redis would block this
-    /// task for seconds, in which it would hear nothing and send no order.
-    async fn tell_owed(&mut self, circuits: &[CircuitId]) {
+    /// task for seconds, in which it would receive nothing and send no order.
+    async fn send_owed(&mut self, circuits: &[CircuitId]) {
         for circuits in circuits.chunks(MOST_ASKED) {
             let mut sending = JoinSet::new();
             for id in circuits.iter().copied() {
@@ -260,9 +260,9 @@ impl<B: CircuitBackend> CircuitDriver<B> {
         let wait = if watched.owes_verdict.is_some() { LOOK_OWED } else { jittered(every) };
         watched.look_at = Instant::now() + wait;
         match votes {
-            Some(votes) if !votes.open_for.is_zero() => watched.hear(votes),
+            Some(votes) if !votes.open_for.is_zero() => watched.receive(votes),
             Some(votes) if votes.votes > 0 && watched.is_closed() => {
-                watched.hear(Votes { open_for: ABOUT_TO_TEST, ..votes });
+                watched.receive(Votes { open_for: ABOUT_TO_TEST, ..votes });
             }
             // No process finds the upstream failing: this one missed the recovery, or may probe itself.
             Some(votes) if votes.votes == 0 => watched.ask_now(),

@@ -36,13 +36,13 @@ use crate::driver::Updates;
 /// # What happens when
 ///
 /// - *A call is made*: nothing. No call ever waits for Redis, whatever the state of its circuit.
-/// - *A circuit opens here*: this process votes. The others hear of it within milliseconds.
+/// - *A circuit opens here*: this process votes. The others learn of it within milliseconds.
 /// - *Others vote*: a process whose last three calls succeeded, the last within 10 s, ignores the votes. Otherwise its
 ///   circuit opens if half of the processes, and at least two, have voted; with fewer votes one failure of its own
 ///   opens it. So a process with a broken network opens only its own circuits, also if it restarts now and then: the vote
 ///   of a process that is gone counts for another minute at most, and while it does, so does that process.
 /// - *The open time is over*: the process requests the lease of the probe. The one that gets it makes its next call
-///   the probe, whenever that comes; the others stay open until they hear the result. All processes share the count of
+///   the probe, whenever that comes; the others stay open until they learn the result. All processes share the count of
 ///   probes without an answer, so open times double for the fleet. A process that refuses a call requests the lease; one
 ///   that has it and had no call for 2 s (after its first return 8 s, then 32 s) returns it then. One that dies loses it
 ///   after 10 s, during its probe after a minute; one that is suspended for longer may probe beside the next. No other
@@ -91,7 +91,7 @@ impl<B: CircuitBackend> FleetBreaker<B> {
     fn update(&self, update: Update) {
         let driver = || CircuitDriver::new(self.backend.clone(), self.group, self.process, self.given.clone());
         // Dropped if thousands wait already: the task catches up with its next look.
-        let _ = self.updates.tell(update, driver);
+        let _ = self.updates.send(update, driver);
     }
 }
 

@@ -93,7 +93,7 @@ impl WatchedCircuit {
     }
 
     /// Returns the lease, unless a call has begun to probe meanwhile: then it keeps it. If that call has also ended, and
-    /// the circuit is no longer open, the task is about to hear of its result, and reports it with the lease.
+    /// the circuit is no longer open, the task is about to learn its result, and reports it with the lease.
     fn give_back(&mut self, lease: Token, is_sure: bool) -> Option<ProbeStep> {
         let ours = std::mem::replace(&mut self.probe, ProbeHolder::None);
         self.hold_until_called(jittered(NO_CALL));

@@ -16,7 +16,7 @@ pub(super) struct WatchedCircuit {
     /// When to read the circuit again.
     pub(super) look_at: Instant,
     /// There is something to report at once.
-    pub(super) is_to_tell: bool,
+    pub(super) is_unsent: bool,
     /// Redis does not know this process's vote yet.
     pub(super) owes_vote: bool,
     /// Redis does not know the result of the probe with this lease yet. Until it does, no other process may probe.
@@ -98,7 +98,7 @@ impl WatchedCircuit {
             probe: ProbeHolder::None,
             returns: 0,
             look_at: Instant::now() + LOOK_CLOSED,
-            is_to_tell: false,
+            is_unsent: false,
             owes_vote: false,
             owes_verdict: None,
             opened: None,
@@ -132,8 +132,8 @@ impl WatchedCircuit {
         self.circuit.handle().map_or(0, |handle| handle.snapshot().refused)
     }
 
-    pub(super) fn hear(&mut self, votes: Votes) {
-        self.circuit.hear(PeerReport::new(votes.votes, votes.active, votes.open_for));
+    pub(super) fn receive(&mut self, votes: Votes) {
+        self.circuit.apply(PeerReport::new(votes.votes, votes.active, votes.open_for));
         let here = self.circuit.handle().and_then(|handle| handle.snapshot().open_for);
         self.ask_in(jittered(votes.open_for.min(here.unwrap_or(votes.open_for))));
     }
@@ -209,7 +209,7 @@ impl WatchedCircuit {
 
     /// Handles news of an order. An order from before the one that is obeyed here may have the higher number, because the
     /// engine's clock jumped or it has lost the later one. Then this process repeats the later one, with a number above.
-    pub(super) fn hear_order(&mut self, news: &OrderNews) {
+    pub(super) fn on_order(&mut self, news: &OrderNews) {
         let OrderNews { order, age, is_again, .. } = *news;
         let latest = Instant::now().checked_sub(age);
         if let (Some(latest), Some(obeyed), Some(given)) = (latest, &mut self.order, self.order_given)
@@ -238,7 +238,7 @@ impl WatchedCircuit {
 
     /// What to report, if anything.
     pub(super) fn owed(&mut self) -> Option<Owed> {
-        self.is_to_tell = false;
+        self.is_unsent = false;
         let open_for = || self.circuit.handle()?.snapshot().open_for;
         let vote = if self.owes_vote { open_for().filter(|left| !left.is_zero()) } else { None };
         // A vote that Redis did not take while it held is useless now.
@@ -272,7 +272,7 @@ impl WatchedCircuit {
     /// The probe with this lease, if any, has ended. Reports its result at once.
     pub(super) fn end_probe(&mut self, lease: Option<Token>, verdict: ProbeVerdict) {
         if let Some(lease) = lease {
-            (self.owes_verdict, self.is_to_tell) = (Some((lease, verdict)), true);
+            (self.owes_verdict, self.is_unsent) = (Some((lease, verdict)), true);
         }
     }
 

@@ -214,7 +214,7 @@ impl Redis {
     fn on_failure(&self, shut: bool, why: &str) {
         if shut {
             self.inner.subscriptions.check();
-            self.inner.tell(Reachability::Unreachable { since: now(), why: why.into() });
+            self.inner.report(Reachability::Unreachable { since: now(), why: why.into() });
             tokio::spawn(probe(Arc::downgrade(&self.inner)));
         }
     }
@@ -248,7 +248,7 @@ async fn probe(inner: Weak<ClientState>) {
             Ok(Ok(_)) => {
                 let wait = inner.gate().probe_answered(now());
                 if wait.is_zero() {
-                    return inner.tell(Reachability::Reached);
+                    return inner.report(Reachability::Reached);
                 }
                 drop(inner);
                 tokio::time::sleep(wait).await;
@@ -309,7 +309,7 @@ impl ClientState {
         result
     }
 
-    fn tell(&self, health: Reachability) {
+    fn report(&self, health: Reachability) {
         let event = match &health {
             Reachability::Reached => Event::backend_changed(BACKEND, Ok(())),
             Reachability::Unreachable { why, .. } => Event::backend_changed(BACKEND, Err(why.clone())),

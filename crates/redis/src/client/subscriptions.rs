@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 /// The messages of a channel from now on. Dropping it unsubscribes.
 #[derive(Debug)]
 pub struct Subscription {
-    messages: mpsc::Receiver<(Heard, Instant)>,
+    messages: mpsc::Receiver<(Delivery, Instant)>,
     queue: Arc<MessageBuffer>,
     /// Unsubscribes when dropped.
     _guard: Option<Unsubscribe>,
@@ -27,7 +27,7 @@ pub struct Subscription {
 /// A message, or a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Heard {
+pub enum Delivery {
     /// A message.
     Message(Bytes),
     /// Messages may be missing: the connection was lost, or they were not read in time.
@@ -36,8 +36,8 @@ pub enum Heard {
 
 /// The sending half of a [`Subscription`].
 #[derive(Clone, Debug)]
-pub(crate) struct Hearer {
-    messages: mpsc::Sender<(Heard, Instant)>,
+pub(crate) struct Publisher {
+    messages: mpsc::Sender<(Delivery, Instant)>,
     queue: Arc<MessageBuffer>,
 }
 
@@ -63,7 +63,7 @@ enum Request {
     Subscribe {
         channel: Vec<u8>,
         number: u64,
-        hearer: Hearer,
+        publisher: Publisher,
         done: oneshot::Sender<()>,
     },
     Unsubscribe {
@@ -85,7 +85,7 @@ struct Unsubscribe {
 struct Task {
     client: Client,
     requests: mpsc::UnboundedReceiver<Request>,
-    channels: HashMap<Vec<u8>, HashMap<u64, Hearer>>,
+    channels: HashMap<Vec<u8>, HashMap<u64, Publisher>>,
     /// Subscribers that wait for Redis's confirmation.
     waiting: Vec<oneshot::Sender<()>>,
 }
@@ -118,10 +118,10 @@ const RECONNECT_AFTER_AT_MOST: Duration = Duration::from_secs(2);
 
 impl Subscription {
     /// A subscription, and its sending half.
-    pub(crate) fn new() -> (Hearer, Self) {
+    pub(crate) fn new() -> (Publisher, Self) {
         let (sender, messages) = mpsc::channel(QUEUE);
         let queue = Arc::<MessageBuffer>::default();
-        (Hearer { messages: sender, queue: queue.clone() }, Self { messages, queue, _guard: None })
+        (Publisher { messages: sender, queue: queue.clone() }, Self { messages, queue, _guard: None })
     }
 
     /// The next message; `None`: the subscription ended.
@@ -129,18 +129,18 @@ impl Subscription {
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Option<Heard> {
-        poll_fn(|cx| self.poll_next(cx)).await.map(|(heard, _)| heard)
+    pub async fn next(&mut self) -> Option<Delivery> {
+        poll_fn(|cx| self.poll_next(cx)).await.map(|(delivery, _)| delivery)
     }
 
     /// The next message, and when it arrived; the reader may have been busy since.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Heard, Instant)>> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Delivery, Instant)>> {
         let next = ready!(self.messages.poll_recv(cx));
-        if let Some((heard, _)) = &next {
-            self.queue.bytes.fetch_sub(heard.len(), Relaxed);
+        if let Some((delivery, _)) = &next {
+            self.queue.bytes.fetch_sub(delivery.len(), Relaxed);
         }
         let is_gap = self.queue.missed.swap(false, Relaxed);
-        Poll::Ready(if is_gap { Some((Heard::Gap, Instant::now())) } else { next })
+        Poll::Ready(if is_gap { Some((Delivery::Gap, Instant::now())) } else { next })
     }
 
     /// Whether no message waits.
@@ -149,29 +149,29 @@ impl Subscription {
     }
 }
 
-// === impl Hearer ===
+// === impl Publisher ===
 
-impl Hearer {
+impl Publisher {
     /// Whether the subscription still exists.
     #[cfg(any(test, feature = "model"))]
-    pub(crate) fn is_heard(&self) -> bool {
+    pub(crate) fn has_subscriber(&self) -> bool {
         !self.messages.is_closed()
     }
 
     /// Returns whether there is a receiver.
-    pub(crate) fn tell(&self, heard: Heard) -> bool {
-        let (bytes, now) = (heard.len(), Instant::now());
+    pub(crate) fn send(&self, delivery: Delivery) -> bool {
+        let (bytes, now) = (delivery.len(), Instant::now());
         // Counted before it can be read.
         let waiting = self.queue.bytes.fetch_add(bytes, Relaxed);
-        let told = if waiting > 0 && waiting.saturating_add(bytes) > QUEUE_BYTES {
-            Err(mpsc::error::TrySendError::Full((heard, now)))
+        let sent = if waiting > 0 && waiting.saturating_add(bytes) > QUEUE_BYTES {
+            Err(mpsc::error::TrySendError::Full((delivery, now)))
         } else {
-            self.messages.try_send((heard, now))
+            self.messages.try_send((delivery, now))
         };
-        if told.is_err() {
+        if sent.is_err() {
             self.queue.bytes.fetch_sub(bytes, Relaxed);
         }
-        match told {
+        match sent {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
                 self.queue.missed.store(true, Relaxed);
@@ -182,9 +182,9 @@ impl Hearer {
     }
 }
 
-// === impl Heard ===
+// === impl Delivery ===
 
-impl Heard {
+impl Delivery {
     fn len(&self) -> usize {
         match self {
             Self::Message(message) => message.len(),
@@ -203,13 +203,13 @@ impl Subscriptions {
     /// Subscribes to a channel, and waits for Redis's confirmation.
     pub(crate) async fn subscribe(&self, channel: &[u8]) -> Option<Subscription> {
         let requests = self.requests.get_or_init(|| async { Task::spawn(self.client.clone()) }).await;
-        let (hearer, mut subscription) = Subscription::new();
+        let (publisher, mut subscription) = Subscription::new();
         let (done, confirmed) = oneshot::channel();
         let number = self.numbers.fetch_add(1, Relaxed);
         let channel = channel.to_vec();
         // Created first, so that dropping this future also unsubscribes.
         subscription._guard = Some(Unsubscribe { channel: channel.clone(), number, requests: requests.clone() });
-        requests.send(Request::Subscribe { channel, number, hearer, done }).ok()?;
+        requests.send(Request::Subscribe { channel, number, publisher, done }).ok()?;
         confirmed.await.ok()?;
         Some(subscription)
     }
@@ -249,12 +249,12 @@ impl Task {
                 pause = RECONNECT_AFTER;
                 // Messages published while disconnected were missed too.
                 if !std::mem::take(&mut is_first) {
-                    self.tell_gap();
+                    self.publish_gap();
                 }
                 if let ConnectionEnd::Closed = self.serve(sink, stream).await {
                     return;
                 }
-                self.tell_gap();
+                self.publish_gap();
             }
             // New subscriptions wait until there is a connection.
             let until = Instant::now() + pause;
@@ -290,7 +290,7 @@ impl Task {
             let done = tokio::select! {
                 biased;
                 message = next(&mut stream) => match message {
-                    Some(message) => { self.hear(&message); continue }
+                    Some(message) => { self.publish(&message); continue }
                     None => return ConnectionEnd::Lost,
                 },
                 request = self.requests.recv() => match request {
@@ -316,17 +316,17 @@ impl Task {
     /// Records a receiver. Returns what to send to Redis.
     fn note(&mut self, request: Request) -> Option<Change> {
         match request {
-            Request::Subscribe { channel, number, hearer, done } => {
+            Request::Subscribe { channel, number, publisher, done } => {
                 self.waiting.retain(|done| !done.is_closed());
                 self.waiting.push(done);
-                let hearers = self.channels.entry(channel.clone()).or_default();
-                hearers.insert(number, hearer);
-                (hearers.len() == 1).then_some(Change::Added(channel))
+                let publishers = self.channels.entry(channel.clone()).or_default();
+                publishers.insert(number, publisher);
+                (publishers.len() == 1).then_some(Change::Added(channel))
             }
             Request::Unsubscribe { channel, number } => {
-                let hearers = self.channels.get_mut(&channel)?;
-                hearers.remove(&number);
-                if !hearers.is_empty() {
+                let publishers = self.channels.get_mut(&channel)?;
+                publishers.remove(&number);
+                if !publishers.is_empty() {
                     return None;
                 }
                 self.channels.remove(&channel);
@@ -337,17 +337,17 @@ impl Task {
         }
     }
 
-    fn tell_gap(&self) {
-        self.channels.values().flat_map(HashMap::values).for_each(|hearer| {
-            hearer.tell(Heard::Gap);
+    fn publish_gap(&self) {
+        self.channels.values().flat_map(HashMap::values).for_each(|publisher| {
+            publisher.send(Delivery::Gap);
         });
     }
 
-    fn hear(&self, message: &Msg) {
-        let Some(hearers) = self.channels.get(message.get_channel_name().as_bytes()) else { return };
+    fn publish(&self, message: &Msg) {
+        let Some(publishers) = self.channels.get(message.get_channel_name().as_bytes()) else { return };
         let bytes = Bytes::copy_from_slice(message.get_payload_bytes());
-        for hearer in hearers.values() {
-            hearer.tell(Heard::Message(bytes.clone()));
+        for publisher in publishers.values() {
+            publisher.send(Delivery::Message(bytes.clone()));
         }
     }
 }
@@ -377,8 +377,8 @@ mod tests {
         let mut task = Task { client, requests: receiver, channels: HashMap::new(), waiting: Vec::new() };
         // No connection succeeds, and each attempt ends after a while.
         for number in 0..100 {
-            let ((done, confirmed), (hearer, subscription)) = (oneshot::channel(), Subscription::new());
-            task.note(Request::Subscribe { channel: b"c".to_vec(), number, hearer, done });
+            let ((done, confirmed), (publisher, subscription)) = (oneshot::channel(), Subscription::new());
+            task.note(Request::Subscribe { channel: b"c".to_vec(), number, publisher, done });
             drop((confirmed, subscription));
             task.note(Request::Unsubscribe { channel: b"c".to_vec(), number });
         }

@@ -86,7 +86,7 @@ impl<B: PauseBackend> FleetPauses<B> {
     fn update(&self, update: Update) {
         let (backend, process) = (self.backend.clone(), self.process);
         // If the task cannot take it, other processes learn of the pause from the upstream, as in an outage.
-        let _ = self.updates.tell(update, || PauseDriver::new(backend, process));
+        let _ = self.updates.send(update, || PauseDriver::new(backend, process));
     }
 }
 
@@ -185,9 +185,9 @@ impl<B: PauseBackend> PauseDriver<B> {
             let pause = PeerPause::new(ends.saturating_duration_since(Instant::now()), finds_out);
             let (backend, news) = (self.backend.clone(), PauseNews { limit, pause, process: self.process });
             // Goes on if the layer is dropped.
-            let telling = tokio::spawn(async move { backend.pause(news).await });
+            let sending = tokio::spawn(async move { backend.pause(news).await });
             self.asking.spawn(async move {
-                let _ = telling.await;
+                let _ = sending.await;
                 None
             });
         }

@@ -29,8 +29,8 @@ for _, payload in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], string.format('(%.
 end
 local v = redis.call('HMGET', KEYS[1], 'n', 'f', 'b', 'a')
 local last = tonumber(v[1] or 0)
-local came, is_told = tonumber(ARGV[5]), ARGV[5] ~= '0'
-if not is_told then came = now - ARGV[6] end
+local came, is_known = tonumber(ARGV[5]), ARGV[5] ~= '0'
+if not is_known then came = now - ARGV[6] end
 -- Reported at once: such messages have the order of arrival.
 if now - came <= tonumber(ARGV[7]) then came = now end
 -- If the newest's time is in the future, this clock has gone back: no message counts as older.
@@ -44,7 +44,7 @@ if v[2] == ARGV[1] and (is_older or not v[4]) then
 end
 if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return {last, 2, now} end
 if is_older then
-  if is_told then return {last, 3, now} end
+  if is_known then return {last, 3, now} end
   supersede(ARGV[1])
   return {last, 2, now}
 end

@@ -7,9 +7,9 @@ local v = redis.call('HMGET', KEYS[1], 'n', 'w', 'd')
 local held, number, kind, age = tonumber(v[1] or 0), tonumber(ARGV[2]), 'again', tonumber(ARGV[6])
 if number == 0 then
   -- A repetition, whose reply was lost.
-  local told = v[3] or ''
-  if string.find(told, ARGV[9], 1, true) then return {held, v[2], math.max(now - held, 0)} end
-  redis.call('HSET', KEYS[1], 'd', string.sub(told .. ARGV[9], -256))
+  local seen = v[3] or ''
+  if string.find(seen, ARGV[9], 1, true) then return {held, v[2], math.max(now - held, 0)} end
+  redis.call('HSET', KEYS[1], 'd', string.sub(seen .. ARGV[9], -256))
   kind = 'order'
   -- Above the number of the order that its process obeyed, even if this clock has gone back.
   number = math.max(now - age, ARGV[8] + 1)

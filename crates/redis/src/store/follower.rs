@@ -10,7 +10,7 @@ use tower_buttress::store::{Fingerprint, MemoryLease, Recorder};
 use super::feed::{Fed, Feed};
 use super::watch::{ABSENCE, ABSENCE_OF_ANSWER, LeaderWatch};
 use super::wire::{Damaged, Decoder};
-use crate::backend::{Ask, Backend, Flight, FlightEnd, Heard, Offered, Piece, Process, Subscription, Want};
+use crate::backend::{Ask, Backend, Delivery, Flight, FlightEnd, Offered, Piece, Process, Subscription, Want};
 
 pub(super) struct Follower<B> {
     backend: B,
@@ -115,7 +115,7 @@ impl<B: Backend> Follower<B> {
         loop {
             let ended = tokio::select! {
                 biased;
-                heard = next(&mut pieces) => self.on_heard(heard).await?,
+                delivery = next(&mut pieces) => self.on_delivery(delivery).await?,
                 _ = tick.tick() => self.on_tick(&mut pieces).await?,
             };
             if let Some(ended) = ended {
@@ -124,17 +124,17 @@ impl<B: Backend> Follower<B> {
         }
     }
 
-    async fn on_heard(&mut self, heard: Option<Heard>) -> Result<Option<FollowEnd>, Damaged> {
-        match heard {
-            Some(Heard::Message(message)) => match Piece::decode(message) {
+    async fn on_delivery(&mut self, delivery: Option<Delivery>) -> Result<Option<FollowEnd>, Damaged> {
+        match delivery {
+            Some(Delivery::Message(message)) => match Piece::decode(message) {
                 Some(Piece::Bytes { offset, bytes }) => {
-                    self.watch.on_heard();
+                    self.watch.on_delivery();
                     self.on_bytes(offset, &bytes).await
                 }
                 // The leader no longer shares it, but may have written all of it.
                 Some(Piece::Forsaken) => Ok(self.catch_up().await?.or(Some(FollowEnd::Forsaken))),
                 Some(Piece::CaughtUp { length }) => {
-                    self.watch.on_heard();
+                    self.watch.on_delivery();
                     let ended = if length > self.feed.read { self.catch_up().await? } else { None };
                     if self.feed.read >= length {
                         self.feed.recorder.caught_up();
@@ -145,7 +145,7 @@ impl<B: Backend> Follower<B> {
                 }
                 None => Err(Damaged),
             },
-            Some(Heard::Gap) => {
+            Some(Delivery::Gap) => {
                 self.watch.gap = Some(Instant::now());
                 self.ask().await;
                 self.catch_up().await
@@ -182,7 +182,7 @@ impl<B: Backend> Follower<B> {
                 return Ok(None);
             };
             if !bytes.is_empty() {
-                self.watch.heard = Instant::now();
+                self.watch.received = Instant::now();
             }
             let ended = self.take(&bytes).await?;
             if ended.is_some() || bytes.len() < CHUNK {
@@ -248,7 +248,7 @@ impl<B: Backend> Follower<B> {
 }
 
 /// The next message; pending without a subscription.
-async fn next(pieces: &mut Option<Subscription>) -> Option<Heard> {
+async fn next(pieces: &mut Option<Subscription>) -> Option<Delivery> {
     match pieces {
         Some(pieces) => pieces.next().await,
         None => std::future::pending().await,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::inner::Inner;
 use super::updates::Update;
-use crate::backend::{Ask, Backend, Flight, FlightEnd, Heard, Want};
+use crate::backend::{Ask, Backend, Delivery, Flight, FlightEnd, Want};
 
 /// The first wait after a failed subscription to the inbox.
 const INBOX_RETRY: Duration = Duration::from_millis(100);
@@ -16,9 +16,9 @@ const INBOX_RETRY_AT_MOST: Duration = Duration::from_secs(5);
 
 impl<B: Backend> Inner<B> {
     /// Subscribes to requests of other processes.
-    pub(super) fn hear_wants(self: &Arc<Self>) {
+    pub(super) fn receive_wants(self: &Arc<Self>) {
         if !self.hears_wants.swap(true, Relaxed) {
-            tokio::spawn(hear_wants(Arc::downgrade(self)));
+            tokio::spawn(receive_wants(Arc::downgrade(self)));
         }
     }
 
@@ -75,7 +75,7 @@ impl<B: Backend> Inner<B> {
     }
 }
 
-async fn hear_wants<B: Backend>(store: Weak<Inner<B>>) {
+async fn receive_wants<B: Backend>(store: Weak<Inner<B>>) {
     let mut pause = INBOX_RETRY;
     loop {
         let Some((backend, process)) = store.upgrade().map(|store| (store.backend.clone(), store.process)) else {
@@ -90,9 +90,9 @@ async fn hear_wants<B: Backend>(store: Weak<Inner<B>>) {
             continue;
         };
         pause = INBOX_RETRY;
-        while let Some(heard) = inbox.next().await {
+        while let Some(delivery) = inbox.next().await {
             let Some(store) = store.upgrade() else { return };
-            let Heard::Message(message) = heard else {
+            let Delivery::Message(message) = delivery else {
                 // Senders of missed requests repeat them.
                 store.offer_again();
                 continue;

@@ -249,7 +249,7 @@ impl<B: Backend> Inner<B> {
             Claim::Full { retry_after, .. } => return Ok(Claim::full(retry_after)),
             _ => return Err("unknown result of a claim".into()),
         };
-        self.hear_wants();
+        self.receive_wants();
         let flight = Flight { key: *request.key(), token: Token::random() };
         let mailbox = Some(Mailbox::open(&self, flight.token));
         let taken = TakenClaim {

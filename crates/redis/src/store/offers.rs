@@ -229,7 +229,7 @@ impl<B: Backend> SharedAnswers for AnswersElsewhere<B> {
     fn stop(&self, token: Fingerprint) -> AnswerFuture<Result<(), BoxError>> {
         let inner = self.0.clone();
         Box::pin(async move {
-            // The answer's process withdraws its tokens when it hears this. The message may be lost, so it is
+            // The answer's process withdraws its tokens when it receives this. The message may be lost, so it is
             // repeated.
             for wait in STOP_WAITS {
                 let Some(offered) = inner.backend.offered(token).await? else { return Ok(()) };

@@ -10,8 +10,8 @@ use crate::backend::BackendError;
 #[derive(Debug)]
 pub(super) struct LeaderWatch {
     /// When the leader last gave a sign of life.
-    pub(super) heard: Instant,
-    has_been_heard: bool,
+    pub(super) received: Instant,
+    has_received: bool,
     /// When the leader was last asked for the answer.
     asked: Instant,
     /// Since when no process has subscribed to the leader's inbox.
@@ -55,8 +55,8 @@ const UNREACHABLE_AFTER_HEAD: Duration = Duration::from_secs(10);
 impl LeaderWatch {
     pub(super) fn new(now: Instant, absence: Duration) -> Self {
         Self {
-            heard: now,
-            has_been_heard: false,
+            received: now,
+            has_received: false,
             asked: now,
             absent: None,
             absence,
@@ -67,9 +67,9 @@ impl LeaderWatch {
         }
     }
 
-    pub(super) fn on_heard(&mut self) {
-        self.heard = Instant::now();
-        self.has_been_heard = true;
+    pub(super) fn on_delivery(&mut self) {
+        self.received = Instant::now();
+        self.has_received = true;
         (self.absent, self.keyless, self.unreachable) = (None, None, None);
     }
 
@@ -101,8 +101,8 @@ impl LeaderWatch {
 
     pub(super) fn is_silent(&self, now: Instant) -> bool {
         let has_trouble = self.absent.or(self.keyless).or(self.unreachable).is_some();
-        let limit = if self.has_been_heard && !has_trouble { SILENCE } else { FIRST_SILENCE };
-        now.saturating_duration_since(self.heard.max(self.asked)) >= limit
+        let limit = if self.has_received && !has_trouble { SILENCE } else { FIRST_SILENCE };
+        now.saturating_duration_since(self.received.max(self.asked)) >= limit
     }
 
     /// Whether the leader has had the time to return, and has not.
@@ -117,7 +117,7 @@ impl LeaderWatch {
 
     /// Whether the leader was silent for a whole lease: it is suspended.
     pub(super) fn is_mute(&self, now: Instant, lease: Duration) -> bool {
-        self.unreachable.is_none() && now.saturating_duration_since(self.heard) >= lease
+        self.unreachable.is_none() && now.saturating_duration_since(self.received) >= lease
     }
 
     pub(super) fn is_cut_off(&self, now: Instant, has_head: bool) -> bool {

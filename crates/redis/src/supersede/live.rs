@@ -39,7 +39,7 @@ struct LiveMessage {
     number: u64,
     /// Redis must be asked for its place.
     is_unasked: bool,
-    /// Redis must be told that it was answered.
+    /// That it was answered is not in Redis yet.
     is_answered: bool,
     /// When it was answered; `None`: it was not, or Redis knows.
     answered_at: Option<Instant>,

@@ -110,7 +110,7 @@ impl<B: ConversationBackend> FleetSupersede<B> {
 
     fn changed(&self, id: MessageId) {
         let driver = || Messages::new(self.backend.clone(), self.live.clone(), self.most);
-        match self.updates.tell(Changed(id.conversation), driver) {
+        match self.updates.send(Changed(id.conversation), driver) {
             Ok(()) => {}
             Err(NotSent::Busy) => self.live.look_at_all(),
             // Without a task no reply would ever come, and the message would stay here.

@@ -372,7 +372,7 @@ async fn votes_that_were_lost_in_an_outage_are_made_up_for() {
     let (model, upstream) = (RedisModel::new(), down());
     let fleet = fleet(4, &model, &upstream);
     settle().await;
-    // Two vote while nothing is heard.
+    // Two vote while nothing is received.
     model.set_reachable(false);
     fleet[0].calls(5).await;
     fleet[1].calls(5).await;
@@ -420,7 +420,7 @@ async fn a_success_that_could_not_be_reported_closes_all_circuits_once_it_is() {
     let begun = Instant::now();
     while fleet[1].state() != CircuitState::Closed {
         settle().await;
-        assert!(begun.elapsed() < Duration::from_secs(2), "it is not told");
+        assert!(begun.elapsed() < Duration::from_secs(2), "it is not notified");
     }
     assert_eq!(fleet[0].state(), CircuitState::Closed);
 }
@@ -483,7 +483,7 @@ async fn orders_reach_every_process<B: CircuitBackend>(new: impl Fn() -> B) {
     let new = process();
     let begun = std::time::Instant::now();
     while new.state() != CircuitState::Isolated {
-        assert!(begun.elapsed() < Duration::from_secs(10), "it is not told");
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is not notified");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // Any process can end it.
@@ -580,7 +580,7 @@ async fn a_circuit_that_opened_after_it_was_to_close_stays_open() {
     cut_off.set_connected(true);
     settle().await;
     assert_eq!(fleet[1].state(), CircuitState::Open);
-    // What was isolated before is closed, however late it is heard of.
+    // What was isolated before is closed, however late it arrives.
     fleet[1].circuit.order_everywhere(CircuitOrder::Isolate);
     settle().await;
     cut_off.set_connected(false);
@@ -633,14 +633,14 @@ async fn later_orders_count<B: CircuitBackend>(backend: B) {
 async fn orders_that_are_published_again_change_nothing<B: CircuitBackend>(backend: B) {
     let (circuit, process) = (CircuitGroup::new("models").circuit(None), ProcessId::random());
     let order = |order| GivenOrder { order, given: Instant::now(), id: Token::random(), known: 0 };
-    let tell = async |order| backend.order(circuit, process, order).await.unwrap().order;
+    let give = async |order| backend.order(circuit, process, order).await.unwrap().order;
     let (first, second) = (order(CircuitOrder::Isolate), order(CircuitOrder::Disable));
-    let taken = tell(first).await;
-    assert_eq!(tell(first).await, taken, "its reply was lost");
-    let holds = tell(second).await;
+    let taken = give(first).await;
+    assert_eq!(give(first).await, taken, "its reply was lost");
+    let holds = give(second).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     // It seems to have been given after the second one.
-    assert_eq!(tell(GivenOrder { given: Instant::now(), ..first }).await, holds);
+    assert_eq!(give(GivenOrder { given: Instant::now(), ..first }).await, holds);
     assert_eq!(backend.ordered(circuit).await.unwrap().unwrap().order, holds);
 }
 
@@ -695,7 +695,7 @@ async fn a_process_that_learns_of_orders_late_does_not_bring_the_older_one_back(
     cut_off.set_connected(false);
     tokio::time::sleep(Duration::from_secs(2)).await;
     fleet[1].circuit.order_everywhere(CircuitOrder::Disable);
-    // The later order can be told when the busy process has heard of the first one.
+    // The later order can be told when the busy process has received the first one.
     tokio::time::sleep(Duration::from_secs(3)).await;
     cut_off.set_connected(true);
     tokio::time::sleep(Duration::from_secs(30)).await;

@@ -11,7 +11,7 @@ use tower_buttress_redis::{RedisModel, RedisOptions, RedisStore};
 
 use crate::support::Server;
 use crate::support::faulty::Faulty;
-use crate::support::fleet::{Heard, Process, Script};
+use crate::support::fleet::{Process, ReceivedAnswer, Script};
 use crate::support::proxy::Proxy;
 use crate::support::replicated::Replicated;
 
@@ -21,8 +21,8 @@ const MS: Duration = Duration::from_millis(1);
 struct Pair {
     here: Process,
     there: Process,
-    leader: tokio::task::JoinHandle<Heard>,
-    follower: tokio::task::JoinHandle<Heard>,
+    leader: tokio::task::JoinHandle<ReceivedAnswer>,
+    follower: tokio::task::JoinHandle<ReceivedAnswer>,
 }
 
 impl Pair {
@@ -40,7 +40,7 @@ impl Pair {
     }
 
     /// Both read all of it, and it was one call.
-    async fn are_whole(self, script: Script) -> (Heard, Heard) {
+    async fn are_whole(self, script: Script) -> (ReceivedAnswer, ReceivedAnswer) {
         let (leader, follower) = (self.leader.await.unwrap(), self.follower.await.unwrap());
         assert!(leader.is_whole(script), "{:?}", leader.failure);
         assert!(follower.is_whole(script), "{:?} after {} bytes", follower.failure, follower.text.len());
@@ -230,9 +230,9 @@ async fn of_four_processes_and_eighty_callers_one_makes_the_call() {
     assert_eq!(fleet.iter().map(Process::calls).sum::<usize>(), 1);
     // Kept, and replayed by all.
     for process in &fleet {
-        let heard = process.ask(Some("k")).await.unwrap();
-        assert!(heard.is_whole(Script::SHORT));
-        assert_eq!(heard.role, Some(DedupRole::Replayed));
+        let received = process.ask(Some("k")).await.unwrap();
+        assert!(received.is_whole(Script::SHORT));
+        assert_eq!(received.role, Some(DedupRole::Replayed));
     }
     assert_eq!(fleet.iter().map(Process::calls).sum::<usize>(), 1);
 }
@@ -310,8 +310,8 @@ async fn followers_elsewhere_learn_at_once_of_an_answer_that_is_too_long_at_its_
     let asked = tokio::time::Instant::now();
     let follower = there.ask(Some("k"));
     assert!(leader.await.unwrap().is_whole(script));
-    let heard = follower.await.unwrap();
-    assert!(heard.is_right(script) && heard.failure.is_some(), "{heard:?}");
+    let received = follower.await.unwrap();
+    assert!(received.is_right(script) && received.failure.is_some(), "{received:?}");
     assert!(asked.elapsed() < 1_500 * MS, "{:?}", asked.elapsed());
 }
 
@@ -378,8 +378,8 @@ async fn an_owner_that_has_a_call_no_more_says_so_at_once() {
     tokio::time::sleep(10 * MS).await;
     assert_eq!(model.held(), 1);
     let asked = tokio::time::Instant::now();
-    let heard = there.ask(Some("k")).await.unwrap();
-    assert!(heard.is_whole(Script::SHORT), "{heard:?}");
+    let received = there.ask(Some("k")).await.unwrap();
+    assert!(received.is_whole(Script::SHORT), "{received:?}");
     assert!(asked.elapsed() < Script::SHORT.head_after + 100 * MS, "{:?}", asked.elapsed());
     assert_eq!((here.calls(), there.calls()), (1, 1));
 }
@@ -454,8 +454,8 @@ async fn who_follows_a_call_that_ended_while_redis_took_no_writes_is_answered_so
     tokio::time::sleep(500 * MS).await;
     let asked = Instant::now();
     let follower = there.ask(Some("k"));
-    let heard = follower.await.unwrap();
-    assert!(asked.elapsed() < 2_500 * MS, "{:?} {heard:?}", asked.elapsed());
+    let received = follower.await.unwrap();
+    assert!(asked.elapsed() < 2_500 * MS, "{:?} {received:?}", asked.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -486,9 +486,9 @@ async fn the_answers_in_flight_of_one_tenant_have_a_share_of_redis() {
         }
         let mut shared = 0;
         for follower in followers {
-            let heard = follower.await.unwrap();
-            assert!(heard.is_right(script));
-            shared += usize::from(heard.role == Some(DedupRole::Joined) && heard.failure.is_none());
+            let received = follower.await.unwrap();
+            assert!(received.is_right(script));
+            shared += usize::from(received.role == Some(DedupRole::Joined) && received.failure.is_none());
         }
         assert_eq!(shared, 2);
         tokio::time::sleep(Duration::from_secs(40)).await;

@@ -145,7 +145,7 @@ async fn answers_to_come_back_to_are_forgotten_by_all_processes() {
     let location = under_way.headers()["content-location"].to_str().unwrap().to_owned();
     let begun = Instant::now();
     while two.status(&ended).await != 200 || two.status(&location).await != 200 {
-        assert!(begun.elapsed() < Duration::from_secs(10), "it is not told");
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is not notified");
     }
     two.redis.forget(Some(&Tenant::new("acme"))).await.unwrap();
     for process in [&one, &two] {

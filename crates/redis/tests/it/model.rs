@@ -15,9 +15,10 @@ use tower_buttress::store::{Fingerprint, LastGoodKeys, OfferedAnswer, TenantHash
 use tower_buttress::{CircuitOrder, PeerPause, Tenant};
 use tower_buttress_redis::backend::{
     Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed,
-    ConversationBackend, ConversationShare, Flight, FlightEnd, ForgetBackend, GivenOrder, Heard, HeldOrder, KeptAnswer,
-    LastGoodBackend, LogShare, MessageId, Newest, NumberedOrder, Offered, OrderNews, PauseBackend, PauseNews,
-    ProbeLease, ProbeVerdict, Process, RateBackend, RateTurn, STRANGERS, Subscription, TakenRate, Token, Votes, Want,
+    ConversationBackend, ConversationShare, Delivery, Flight, FlightEnd, ForgetBackend, GivenOrder, HeldOrder,
+    KeptAnswer, LastGoodBackend, LogShare, MessageId, Newest, NumberedOrder, Offered, OrderNews, PauseBackend,
+    PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend, RateTurn, STRANGERS, Subscription, TakenRate, Token,
+    Votes, Want,
 };
 use tower_buttress_redis::{Redis, RedisModel};
 
@@ -369,7 +370,7 @@ struct Engine<B> {
     backend: B,
     flights: Vec<Flight>,
     owners: [Process; 3],
-    heard: Subscription,
+    received: Subscription,
     inbox: Subscription,
     news: Subscription,
     /// The numbers that messages of each conversation were given.
@@ -383,10 +384,20 @@ where
     B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBackend + LastGoodBackend + ForgetBackend,
 {
     fn new(runtime: Runtime, backend: B, flights: Vec<Flight>, owners: [Process; 3]) -> Self {
-        let heard = runtime.block_on(backend.listen(flights[0])).unwrap();
+        let received = runtime.block_on(backend.listen(flights[0])).unwrap();
         let inbox = runtime.block_on(backend.inbox(owners[0])).unwrap();
         let news = runtime.block_on(backend.news(group())).unwrap();
-        Self { runtime, backend, flights, owners, heard, inbox, news, numbers: Default::default(), orders: Vec::new() }
+        Self {
+            runtime,
+            backend,
+            flights,
+            owners,
+            received,
+            inbox,
+            news,
+            numbers: Default::default(),
+            orders: Vec::new(),
+        }
     }
 
     /// As far as the clocks of two engines make no difference.
@@ -581,7 +592,7 @@ where
 
     fn all_news(&mut self) -> Vec<String> {
         let mut all = Vec::new();
-        while let Ok(Some(Heard::Message(message))) =
+        while let Ok(Some(Delivery::Message(message))) =
             self.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(5), self.news.next()).await })
         {
             all.push(match CircuitNews::decode(group(), &message) {
@@ -595,13 +606,13 @@ where
         all
     }
 
-    /// What was heard of the first flight, and in the inbox of the first process.
-    fn all_heard(&mut self) -> [Vec<Bytes>; 2] {
-        let Self { runtime, heard, inbox, .. } = self;
-        [heard, inbox].map(|heard| {
+    /// What arrived of the first flight, and in the inbox of the first process.
+    fn all_received(&mut self) -> [Vec<Bytes>; 2] {
+        let Self { runtime, received, inbox, .. } = self;
+        [received, inbox].map(|received| {
             let mut all = Vec::new();
-            while let Ok(Some(Heard::Message(message))) =
-                runtime.block_on(async { tokio::time::timeout(Duration::from_millis(5), heard.next()).await })
+            while let Ok(Some(Delivery::Message(message))) =
+                runtime.block_on(async { tokio::time::timeout(Duration::from_millis(5), received.next()).await })
             {
                 all.push(message);
             }
@@ -704,7 +715,7 @@ fn the_model_answers_as_redis_does() {
                 _ => {}
             }
         }
-        prop_assert_eq!(model.all_heard(), real.all_heard());
+        prop_assert_eq!(model.all_received(), real.all_received());
         prop_assert_eq!(model.all_news(), real.all_news());
         Ok(())
     });

@@ -307,7 +307,7 @@ async fn in_an_outage_a_rate_is_divided_and_not_multiplied() {
     let (model, sent) = (RedisModel::new(), Sent::default());
     let fleet: Vec<Process> = (0..4).map(|_| paced(model.clone(), &sent)).collect();
     assert_eq!(burst(&fleet, 1).await, 4);
-    // Each has said that it is there, and will have heard of the others.
+    // Each has said that it is there, and will have learned of the others.
     tokio::time::sleep(Duration::from_secs(6)).await;
     model.set_reachable(false);
     sent.lock().await.clear();

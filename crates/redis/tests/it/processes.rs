@@ -31,9 +31,9 @@ async fn the_other_process() {
     let Ok(told) = std::env::var(TOLD) else { return };
     let [url, prefix, head_after] = told.split(' ').collect::<Vec<_>>()[..] else { panic!("{told}") };
     let script = script(Duration::from_millis(head_after.parse().unwrap()));
-    let heard = process(url, prefix, script).ask(Some("k")).await.unwrap();
+    let received = process(url, prefix, script).ask(Some("k")).await.unwrap();
     // What ends the process cleanly.
-    assert!(heard.is_whole(script), "{:?}", heard.failure);
+    assert!(received.is_whole(script), "{:?}", received.failure);
 }
 
 struct OtherProcess(Child);
@@ -115,9 +115,9 @@ async fn a_leader_that_is_killed_after_its_head_is_an_error_and_the_next_call_is
     let caller = here.ask(Some("k"));
     tokio::time::sleep(500 * MS).await;
     other.signal("KILL");
-    let heard = caller.await.unwrap();
-    assert!(heard.is_right(script) && heard.failure.is_some(), "{heard:?}");
-    assert!(!heard.text.is_empty());
+    let received = caller.await.unwrap();
+    assert!(received.is_right(script) && received.failure.is_some(), "{received:?}");
+    assert!(!received.text.is_empty());
     assert_eq!(here.calls(), 0);
     assert!(here.ask(Some("k")).await.unwrap().is_whole(script));
     assert_eq!(here.calls(), 1);
@@ -133,9 +133,9 @@ async fn a_leader_that_is_suspended_loses_its_lease_and_keeps_nothing() {
     let script = script(600 * MS);
     let here = process(&server.url(), "zombie", script);
     let mine = here.ask(Some("k"));
-    let heard = mine.await.unwrap();
-    assert!(heard.is_whole(script));
-    assert_eq!((here.calls(), heard.role), (1, Some(DedupRole::Leader)));
+    let received = mine.await.unwrap();
+    assert!(received.is_whole(script));
+    assert_eq!((here.calls(), received.role), (1, Some(DedupRole::Leader)));
     let kept = until_kept(&server, "zombie").await;
     other.signal("CONT");
     assert!(other.0.wait().unwrap().success(), "its own caller reads its own answer, all of it");

@@ -518,11 +518,11 @@ async fn a_reader_without_news_of_an_answer_does_not_take_its_beginning_for_all_
     let (mut answer, mut body, location) = here.begin().await;
     say(&mut body, "data: one\n\n").await;
     let id = events(&mut answer, &["one"]).await;
-    let hearing = async {
+    let receiving = async {
         sleep(3 * SECS).await;
         faulty.hears.store(true, SeqCst);
     };
-    let (back, ()) = tokio::join!(there.get(&location, Some(&id)), hearing);
+    let (back, ()) = tokio::join!(there.get(&location, Some(&id)), receiving);
     assert_eq!(back.status(), 200);
     // Who never hears anything cannot say that there is no more.
     let deaf = Process::on(Faulty::new(faulty.model, false, 0));

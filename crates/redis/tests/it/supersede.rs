@@ -234,7 +234,7 @@ async fn one_conversation_does_not_wait_for_the_others() {
     tokio::time::sleep(MS).await;
     let newer = one.say("ann", "second");
     tokio::time::sleep(2 * 90 * MS).await;
-    assert!(older.is_finished(), "it is not told");
+    assert!(older.is_finished(), "it is not notified");
     assert_eq!(older.await.unwrap(), StatusCode::GONE);
     assert_eq!(newer.await.unwrap(), StatusCode::OK);
     for other in others {

@@ -38,7 +38,7 @@ const TENANT_BYTES: u64 = 24 * 1024;
 const TIME: Duration = Duration::from_secs(40);
 /// An answer to a key is known for so long.
 const WINDOW: Duration = Duration::from_secs(60);
-/// A process that is not heard of has a key for so long.
+/// A process that sends nothing has a key for so long.
 const LEASE: Duration = Duration::from_secs(10);
 /// All callers have an answer, or an error, by then: a few leases.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
@@ -215,7 +215,7 @@ impl Upstream {
 }
 
 /// What a caller read.
-struct Heard {
+struct ReceivedAnswer {
     asked: Asked,
     at: Instant,
     /// Its process asked Redis nothing then.
@@ -253,7 +253,7 @@ pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
         .collect();
     for (process, caller) in callers {
         match timeout(TIME + ENDS_WITHIN, caller).await {
-            Ok(heard) => heard.unwrap().into_iter().for_each(|heard| upstream.check(&heard, faults)),
+            Ok(received) => received.unwrap().into_iter().for_each(|received| upstream.check(&received, faults)),
             Err(_) if ways[process].has_crashed() => {}
             Err(_) => history.broken("a caller has neither an answer nor an error".into()),
         }
@@ -309,7 +309,7 @@ async fn caller(
     history: History,
     mut rng: Rng,
     at: Duration,
-) -> Option<Heard> {
+) -> Option<ReceivedAnswer> {
     sleep(at + time(&mut rng, 1.0, 3_000.0)).await;
     if way.has_crashed() {
         return None;
@@ -328,17 +328,18 @@ async fn caller(
     let answered = Instant::now();
     let status = response.status().as_u16();
     let mut body = response.into_body();
-    let mut heard = Heard { asked, at, is_shut, answered, status, text: Vec::new(), is_whole: false, has_left: false };
+    let mut received =
+        ReceivedAnswer { asked, at, is_shut, answered, status, text: Vec::new(), is_whole: false, has_left: false };
     for frame in 0.. {
         if leaves_after == Some(frame) {
-            heard.has_left = true;
+            received.has_left = true;
             break;
         }
         match body.frame().await {
-            Some(Ok(frame)) => heard.text.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            Some(Ok(frame)) => received.text.extend_from_slice(&frame.into_data().unwrap_or_default()),
             Some(Err(_)) => break,
             None => {
-                heard.is_whole = true;
+                received.is_whole = true;
                 break;
             }
         }
@@ -347,39 +348,39 @@ async fn caller(
     history.say(format!(
         "process {process}: caller {number} was answered {status} after {:?}, {} bytes, whole: {}, left: {}",
         answered - at,
-        heard.text.len(),
-        heard.is_whole,
-        heard.has_left
+        received.text.len(),
+        received.is_whole,
+        received.has_left
     ));
     // A crashed process has no callers left that could read.
-    (!way.has_crashed()).then_some(heard)
+    (!way.has_crashed()).then_some(received)
 }
 
 impl Upstream {
-    fn check(&self, heard: &Heard, faults: Faults) {
+    fn check(&self, received: &ReceivedAnswer, faults: Faults) {
         let calls = self.calls.lock().unwrap();
-        let (asked, history) = (heard.asked, &self.history);
+        let (asked, history) = (received.asked, &self.history);
         let mut own = calls.iter().filter(|call| call.asked == asked);
-        if heard.status == 200 {
+        if received.status == 200 {
             let is_right = own.clone().any(|call| {
-                let whole = matches!(call.ended, Some((_, End::Whole))) && call.text == heard.text;
-                if heard.is_whole { whole } else { call.text.starts_with(&heard.text) }
+                let whole = matches!(call.ended, Some((_, End::Whole))) && call.text == received.text;
+                if received.is_whole { whole } else { call.text.starts_with(&received.text) }
             });
             if !is_right {
-                let text = String::from_utf8_lossy(&heard.text);
+                let text = String::from_utf8_lossy(&received.text);
                 history.broken(format!("(1) {asked:?} was answered with no answer to it, or half of one: {text}"));
             }
         }
-        if faults.none() && !heard.is_whole && !heard.has_left && own.clone().all(|call| call.ended_well()) {
-            history.broken(format!("{asked:?} was answered {}, and nothing had failed", heard.status));
+        if faults.none() && !received.is_whole && !received.has_left && own.clone().all(|call| call.ended_well()) {
+            history.broken(format!("{asked:?} was answered {}, and nothing had failed", received.status));
         }
         // The first of all who asks for it waits for one claim, and for nothing else.
         let first = own.next();
-        if let Some(call) = first.filter(|call| call.begun >= heard.at && call.begun <= heard.answered) {
-            let waited = call.begun - heard.at;
+        if let Some(call) = first.filter(|call| call.begun >= received.at && call.begun <= received.answered) {
+            let waited = call.begun - received.at;
             // One who crashed may have claimed it before.
             let crashed = self.ways.iter().any(Way::has_crashed);
-            let patience = if heard.is_shut { Duration::ZERO } else { PATIENCE };
+            let patience = if received.is_shut { Duration::ZERO } else { PATIENCE };
             if waited > patience + SLACK && !crashed {
                 history.broken(format!("(3) {asked:?} waited {waited:?} before call at {}", history.at(call.begun)));
             }

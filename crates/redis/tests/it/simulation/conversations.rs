@@ -26,7 +26,7 @@ const MESSAGES: usize = 12;
 const TIME: Duration = Duration::from_secs(15);
 /// The last one comes when what is late is done.
 const LAST_AFTER: Duration = Duration::from_secs(3);
-/// A process has heard of a newer message by then, where nothing fails.
+/// A process has received a newer message by then, where nothing fails.
 const TOLD_WITHIN: Duration = Duration::from_millis(50);
 /// And of what it missed, when it can be reached again.
 const FELT_FOR: Duration = Duration::from_secs(8);

@@ -85,7 +85,7 @@ impl Nemesis {
             62..78 => {
                 let (replica, behind) = (model.checkpoint(), time(&mut rng, 5.0, 1_000.0));
                 // From when on the writes are lost.
-                history.fault(behind, format!("the replica stops to hear, {behind:.1?} before a failover"));
+                history.fault(behind, format!("the replica lags behind, {behind:.1?} before a failover"));
                 tokio::time::sleep(behind).await;
                 history.say("failover".into());
                 model.fail_over(replica);

@@ -401,12 +401,12 @@ impl LastGoodBackend for Way {
 }
 
 impl ForgetBackend for Way {
-    async fn tell_to_forget(&self, tenant: &str) -> Result<u64, BackendError> {
-        let tell = |model: RedisModel| {
+    async fn publish_forget(&self, tenant: &str) -> Result<u64, BackendError> {
+        let publish = |model: RedisModel| {
             let tenant = tenant.to_owned();
-            async move { model.tell_to_forget(&tenant).await }
+            async move { model.publish_forget(&tenant).await }
         };
-        self.run("tell to forget", tell).await
+        self.run("publish forget", publish).await
     }
 
     async fn forget_some(&self, owner: Option<TenantHash>, place: Vec<u8>) -> Result<Forgotten, BackendError> {

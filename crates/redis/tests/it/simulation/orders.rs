@@ -24,7 +24,7 @@ const ORDERS: usize = 6;
 const TIME: Duration = Duration::from_secs(30);
 /// The last order is given when what is late is done.
 const LAST_AFTER: Duration = Duration::from_secs(5);
-/// Every process has heard of it by then: it looks each 20 s, and what it missed may be told by one that looks.
+/// Every process has learned of it by then: it looks each 20 s, and what it missed may be sent by one that looks.
 const KNOWN_WITHIN: Duration = Duration::from_secs(70);
 /// Where nothing fails.
 const TOLD_WITHIN: Duration = Duration::from_millis(50);

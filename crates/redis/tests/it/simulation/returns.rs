@@ -206,7 +206,7 @@ impl Caller {
                 }
             }
             while let Some((event, rest)) = text.split_once("\n\n") {
-                self.heard(event);
+                self.received(event);
                 text = rest.to_owned();
             }
         };
@@ -218,7 +218,7 @@ impl Caller {
         is_whole || (call.end == Some(End::Failed) && self.read == call.events)
     }
 
-    fn heard(&mut self, event: &str) {
+    fn received(&mut self, event: &str) {
         for line in event.lines() {
             if let Some(id) = line.strip_prefix("id: ") {
                 self.last_id = Some(id.to_owned());

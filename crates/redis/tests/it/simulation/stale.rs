@@ -93,12 +93,12 @@ impl Upstream {
     }
 
     /// A caller was answered, that came then.
-    fn check(&self, asked: (usize, usize), came: Instant, heard: &Heard, faults: Faults) {
+    fn check(&self, asked: (usize, usize), came: Instant, received: &ReceivedAnswer, faults: Faults) {
         let (inner, history, now) = (self.inner.lock().unwrap(), &self.history, Instant::now());
         let (tenant, question) = asked;
         let is_same = |given: &Given| given.tenant == tenant && (given.question == 2) == (question == 2);
-        let Some(kind) = heard.kind else {
-            if heard.status == StatusCode::OK {
+        let Some(kind) = received.kind else {
+            if received.status == StatusCode::OK {
                 return;
             }
             // It is known to all, is not forgotten, and is young enough.
@@ -111,13 +111,14 @@ impl Upstream {
                     && !inner.forgotten.iter().any(was_forgotten)
             };
             if let Some(given) = inner.given.iter().find(is_known).filter(|_| faults.none()) {
-                history.broken(format!("{asked:?} was answered {}, and there is {given:?}", heard.status));
+                history.broken(format!("{asked:?} was answered {}, and there is {given:?}", received.status));
             }
             return;
         };
-        let number = heard.text.split("answer ").nth(1).and_then(|rest| rest.split('"').next()?.parse::<usize>().ok());
+        let number =
+            received.text.split("answer ").nth(1).and_then(|rest| rest.split('"').next()?.parse::<usize>().ok());
         let Some(given) = number.and_then(|number| inner.given.get(number)).filter(|given| is_same(given)) else {
-            history.broken(format!("(1) {asked:?} was answered {}", heard.text));
+            history.broken(format!("(1) {asked:?} was answered {}", received.text));
             return;
         };
         if kind == StaleKind::Exact && given.question != question {
@@ -142,7 +143,7 @@ impl Upstream {
 }
 
 /// What a caller was answered.
-struct Heard {
+struct ReceivedAnswer {
     status: StatusCode,
     kind: Option<StaleKind>,
     text: String,
@@ -198,7 +199,7 @@ async fn call(process: usize, asked: (usize, usize), service: Service, way: &Way
     if waited > 3 * PATIENCE + SLACK {
         upstream.history.broken(format!("(3) {asked:?} waited {waited:?}"));
     }
-    upstream.check(asked, came, &Heard { status, kind, text }, faults);
+    upstream.check(asked, came, &ReceivedAnswer { status, kind, text }, faults);
 }
 
 /// The upstream fails, and is well again.

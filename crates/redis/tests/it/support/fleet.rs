@@ -40,7 +40,7 @@ pub(crate) struct Script {
 
 /// What a caller read.
 #[derive(Debug)]
-pub(crate) struct Heard {
+pub(crate) struct ReceivedAnswer {
     pub(crate) status: StatusCode,
     pub(crate) role: Option<DedupRole>,
     pub(crate) text: Vec<u8>,
@@ -75,12 +75,12 @@ impl Process {
     }
 
     /// Sends a request, and reads its answer to the end.
-    pub(crate) fn ask(&self, key: Option<&str>) -> tokio::task::JoinHandle<Heard> {
+    pub(crate) fn ask(&self, key: Option<&str>) -> tokio::task::JoinHandle<ReceivedAnswer> {
         self.ask_slowly(key, Duration::ZERO)
     }
 
     /// Pauses after each part.
-    pub(crate) fn ask_slowly(&self, key: Option<&str>, pause: Duration) -> tokio::task::JoinHandle<Heard> {
+    pub(crate) fn ask_slowly(&self, key: Option<&str>, pause: Duration) -> tokio::task::JoinHandle<ReceivedAnswer> {
         let mut request = Request::post("http://upstream/v1/chat/completions").header("authorization", "Bearer caller");
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
@@ -105,7 +105,7 @@ impl Process {
                 }
                 tokio::time::sleep(pause).await;
             }
-            Heard { status, role, text, failure, longest_wait }
+            ReceivedAnswer { status, role, text, failure, longest_wait }
         })
     }
 }
@@ -165,9 +165,9 @@ impl Script {
     }
 }
 
-// === impl Heard ===
+// === impl ReceivedAnswer ===
 
-impl Heard {
+impl ReceivedAnswer {
     /// It is whole, and is this script's.
     pub(crate) fn is_whole(&self, script: Script) -> bool {
         assert!(self.is_right(script), "a wrong answer: {:?}", String::from_utf8_lossy(&self.text));

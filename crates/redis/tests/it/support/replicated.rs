@@ -30,7 +30,7 @@ impl Replicated {
         redis
     }
 
-    /// What is written from now on is heard by the replica. (Its link is up a second before it hears anything but what was
+    /// What is written from now on is received by the replica. (Its link is up a second before it hears anything but what was
     /// there then.)
     async fn until_replicated(&self) {
         let mut is_up = false;
