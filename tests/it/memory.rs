@@ -131,12 +131,12 @@ async fn a_request_that_there_is_no_memory_for_passes_unread() {
     assert_eq!((seen.load(SeqCst), memory.used()), (0, 0));
 }
 
-/// Answers to one caller, each of which stops after half a MiB.
+/// Answers to one caller, each of which stops after 192 KiB.
 #[tokio::test(start_paused = true)]
 async fn one_callers_answers_leave_room_for_the_others() {
     async fn stalled(_: Request<CallBody>) -> Result<Response<CallBody>, Infallible> {
         let text = br#"{"choices":[{"index":0,"message":{"role":"assistant","content":""#;
-        let begun = [&text[..]].into_iter().chain([&[b'x'; 64 * KIB][..]; 8]);
+        let begun = [&text[..]].into_iter().chain([&[b'x'; 64 * KIB][..]; 3]);
         let frames = stream::iter(begun.map(|data| Ok::<_, Infallible>(Frame::data(Bytes::from_static(data)))));
         let body = CallBody::new(StreamBody::new(frames.chain(stream::pending())));
         Ok(Response::builder().header("content-type", "application/json").body(body).unwrap())
