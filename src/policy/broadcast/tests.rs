@@ -333,7 +333,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever happens: every reader hears every part once and in order, until it is told that it is lost; what is
+    /// Whatever happens: every reader receives every part once and in order, until it learns that it is lost; what is
     /// held is what a reader has still to read, and never more than the limit and a part.
     #[test]
     fn readers_receive_everything_in_order_or_learn_of_the_gap(steps in prop::collection::vec(step(), 0..120)) {
@@ -382,8 +382,8 @@ proptest! {
                 Step::StopRecording => broadcast.stop_recording(),
                 Step::Listen(index, listening) if index < readers.len() => {
                     let (id, expected) = &mut readers[index];
-                    let heard = broadcast.set_listening(*id, listening);
-                    if !heard || !(listening || broadcast.is_recording()) {
+                    let joined = broadcast.set_listening(*id, listening);
+                    if !joined || !(listening || broadcast.is_recording()) {
                         *expected = None;
                     }
                 }
@@ -538,7 +538,7 @@ fn merge_step() -> impl Strategy<Value = MergeStep> {
 }
 
 proptest! {
-    /// Merged or not, every reader hears everything once and in order, and what is held costs what its parts do.
+    /// Merged or not, every reader receives everything once and in order, and what is held costs what its parts do.
     #[test]
     fn merged_parts_are_heard_once_and_in_order(steps in prop::collection::vec(merge_step(), 0..120)) {
         let mut broadcast = Broadcast::<Vec<u64>, ()>::new(LogLimits { bytes: 1_000_000, lag: 5 * S });

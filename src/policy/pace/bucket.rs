@@ -426,7 +426,7 @@ mod tests {
         };
         let waits = |remaining| wait(&[reported(remaining)], &Demand::default(), &call(5_000), 0);
         assert_eq!((waits(0), waits(4_000), waits(6_000)), (1_500_000, 300_000, 0));
-        // Others hear as much of it as they need to wait for as long.
+        // Others learn as much of it as they need to wait for as long.
         let level = reported(0).level(&call(5_000), 0);
         assert_eq!(
             level.saturating_sub(reported(0).spacing.burst.saturating_sub(reported(0).cost(&call(5_000)))),

@@ -1,4 +1,4 @@
-//! Every interleaving of a few listeners and an upstream: none is left waiting, and each hears everything.
+//! Every interleaving of a few listeners and an upstream: none is left waiting, and each receives everything.
 //!
 //! ```sh
 //! cargo test --release -p tower-buttress-loom --lib loom_
@@ -107,7 +107,7 @@ fn window() -> LogLimits {
     LogLimits { bytes: 1, lag: Duration::MAX }
 }
 
-async fn hear(reader: &mut LogReader) -> Option<Bytes> {
+async fn read_next(reader: &mut LogReader) -> Option<Bytes> {
     match poll_fn(|cx| reader.poll_part(cx)).await {
         Some(Ok(BodyPart::Data(data))) => Some(data),
         Some(other) => panic!("{other:?}"),
@@ -115,13 +115,13 @@ async fn hear(reader: &mut LogReader) -> Option<Bytes> {
     }
 }
 
-fn hear_all(mut reader: LogReader) -> Vec<Bytes> {
+fn read_all(mut reader: LogReader) -> Vec<Bytes> {
     block_on(async {
-        let mut heard = Vec::new();
-        while let Some(data) = hear(&mut reader).await {
-            heard.push(data);
+        let mut received = Vec::new();
+        while let Some(data) = read_next(&mut reader).await {
+            received.push(data);
         }
-        heard
+        received
     })
 }
 
@@ -133,14 +133,14 @@ fn model(check: impl Fn() + Send + Sync + 'static) {
 }
 
 #[test]
-fn loom_two_listeners_hear_what_is_said_meanwhile() {
+fn loom_two_listeners_receive_what_is_said_meanwhile() {
     model(|| {
         let (readers, script) = shared_call(recording(), 2);
-        let listening: Vec<_> = readers.into_iter().map(|reader| thread::spawn(|| hear_all(reader))).collect();
+        let listening: Vec<_> = readers.into_iter().map(|reader| thread::spawn(|| read_all(reader))).collect();
         say(&script, |state| state.frames.push_back("one"));
         say(&script, |state| state.has_ended = true);
-        for heard in listening {
-            assert_eq!(heard.join().unwrap(), ["one"]);
+        for received in listening {
+            assert_eq!(received.join().unwrap(), ["one"]);
         }
         assert!(lock(&script).is_dropped);
     });
@@ -152,9 +152,9 @@ fn loom_in_a_window_no_writer_is_left_waiting_for_room() {
         let (readers, script) = shared_call(window(), 2);
         lock(&script).frames.extend(["one", "two"]);
         lock(&script).has_ended = true;
-        let listening: Vec<_> = readers.into_iter().map(|reader| thread::spawn(|| hear_all(reader))).collect();
-        for heard in listening {
-            assert_eq!(heard.join().unwrap(), ["one", "two"]);
+        let listening: Vec<_> = readers.into_iter().map(|reader| thread::spawn(|| read_all(reader))).collect();
+        for received in listening {
+            assert_eq!(received.join().unwrap(), ["one", "two"]);
         }
     });
 }
@@ -173,7 +173,7 @@ fn loom_a_listener_that_leaves_takes_nothing_along() {
         });
         let script_there = script.clone();
         let upstream = thread::spawn(move || say(&script_there, |state| state.has_ended = true));
-        assert!(hear_all(readers.pop().unwrap()).is_empty());
+        assert!(read_all(readers.pop().unwrap()).is_empty());
         leaves.join().unwrap();
         upstream.join().unwrap();
     });
@@ -193,24 +193,24 @@ fn loom_a_listener_that_does_not_come_back_holds_up_no_other() {
         });
         let script_there = script.clone();
         let upstream = thread::spawn(move || say(&script_there, |state| state.has_ended = true));
-        assert!(hear_all(readers.pop().unwrap()).is_empty());
+        assert!(read_all(readers.pop().unwrap()).is_empty());
         drop(idle.join().unwrap());
         upstream.join().unwrap();
     });
 }
 
-/// One reads one part and no more, and stays; the other must hear all.
+/// One reads one part and no more, and stays; the other must receive all.
 fn one_reads_only_the_first(limits: LogLimits, frames: [&'static str; 2]) {
     let (mut readers, script) = shared_call(limits, 2);
     lock(&script).frames.extend(frames.into_iter().filter(|frame| !frame.is_empty()));
     lock(&script).has_ended = true;
     let mut sated = readers.pop().unwrap();
     let sated = thread::spawn(move || {
-        assert_eq!(block_on(hear(&mut sated)).unwrap(), frames[0]);
+        assert_eq!(block_on(read_next(&mut sated)).unwrap(), frames[0]);
         sated
     });
-    let heard = hear_all(readers.pop().unwrap());
-    assert_eq!(heard, frames.into_iter().filter(|frame| !frame.is_empty()).collect::<Vec<_>>());
+    let received = read_all(readers.pop().unwrap());
+    assert_eq!(received, frames.into_iter().filter(|frame| !frame.is_empty()).collect::<Vec<_>>());
     drop(sated.join().unwrap());
 }
 
@@ -252,15 +252,15 @@ fn loom_a_caller_that_joins_while_the_last_one_leaves_is_served_or_refused() {
         let (mut readers, script, log) = shared_call_and_log(recording(), 1);
         let last = readers.pop().unwrap();
         lock(&script).has_ended = true;
-        let joins = thread::spawn(move || log.reader().map(hear_failing));
+        let joins = thread::spawn(move || log.reader().map(read_failing));
         drop(last);
-        // Nothing was said: it hears the end of all, or that there was no listener.
+        // Nothing was said: it receives the end of all, or that there was no listener.
         joins.join().unwrap();
         assert!(lock(&script).is_dropped);
     });
 }
 
-fn hear_failing(mut reader: LogReader) {
+fn read_failing(mut reader: LogReader) {
     block_on(async { while poll_fn(|cx| reader.poll_part(cx)).await.is_some_and(|part| part.is_ok()) {} });
 }
 
@@ -269,7 +269,7 @@ fn loom_a_recorder_that_waits_for_room_is_woken() {
     model(|| {
         let (mut recorder, log) = Recorder::open(window());
         let reader = log.reader().unwrap();
-        let listening = thread::spawn(|| hear_all(reader));
+        let listening = thread::spawn(|| read_all(reader));
         for part in ["one", "two"] {
             block_on(recorder.ready());
             recorder.part(BodyPart::Data(Bytes::from_static(part.as_bytes())));
