@@ -184,7 +184,8 @@ pub(crate) struct LayerArgs {
 
     /// Share one upstream call among equal requests.
     ///
-    /// A duplicate request gets the answer of the first. Requests without a credential are never shared.
+    /// A duplicate request gets the answer of the first. `Cache-Control: no-cache` asks for another one. Requests without a
+    /// credential are never shared.
     #[arg(long, env = "GATEWAY_DEDUP", value_name = "on|off", default_value = "on", help_heading = DEDUP)]
     pub(crate) dedup: Switch,
 
@@ -196,8 +197,8 @@ pub(crate) struct LayerArgs {
 
     /// Tell tenants apart by this header, in addition to credentials.
     ///
-    /// Applies to duplicate requests, last good answers (--last-good) and conversations (--supersede-header). A request
-    /// without the header shares nothing.
+    /// Needed where users share a credential and a header names the user. Applies to duplicate requests, last good answers
+    /// (--last-good) and conversations (--supersede-header). A request without the header shares nothing.
     #[arg(long, env = "GATEWAY_DEDUP_TENANT_HEADER", value_name = "NAME", help_heading = DEDUP)]
     pub(crate) dedup_tenant_header: Option<HeaderName>,
 
@@ -341,8 +342,9 @@ pub(crate) struct LayerArgs {
 
     /// Choose what a 429 means for other calls.
     ///
-    /// `pause`: calls with the same credential wait as long as the upstream asks, at most 60 s. `learn`: as `pause`,
-    /// and the gateway learns rates from the headers of answers. `off`: nothing; the call itself is still retried.
+    /// `pause`: calls with the same credential for the same model (with --pace-requests or --pace-tokens, for any model)
+    /// wait as long as the upstream asks, at most 60 s. `learn`: as `pause`, and the gateway learns rates from the headers
+    /// of answers. `off`: nothing; the call itself is still retried.
     #[arg(long, env = "GATEWAY_PACE", value_name = "HOW", default_value = "pause", help_heading = LOAD)]
     pub(crate) pace: Pacing,
 

@@ -36,8 +36,9 @@ pub(crate) struct UpstreamArgs {
 
     /// Send a call to this URL when the upstreams before it fail.
     ///
-    /// May be repeated: the fallbacks are tried in this order. A fallback never gets the caller's credentials. A
-    /// fallback without a credential of its own also serves callers whose credentials the upstream refuses.
+    /// May be repeated: the fallbacks are tried in this order. A fallback never gets the caller's credentials, which are
+    /// recognised by the names of headers and query parameters. A fallback without a credential of its own also serves
+    /// callers whose credentials the upstream refuses.
     #[arg(
         long, env = "GATEWAY_FALLBACK", value_name = "URL", action = Append, value_delimiter = ',',
         help_heading = TRUST
