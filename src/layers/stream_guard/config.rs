@@ -117,7 +117,7 @@ impl Chosen {
     /// Returns the content of an answer's body.
     pub(super) fn answer(&self, reader: AnswerReader) -> Answer {
         match self {
-            Self::Known(kind) | Self::Guessed(kind) => reader.end(&mut *kind.dialect()),
+            Self::Known(kind) | Self::Guessed(kind) => reader.end_of(*kind),
             Self::Custom(make) => reader.end(&mut *make()),
         }
     }

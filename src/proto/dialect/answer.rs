@@ -6,6 +6,8 @@ use super::fact::{Fact, Usage};
 use super::fault::Fault;
 use super::framer::PartialEvent;
 use super::json::JsonPosition;
+use super::kind::Kind;
+use super::known::chat;
 use super::reader::Dialect;
 
 /// Follows the body of a JSON answer as it arrives, and returns at its end whether it is complete, and its content.
@@ -81,6 +83,15 @@ impl AnswerReader {
         self.is_json() && self.position.is_open()
     }
 
+    /// The same as [`end`](Self::end) with a dialect of this crate.
+    pub(crate) fn end_of(self, kind: Kind) -> Answer {
+        let body = self.body.whole().filter(|_| kind == Kind::OpenAiChat);
+        match body.and_then(chat::plain_answer) {
+            Some((end, usage)) => Answer { end, fault: None, usage },
+            None => self.end(&mut *kind.dialect()),
+        }
+    }
+
     /// Returns the content of the complete body.
     #[must_use]
     pub fn end(mut self, dialect: &mut dyn Dialect) -> Answer {
@@ -105,7 +116,6 @@ impl AnswerReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::dialect::Kind;
 
     fn read(pieces: &[&str]) -> AnswerReader {
         let mut reader = AnswerReader::new();
@@ -134,5 +144,51 @@ mod tests {
         let failed = end(r#"{"error":{"message":"no","code":500}}"#);
         assert_eq!((failed.end, failed.fault.unwrap().message()), (None, "no"));
         assert_eq!(end("no answer"), Answer::default());
+    }
+
+    #[test]
+    fn an_ordinary_answer_is_read_without_a_tree_and_says_the_same() {
+        let usual = [
+            r#"{"id":"1","object":"chat.completion","choices":[{"index":0,"message":{"content":"a \"]}"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#,
+            r#" {"choices":[{"finish_reason":"stop"},{"index":1,"finish_reason":"length"}],"error":null,"usage":null}"#,
+            r#"{"choices":[{"index":0,"finish_reason":null},{"index":1,"finish_reason":"stop"}]}"#,
+            r#"{"choices":[{"finish_reason":"content_filter"}],"choices":[{"finish_reason":"other"}]}"#,
+            r#"{"choices":[{"index":200,"finish_reason":"stop"}],"usage":{"prompt_tokens":null}}"#,
+            r#"{"choices":[]}"#,
+            r#"{"usage":{}}"#,
+            "[]",
+        ];
+        let unusual = [
+            r#"{"choices":[{"finish_reason":"stop"}],"error":{"message":"no"}}"#,
+            r#"{"error":{"message":"no","code":500}}"#,
+            r#"{"err\u006fr":{"message":"no","code":500}}"#,
+            r#"{"object":"error","message":"no","code":500}"#,
+            r#"{"obj\u0065ct":"error","message":"no","code":500}"#,
+            r#"{"object":"\u0065rror","message":"no","code":500}"#,
+            r#"{"success":false,"errors":[{"message":"no"}]}"#,
+            r#"{"choices":[{"error":{"message":"no"},"finish_reason":"stop"}]}"#,
+            r#"{"choices":[{"finish_reason":"error"}]}"#,
+            r#"{"choices":[{"finish_reason":"st\u006fp"}]}"#,
+            r#"{"choices":[{"index":"0","finish_reason":"stop"},7]}"#,
+            r#"{"choices":[{"index":1.0,"finish_reason":"stop"}],"usage":{"prompt_tokens":3.5,"completion_tokens":-1}}"#,
+            r#"{"choices":{},"usage":[]}"#,
+            r#"{"choices":[{"finish_reason":"stop"}]"#,
+            r#"{"choices":[{"finish_reason":"stop"}]}]"#,
+            r#"{"choices":[{"finish_reason":"stop" "index":0}]}"#,
+            r#"{"choices":[{"message":{"content":"\ud800"},"finish_reason":"stop"}]}"#,
+            "no answer",
+        ];
+        for (texts, is_usual) in [(&usual[..], true), (&unusual, false)] {
+            for text in texts {
+                let (quick, slow) =
+                    (read(&[text]).end_of(Kind::OpenAiChat), read(&[text]).end(&mut *Kind::OpenAiChat.dialect()));
+                assert_eq!(quick, slow, "{text}");
+                assert_eq!(chat::plain_answer(text.as_bytes()).is_some(), is_usual, "{text}");
+            }
+        }
+        let mut reader = read(&[r#"{"choices":[{"message":{"content":""#]);
+        reader.read(b"\xff");
+        reader.read(br#""},"finish_reason":"stop"}]}"#);
+        assert_eq!(reader.end_of(Kind::OpenAiChat), Answer::default(), "it is not UTF-8");
     }
 }

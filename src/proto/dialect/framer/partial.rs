@@ -48,6 +48,11 @@ impl PartialEvent {
         position.is_open()
     }
 
+    /// The held bytes, if none was cut.
+    pub(in crate::proto::dialect) fn whole(&self) -> Option<&[u8]> {
+        self.short.is_none().then_some(self.raw.as_slice())
+    }
+
     /// Passes the held bytes to `show`, with whether their strings were cut, and drops them.
     pub(in crate::proto::dialect) fn finish(&mut self, show: impl FnOnce(Option<&[u8]>, bool)) {
         match self.short.take() {

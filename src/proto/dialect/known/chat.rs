@@ -2,6 +2,7 @@
 //!
 //! `https://platform.openai.com/docs/api-reference/chat-streaming`. Additions of other providers are noted in place.
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{Choices, Facts, delta, index, json, list, number, object, some_text, text};
@@ -11,6 +12,7 @@ use crate::proto::dialect::fact::{Channel, Fact, Usage};
 use crate::proto::dialect::fault::Fault;
 use crate::proto::dialect::kind::Kind;
 use crate::proto::dialect::reader::Dialect;
+use crate::proto::json_object::{elements, members};
 
 #[derive(Debug, Default)]
 pub(super) struct Chat {
@@ -134,6 +136,87 @@ impl Dialect for Chat {
             self.end(facts);
         }
     }
+}
+
+/// How an answer ended, and its usage, without building a tree, which takes most of the time of [`Chat::answer`]. `None`
+/// for whatever may contain an error, or is unusual.
+pub(in crate::proto::dialect) fn plain_answer(body: &[u8]) -> Option<(Option<End>, Option<Usage>)> {
+    // The members below are those of a valid text.
+    serde_json::from_slice::<&RawValue>(body).ok()?;
+    let (mut listed, mut usage) = (&b"[]"[..], &b"null"[..]);
+    for (key, value) in members(body) {
+        match key {
+            b"choices" => listed = value,
+            b"usage" => usage = value,
+            b"object" if plain_text(value)? == b"error" => return None,
+            key if may_fail(key, value) => return None,
+            _ => {}
+        }
+    }
+    let mut choices = Choices::default();
+    for choice in elements(listed.starts_with(b"[").then_some(listed)?) {
+        read_choice(choice.starts_with(b"{").then_some(choice)?, &mut choices)?;
+    }
+    Some((choices.all_ended(), plain_usage(usage)?))
+}
+
+fn read_choice(choice: &[u8], choices: &mut Choices) -> Option<()> {
+    let (mut number, mut reason) = (0, &b""[..]);
+    for (key, value) in members(choice) {
+        match key {
+            b"index" => number = plain_number(value)??,
+            b"finish_reason" if value == b"null" => reason = b"",
+            b"finish_reason" => reason = plain_text(value)?,
+            key if may_fail(key, value) => return None,
+            _ => {}
+        }
+    }
+    let number = u32::try_from(number).unwrap_or(u32::MAX);
+    match FinishReason::of(std::str::from_utf8(reason).ok()?) {
+        FinishReason::End(end) => choices.end(number, end),
+        FinishReason::Failed => return None,
+        FinishReason::None => choices.see(number),
+    }
+    Some(())
+}
+
+fn plain_usage(usage: &[u8]) -> Option<Option<Usage>> {
+    if usage == b"null" {
+        return Some(None);
+    }
+    let (mut input, mut output) = (None, None);
+    for (key, value) in members(usage.starts_with(b"{").then_some(usage)?) {
+        match key {
+            b"prompt_tokens" => input = plain_number(value)?,
+            b"completion_tokens" => output = plain_number(value)?,
+            key if key.contains(&b'\\') => return None,
+            _ => {}
+        }
+    }
+    Some(Some(Usage::new(input, output)))
+}
+
+/// Whether a member may report an error, or has another name than it seems.
+fn may_fail(key: &[u8], value: &[u8]) -> bool {
+    match key {
+        b"error" => value != b"null",
+        b"success" | b"errors" => true,
+        key => key.contains(&b'\\'),
+    }
+}
+
+/// A text without escapes.
+fn plain_text(value: &[u8]) -> Option<&[u8]> {
+    let text = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    (!text.contains(&b'\\')).then_some(text)
+}
+
+/// A number written in digits, or null.
+fn plain_number(value: &[u8]) -> Option<Option<u64>> {
+    if value == b"null" {
+        return Some(None);
+    }
+    std::str::from_utf8(value).ok()?.parse().ok().map(Some)
 }
 
 /// Reads a choice's addition: a `delta` of a stream, or the `message` of an answer.

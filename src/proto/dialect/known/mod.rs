@@ -10,7 +10,7 @@ use super::reader::Dialect;
 use super::template::ValueRole;
 
 mod anthropic;
-mod chat;
+pub(super) mod chat;
 mod cohere;
 mod gemini;
 mod ollama;
