@@ -11,6 +11,8 @@
 #[cfg(feature = "tracing")]
 mod log;
 mod observer;
+#[cfg(feature = "tracing")]
+pub(crate) mod span;
 
 use std::fmt;
 use std::sync::Arc;

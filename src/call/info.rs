@@ -17,7 +17,11 @@ use super::Model;
 /// While a future or a body below that layer is polled, it is the thread's [`current`](Self::current) call, like a span
 /// of `tracing`: no layer passes it on.
 #[derive(Clone)]
-pub struct CallInfo(Arc<CallFacts>);
+pub struct CallInfo {
+    facts: Arc<CallFacts>,
+    /// Inside an attempt.
+    upstream: Option<Arc<str>>,
+}
 
 struct CallFacts {
     id: Box<str>,
@@ -27,6 +31,7 @@ struct CallFacts {
     model: OnceLock<Model>,
     attempt: AtomicU32,
     started: Instant,
+    late_spans: bool,
 }
 
 /// Makes a call the current one of this thread, until dropped.
@@ -45,9 +50,16 @@ impl CallInfo {
         method: Method,
         host: Option<Authority>,
         started: Instant,
+        late_spans: bool,
     ) -> Self {
         let (model, attempt) = (OnceLock::new(), AtomicU32::new(1));
-        Self(Arc::new(CallFacts { id, stack, method, host, model, attempt, started }))
+        let facts = CallFacts { id, stack, method, host, model, attempt, started, late_spans };
+        Self { facts: Arc::new(facts), upstream: None }
+    }
+
+    /// The same call, inside an attempt at this upstream.
+    pub(crate) fn at(&self, upstream: Arc<str>) -> Self {
+        Self { facts: self.facts.clone(), upstream: Some(upstream) }
     }
 
     /// Returns the call that this thread works on, inside an [`ObserveLayer`](crate::ObserveLayer).
@@ -71,52 +83,63 @@ impl CallInfo {
     /// The id of the call: the request's own, or 16 random hexadecimal digits.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.0.id
+        &self.facts.id
     }
 
     /// The name of the stack, given to the [`ObserveLayer`](crate::ObserveLayer).
     #[must_use]
     pub fn stack(&self) -> &str {
-        &self.0.stack
+        &self.facts.stack
     }
 
     /// The request's method.
     #[must_use]
     pub fn method(&self) -> &Method {
-        &self.0.method
+        &self.facts.method
     }
 
     /// The host, with its port, that the request names.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
-        self.0.host.as_ref().map(Authority::as_str)
+        self.facts.host.as_ref().map(Authority::as_str)
     }
 
     /// The model that the request names, once its body has been read. The caller chooses it.
     #[must_use]
     pub fn model(&self) -> Option<&str> {
-        self.0.model.get().map(Model::as_str)
+        self.facts.model.get().map(Model::as_str)
     }
 
     /// The number of the current, or the last, attempt, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.0.attempt.load(Relaxed)
+        self.facts.attempt.load(Relaxed)
     }
 
     /// When the call reached the stack.
     #[must_use]
     pub fn started(&self) -> Instant {
-        self.0.started
+        self.facts.started
+    }
+
+    /// The upstream of the current attempt, as its [`ObserveLayer::attempts`](crate::ObserveLayer::attempts) names it.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&str> {
+        self.upstream.as_deref()
+    }
+
+    /// Whether its spans are opened only around lines of events.
+    pub(crate) fn has_late_spans(&self) -> bool {
+        self.facts.late_spans
     }
 
     pub(crate) fn set_model(&self, model: &Model) {
         // Another reading of the same body finds the same model.
-        let _ = self.0.model.set(model.clone());
+        let _ = self.facts.model.set(model.clone());
     }
 
     pub(crate) fn set_attempt(&self, attempt: u32) {
-        self.0.attempt.store(attempt, Relaxed);
+        self.facts.attempt.store(attempt, Relaxed);
     }
 }
 
@@ -129,6 +152,7 @@ impl fmt::Debug for CallInfo {
             .field("host", &self.host())
             .field("model", &self.model())
             .field("attempt", &self.attempt())
+            .field("upstream", &self.upstream())
             .finish()
     }
 }
@@ -163,7 +187,7 @@ mod tests {
     use super::*;
 
     fn call(id: &str) -> Option<CallInfo> {
-        Some(CallInfo::new(id.into(), "stack".into(), Method::GET, None, Instant::now()))
+        Some(CallInfo::new(id.into(), "stack".into(), Method::GET, None, Instant::now(), false))
     }
 
     fn current() -> Option<String> {

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::Event;
+use tracing::level_filters::LevelFilter;
+
+use super::{Event, span};
+use crate::call::CallInfo;
 use crate::policy::breaker::report::CircuitState;
 use crate::rt::clock;
 use crate::rt::sync::{Mutex, lock};
@@ -26,9 +29,13 @@ enum Level {
     Debug,
 }
 
-pub(super) fn line(event: &Event) {
-    let (name, detail) = (event.name(), event.detail());
-    match level(event) {
+pub(super) fn line(event: &Event, call: Option<&CallInfo>) {
+    let (name, detail, level) = (event.name(), event.detail(), level(event));
+    if LevelFilter::current() < level.filter() {
+        return;
+    }
+    let _span = call.map(|call| span::late(call).entered());
+    match level {
         Level::Debug => tracing::debug!(event = name, detail, "{event}"),
         Level::Info => tracing::info!(event = name, detail, "{event}"),
         Level::Warn => match warning(name, detail) {
@@ -64,6 +71,18 @@ fn warning(name: &'static str, detail: &'static str) -> Option<u64> {
     static WARNINGS: Mutex<Option<Warnings>> = Mutex::new(None);
     let now = clock::now();
     lock(&WARNINGS).get_or_insert_default().note((name, detail), now)
+}
+
+// === impl Level ===
+
+impl Level {
+    const fn filter(&self) -> LevelFilter {
+        match self {
+            Self::Warn => LevelFilter::WARN,
+            Self::Info => LevelFilter::INFO,
+            Self::Debug => LevelFilter::DEBUG,
+        }
+    }
 }
 
 // === impl Warnings ===

@@ -92,7 +92,7 @@ impl Event {
     pub fn emit(&self, observer: Option<&dyn Observer>) {
         let call = CallInfo::current();
         #[cfg(feature = "tracing")]
-        super::log::line(self);
+        super::log::line(self, call.as_ref());
         #[cfg(feature = "metrics")]
         count(self, call.as_ref());
         if let Some(observer) = observer {

@@ -12,6 +12,11 @@ use crate::support::secs;
 
 /// A call of the stack `chat` that is refused, on this thread.
 fn refuse(at: u64) {
+    refuse_within(at, &ObserveLayer::new("chat"));
+}
+
+/// The same within this layer, in an attempt.
+fn refuse_within(at: u64, observe: &ObserveLayer) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         // Warnings of one kind are held back for a second, for all tests of this process together: each call has a time of its
@@ -19,8 +24,8 @@ fn refuse(at: u64) {
         tokio::time::advance(secs(26_017 + 10 * at)).await;
         let service = DeadlineLayer::new(secs(1))
             .layer(service_fn(|_: Request<()>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()));
-        let service = ObserveLayer::new("chat").layer(service);
-        let request = Request::get("http://model.example/").body(()).unwrap();
+        let service = observe.layer(ObserveLayer::attempts("first").layer(service));
+        let request = Request::get("http://model.example/").header("x-id", "a").body(()).unwrap();
         assert_eq!(service.oneshot(request).await.unwrap().status(), 504);
     });
 }
@@ -82,6 +87,18 @@ fn an_event_is_a_line_with_its_name_and_detail() {
     for part in parts {
         assert!(told.contains(part), "{part} is not in {told}");
     }
+
+    // Without the time.
+    let line = |at, late| {
+        let observe = ObserveLayer::new("chat").request_id(http::HeaderName::from_static("x-id"));
+        refuse_within(at, &observe.late_spans(late));
+        let line = String::from_utf8(LINES.take()).unwrap();
+        line.split_once(' ').map(|(_, line)| line.to_owned()).unwrap()
+    };
+    let late = line(5, true);
+    assert!(late.contains("call{id=\"a\" ") && late.contains(":attempt{upstream=\"first\" attempt=1}: "), "{late}");
+    // The target is where the line is written.
+    assert_eq!(late, line(6, false));
 }
 
 #[cfg(feature = "metrics")]

@@ -1,6 +1,7 @@
 //! A call or an attempt in flight, and the report at its end.
 
 use std::fmt;
+use std::sync::Arc;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use std::time::Instant;
 
@@ -15,7 +16,8 @@ use super::outcome::CallEnd;
 use super::trace::CallSpan;
 use super::trace::TraceSpan;
 use crate::call::{Attempt, CallInfo, EnteredCall};
-#[cfg(any(feature = "metrics", feature = "tracing"))]
+#[cfg(feature = "tracing")]
+use crate::event::span;
 use crate::rt::clock;
 
 /// From the request to the end of the answer's body, or until it is dropped.
@@ -23,11 +25,16 @@ pub struct ObservedCall {
     info: Option<CallInfo>,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
-    /// `None`: it is one of the call's attempts.
+    /// `None`: nothing is measured, or it is one of the call's attempts.
     #[cfg(any(feature = "metrics", feature = "tracing"))]
     figures: Option<Figures>,
     #[cfg(any(feature = "metrics", feature = "tracing"))]
     began: Instant,
+    /// Not one of its attempts.
+    #[cfg(feature = "tracing")]
+    is_call: bool,
+    /// Whether the layers inside share one reading of the clock for a poll.
+    reads_once: bool,
     status: Option<StatusCode>,
     has_data: bool,
     end: CallEnd,
@@ -44,7 +51,10 @@ impl ObservedCall {
         extensions: &mut Extensions,
     ) -> Self {
         #[cfg(feature = "tracing")]
-        let span = call_span(&info, trace_span);
+        let span = match info.has_late_spans() {
+            true => tracing::Span::none(),
+            false => in_trace(span::of_call(&info), trace_span),
+        };
         #[cfg(feature = "tracing")]
         if !span.is_disabled() {
             extensions.insert(CallSpan(span.clone()));
@@ -56,7 +66,10 @@ impl ObservedCall {
             figures: figures.cloned(),
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             began: info.started(),
+            reads_once: info.has_late_spans(),
             info: Some(info),
+            #[cfg(feature = "tracing")]
+            is_call: true,
             status: None,
             has_data: false,
             end: CallEnd::Cancelled,
@@ -65,19 +78,24 @@ impl ObservedCall {
 
     #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "there is no span"))]
     pub(super) fn attempt(
-        upstream: &str,
+        upstream: &Arc<str>,
         attempt: Attempt,
         trace_span: Option<TraceSpan>,
         extensions: &Extensions,
     ) -> Self {
+        let info = CallInfo::in_extensions(extensions).cloned().or_else(CallInfo::current);
+        let info = info.map(|info| info.at(upstream.clone()));
         Self {
             #[cfg(feature = "tracing")]
-            span: attempt_span(upstream, attempt, trace_span, extensions),
+            span: attempt_span(info.as_ref(), upstream, attempt, trace_span, extensions),
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             figures: None,
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             began: clock::now(),
-            info: CallInfo::in_extensions(extensions).cloned().or_else(CallInfo::current),
+            info,
+            #[cfg(feature = "tracing")]
+            is_call: false,
+            reads_once: false,
             status: None,
             has_data: false,
             end: CallEnd::Cancelled,
@@ -87,6 +105,7 @@ impl ObservedCall {
     /// Makes this the current call while `work` runs.
     #[inline]
     pub(super) fn within<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let _once = self.reads_once.then(clock::read_once);
         #[cfg(feature = "tracing")]
         let _span = self.span.enter();
         let _entered = EnteredCall::new(&mut self.info);
@@ -130,8 +149,9 @@ impl ObservedCall {
         }
         let (status, end) = (self.status.map(|status| status.as_u16()), self.end.as_str());
         let elapsed_ms = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let _span = self.span.enter();
-        if self.figures.is_none() {
+        let late = self.info.as_ref().map(span::late);
+        let _span = late.as_ref().filter(|span| !span.is_disabled()).unwrap_or(&self.span).enter();
+        if !self.is_call {
             tracing::debug!(status, end, elapsed_ms, "attempt ended");
         } else if let Some(info) = &self.info {
             let (attempts, model) = (info.attempt(), info.model());
@@ -157,39 +177,20 @@ impl Drop for ObservedCall {
     }
 }
 
-#[cfg(feature = "tracing")]
-fn call_span(info: &CallInfo, trace_span: Option<TraceSpan>) -> tracing::Span {
-    let span = tracing::info_span!(
-        "call",
-        id = info.id(),
-        stack = info.stack(),
-        method = info.method().as_str(),
-        host = info.host(),
-        trace_id = tracing::field::Empty,
-        span_id = tracing::field::Empty,
-        parent_id = tracing::field::Empty,
-    );
-    in_trace(span, trace_span)
-}
-
 /// Inside the call's span, also if another task makes the attempt.
 #[cfg(feature = "tracing")]
 fn attempt_span(
+    info: Option<&CallInfo>,
     upstream: &str,
     Attempt(attempt): Attempt,
     trace_span: Option<TraceSpan>,
     extensions: &Extensions,
 ) -> tracing::Span {
+    if info.is_some_and(CallInfo::has_late_spans) {
+        return tracing::Span::none();
+    }
     let _call = extensions.get().map(|CallSpan(span)| span.enter());
-    let span = tracing::info_span!(
-        "attempt",
-        upstream,
-        attempt,
-        trace_id = tracing::field::Empty,
-        span_id = tracing::field::Empty,
-        parent_id = tracing::field::Empty,
-    );
-    in_trace(span, trace_span)
+    in_trace(span::of_attempt(upstream, attempt), trace_span)
 }
 
 #[cfg(feature = "tracing")]

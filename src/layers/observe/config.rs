@@ -21,6 +21,7 @@ pub struct Calls {
     pub(super) stack: Arc<str>,
     pub(super) request_id: Option<HeaderName>,
     pub(super) trace_context: bool,
+    pub(super) late_spans: bool,
 }
 
 /// The longest id, in bytes, that log lines show unchanged.
@@ -30,12 +31,12 @@ const MAX_ID: usize = 128;
 
 impl Calls {
     pub(super) fn new(stack: Arc<str>) -> Self {
-        Self { stack, request_id: None, trace_context: false }
+        Self { stack, request_id: None, trace_context: false, late_spans: false }
     }
 
     pub(super) fn info<B>(&self, request: &Request<B>) -> CallInfo {
         let id = self.id(request).unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)).into());
-        CallInfo::new(id, self.stack.clone(), request.method().clone(), host(request), clock::now())
+        CallInfo::new(id, self.stack.clone(), request.method().clone(), host(request), clock::now(), self.late_spans)
     }
 
     /// The id of the request: from the stack around this one, or from its header.

@@ -128,6 +128,19 @@ impl ObserveLayer {
         self
     }
 
+    /// Opens the spans of calls and attempts only around the log lines of this crate's layers, instead of around all
+    /// work. Default: no.
+    ///
+    /// For a subscriber that only writes lines: those of the layers are the same, and a call costs less. Lines of others
+    /// inside the stack are in no span. The layers then also share one reading of the clock for a poll. Not together with [`trace_context`](Self::trace_context).
+    #[must_use]
+    pub fn late_spans(mut self, late: bool) -> Self {
+        if let Some(Config::Calls(calls)) = &mut self.config {
+            calls.late_spans = late;
+        }
+        self
+    }
+
     /// Makes each attempt a span of the caller's trace, if its request has a `traceparent` (W3C Trace Context): the layer
     /// forwards `traceparent` with the id of the attempt. Default: no, the header passes unchanged.
     ///
