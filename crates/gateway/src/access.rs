@@ -1,7 +1,6 @@
 //! Writes one log line and a few metrics per call when its answer ends.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -99,8 +98,8 @@ impl Access {
     }
 
     /// The call as the page shows it.
-    pub(crate) fn call(&self) -> Arc<CallState> {
-        self.under_way.call().clone()
+    pub(crate) fn call(&self) -> &CallState {
+        self.under_way.call()
     }
 
     /// Follows the answer to its end.

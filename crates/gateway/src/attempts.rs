@@ -7,6 +7,7 @@ use tower_buttress::error::BoxError;
 use tower_buttress::{Attempts, Rejection, RejectionKind, RetryReport};
 
 use super::answer_body::AnswerBody;
+use super::decimal::Decimal;
 use super::telemetry::Seldom;
 use super::upstream::UpstreamCalls;
 use super::{problem, telemetry};
@@ -81,16 +82,15 @@ impl CallAttempts {
     /// Writes the times to this head.
     pub(crate) fn time(&self, begun: Instant, headers: &mut HeaderMap) {
         let total = begun.elapsed();
-        let timing = match self.asked.took() {
-            Some(took) => {
-                let ([ms, tenth], [own, own_tenth]) = (tenths(took), tenths(total.saturating_sub(took)));
-                format!("upstream;dur={ms}.{tenth}, gateway;dur={own}.{own_tenth}")
-            }
-            None => {
-                let [ms, tenth] = tenths(total);
-                format!("gateway;dur={ms}.{tenth}")
-            }
-        };
+        let took = self.asked.took();
+        let mut timing = Vec::with_capacity("upstream;dur=180000.0, gateway;dur=180000.0".len());
+        let mut add = |parts: &[&str]| parts.iter().for_each(|part| timing.extend_from_slice(part.as_bytes()));
+        if let Some(took) = took {
+            let [ms, tenth] = tenths(took).map(Decimal::new);
+            add(&["upstream;dur=", ms.as_str(), ".", tenth.as_str(), ", "]);
+        }
+        let [ms, tenth] = tenths(total.saturating_sub(took.unwrap_or_default())).map(Decimal::new);
+        add(&["gateway;dur=", ms.as_str(), ".", tenth.as_str()]);
         if let Ok(timing) = HeaderValue::try_from(timing) {
             headers.append(SERVER_TIMING, timing);
         }

@@ -22,7 +22,7 @@ struct CallRegistry {
     all: AtomicUsize,
 }
 
-/// The state of a call. It is in the request's extensions, so that later stages can add to it.
+/// The state of a call. Its stages add to it.
 #[derive(Debug)]
 pub(crate) struct CallState {
     id: Box<str>,

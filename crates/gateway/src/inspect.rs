@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Method, Request};
+use http::request::Parts;
+use http::{HeaderMap, Method};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -93,28 +94,31 @@ impl Inspector {
     /// model, reads JSON of any content type and method.
     pub(crate) async fn inspect(
         &self,
-        mut request: Request<Incoming>,
+        parts: &mut Parts,
+        body: Incoming,
         depends: bool,
-    ) -> Result<Request<MaybeRead>, NotInspected> {
+    ) -> Result<MaybeRead, NotInspected> {
         // Where an API has the model in its paths, the path decides.
-        let in_path = paths::model(request.uri().path()).filter(|name| is_name(name));
+        let in_path = paths::model(parts.uri.path()).filter(|name| is_name(name));
         if let Some(name) = &in_path {
-            request.extensions_mut().insert(Model::new(name.as_str()));
+            parts.extensions.insert(Model::new(name.as_str()));
         }
-        if depends && paths::has_unclear_model(request.uri().path()) {
-            request.extensions_mut().insert(UnclearModel);
+        if depends && paths::has_unclear_model(parts.uri.path()) {
+            parts.extensions.insert(UnclearModel);
         }
-        let is_json = is_json(request.headers());
-        let is_post = request.method() == Method::POST;
-        let has_body = request.method() != Method::CONNECT && !request.body().is_end_stream();
-        let may_say = (depends && has_body) || (self.is_on && is_post && is_json && is_small(request.headers()));
+        let is_post = parts.method == Method::POST;
+        let has_body = parts.method != Method::CONNECT && !body.is_end_stream();
+        if !has_body && !is_post {
+            return Ok(unread(body));
+        }
+        let is_json = is_json(&parts.headers);
+        let may_say = (depends && has_body) || (self.is_on && is_post && is_json && is_small(&parts.headers));
         if !may_say {
-            return Ok(request.map(unread));
+            return Ok(unread(body));
         }
-        let (mut parts, body) = request.into_parts();
         if depends && is_encoded(&parts.headers) {
             parts.extensions.insert(UnclearModel);
-            return Ok(Request::from_parts(parts, unread(body)));
+            return Ok(unread(body));
         }
         let theirs = self.header.as_ref().and_then(|header| header.read(&parts.headers).ok().flatten());
         let limit = self.limit.into_iter().chain(theirs).min();
@@ -128,12 +132,12 @@ impl Inspector {
             only_json: depends && !is_json,
             until: tokio::time::Instant::now() + patience,
         };
-        let (body, data) = match read(body, bounds, self.memory.reserve(Some(&holder(&parts)))).await? {
+        let (body, data) = match read(body, bounds, self.memory.reserve(Some(&holder(parts)))).await? {
             InspectResult::Whole(body, data) => (body, data),
-            InspectResult::NoJson(body) => return Ok(Request::from_parts(parts, MaybeRead::Begun(body))),
+            InspectResult::NoJson(body) => return Ok(MaybeRead::Begun(body)),
             InspectResult::NoMemory(body) => {
                 parts.extensions.insert(NoMemory);
-                return Ok(Request::from_parts(parts, MaybeRead::Begun(body)));
+                return Ok(MaybeRead::Begun(body));
             }
         };
         let members = Members::of(&data);
@@ -153,7 +157,7 @@ impl Inspector {
         if members.is_unclear && (is_json || begins_like_json(&data)) {
             parts.extensions.insert(UnclearModel);
         }
-        Ok(Request::from_parts(parts, body))
+        Ok(body)
     }
 }
 
@@ -264,10 +268,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_that_came_while_the_process_was_suspended_is_read() {
         let inspector = Inspector { is_on: true, limit: None, header: None, memory: Memory::default() };
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: http::Request<Incoming>| {
             let inspector = inspector.clone();
             async move {
-                let status = if inspector.inspect(request, false).await.is_ok() { 200 } else { 408 };
+                let (mut parts, body) = request.into_parts();
+                let status = if inspector.inspect(&mut parts, body, false).await.is_ok() { 200 } else { 408 };
                 Ok::<_, Infallible>(Response::builder().status(status).body(Empty::<Bytes>::new()).unwrap())
             }
         });

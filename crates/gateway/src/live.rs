@@ -77,20 +77,21 @@ where
             let whose = if refused.is_none() { self.local.to_forget(&request, shown) } else { None };
             let response = match (refused, whose) {
                 (Some(refused), _) => refused,
-                (None, Some(whose)) => self.local.forget(&whose).await,
+                (None, Some(whose)) => Box::pin(self.local.forget(&whose)).await,
                 (None, None) => self.local.answer(&request, shown),
             };
             let response = sender.refuse(request.into_body(), response).await;
             return response.map(uncounted);
         }
-        let origin = request.headers().get(ORIGIN).cloned();
+        let origin = if self.callers.pages.has_origins() { request.headers().get(ORIGIN).cloned() } else { None };
         let id = RequestId::assign(request.headers_mut());
         let mut access = Access::begin(&request, id.clone(), &self.local.events.calls);
-        let mut response = match self.callers.admit(&mut request) {
+        let refusal = self.callers.admit(&mut request);
+        let mut response = match refusal {
             None => {
                 access.of_tenant(request.extensions().get());
-                request.extensions_mut().insert(access.call());
-                self.proxy.answer(request, self.callers.peer(came.address, came.has_tls)).await
+                let peer = self.callers.peer(came.address, came.has_tls);
+                self.proxy.answer(request, access.call(), sender, peer).await
             }
             Some(response) => sender.refuse(request.into_body(), response).await,
         };

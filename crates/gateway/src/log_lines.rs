@@ -1,7 +1,7 @@
 //! The form of log lines: that of `tracing-subscriber`, without the formatting that only a terminal needs.
 
 use std::cell::Cell;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
@@ -9,6 +9,8 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{DefaultFields, DefaultVisitor, Writer};
 use tracing_subscriber::fmt::time::FormatTime;
+
+use super::decimal::Decimal;
 
 /// Fields as [`DefaultFields`] writes them. There is a line for each call, and its fields are most of what it costs.
 #[derive(Debug)]
@@ -28,9 +30,6 @@ thread_local! {
     /// Written at once where they are kept, fields take no more room there than they need.
     static BUFFER: Cell<String> = const { Cell::new(String::new()) };
 }
-
-/// The digits of `u64::MAX`.
-const MAX_DIGITS: usize = 20;
 
 // === impl PlainFields ===
 
@@ -62,12 +61,16 @@ impl PlainVisitor {
         }
     }
 
-    fn pair(&mut self, name: &str, [before, value, after]: [&str; 3]) {
-        if self.result.is_ok() {
-            let space = if self.is_empty { "" } else { " " };
-            [space, name, before, value, after].into_iter().for_each(|part| self.text.push_str(part));
-            self.is_empty = false;
+    /// Begins a field, if there is to be one.
+    fn name(&mut self, name: &str) -> Option<&mut String> {
+        self.result.ok()?;
+        if !self.is_empty {
+            self.text.push(' ');
         }
+        self.is_empty = false;
+        self.text.push_str(name);
+        self.text.push('=');
+        Some(&mut self.text)
     }
 }
 
@@ -75,16 +78,23 @@ impl Visit for PlainVisitor {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             name if name != "message" && !name.starts_with("r#") && needs_no_escapes(value) => {
-                self.pair(name, ["=\"", value, "\""]);
+                if let Some(text) = self.name(name) {
+                    text.push('"');
+                    text.push_str(value);
+                    text.push('"');
+                }
             }
             _ => self.by_default(|visitor| visitor.record_str(field, value)),
         }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        let mut digits = [0; MAX_DIGITS];
         match field.name() {
-            name if !name.starts_with("r#") => self.pair(name, ["=", decimal(value, &mut digits), ""]),
+            name if !name.starts_with("r#") => {
+                if let Some(text) = self.name(name) {
+                    text.push_str(Decimal::new(value).as_str());
+                }
+            }
             _ => self.by_default(|visitor| visitor.record_u64(field, value)),
         }
     }
@@ -94,26 +104,34 @@ impl Visit for PlainVisitor {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.by_default(|visitor| visitor.record_debug(field, value));
+        match field.name() {
+            "message" if self.result.is_ok() && self.is_empty => {
+                self.result = write!(self.text, "{value:?}");
+                if self.result.is_ok() && !is_plain(&self.text) {
+                    self.text.clear();
+                    return self.by_default(|visitor| visitor.record_debug(field, value));
+                }
+                self.is_empty = false;
+            }
+            "message" => self.by_default(|visitor| visitor.record_debug(field, value)),
+            name if !name.starts_with("r#") && !name.starts_with("log.") => {
+                if let Some(text) = self.name(name) {
+                    self.result = write!(text, "{value:?}");
+                }
+            }
+            _ => self.by_default(|visitor| visitor.record_debug(field, value)),
+        }
     }
 }
 
 /// Whether a text is between quotation marks as it is.
 fn needs_no_escapes(text: &str) -> bool {
-    text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\')
+    is_plain(text) && !text.bytes().any(|byte| matches!(byte, b'"' | b'\\'))
 }
 
-fn decimal(mut value: u64, digits: &mut [u8; MAX_DIGITS]) -> &str {
-    let mut start = MAX_DIGITS;
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (value % 10) as u8;
-        value /= 10;
-        start -= 1;
-        if value == 0 {
-            break;
-        }
-    }
-    std::str::from_utf8(digits.get(start..).unwrap_or_default()).unwrap_or_default()
+/// Whether a terminal only shows it.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 // === impl UtcTime ===

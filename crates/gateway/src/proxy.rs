@@ -1,7 +1,6 @@
 //! Does the duties of a gateway to client and upstream, around the stack of layers.
 
 use std::error::Error;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -63,13 +62,18 @@ impl<S> Proxy<S> {
         Self { routes, inspector, credentials, tunnels, shutdown }
     }
 
-    pub(crate) async fn answer<B>(&self, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody>
+    pub(crate) async fn answer<B>(
+        &self,
+        request: Request<Incoming>,
+        call: &CallState,
+        sender: Sender,
+        peer: Peer,
+    ) -> Response<AnswerBody>
     where
         S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
         B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
     {
         let begun = Instant::now();
-        let sender = Sender::new(request.version(), request.headers());
         if headers::is_loop(request.headers()) {
             return sender.refuse(request.into_body(), problem::in_circle()).await;
         }
@@ -79,9 +83,7 @@ impl<S> Proxy<S> {
             Ok(matched) => matched,
             Err(refusal) => return sender.refuse(body, *refusal).await,
         };
-        let mut request = Request::from_parts(parts, body);
-        let client = tunnel::asked(&mut request);
-        let (mut parts, body) = request.into_parts();
+        let client = tunnel::asked(&mut parts);
         let tunnel = match client.map(|client| self.tunnels.begin(client, &parts)).transpose() {
             Ok(tunnel) => tunnel,
             Err(TooManyTunnels) => return sender.refuse(body, problem::too_many_tunnels()).await,
@@ -94,17 +96,14 @@ impl<S> Proxy<S> {
         let attempts = CallAttempts::default();
         attempts.follow(&mut parts.extensions);
         let depends = matches!(matched, RouteMatch::Unsure);
-        let request = match self.inspector.inspect(Request::from_parts(parts, body), depends).await {
-            Ok(request) => request,
+        let body = match self.inspector.inspect(&mut parts, body, depends).await {
+            Ok(body) => body,
             Err(NotInspected::Late(body)) => return sender.answer(body, problem::late_request()).await,
             Err(NotInspected::TooLong(body)) => return sender.answer(body, problem::too_long_to_read()).await,
             Err(NotInspected::Broken(error)) => return broken(&error),
         };
-        let (parts, body) = request.into_parts();
         let model = parts.extensions.get::<Model>().cloned();
-        if let Some(call) = parts.extensions.get::<Arc<CallState>>() {
-            call.read(model.as_ref(), attempts.asked());
-        }
+        call.read(model.as_ref(), attempts.asked());
         let stack = match self.stack(&matched, &parts, model.as_ref()) {
             Ok(stack) => stack,
             Err(refusal) => {

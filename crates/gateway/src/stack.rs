@@ -4,19 +4,16 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
-use http_body_util::BodyExt;
 use rustls::ClientConfig;
-use tower::util::BoxCloneSyncService;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt};
-use tower_buttress::error::{BoxError, BoxedError};
+use tower::{Layer, Service, ServiceBuilder};
+use tower_buttress::error::BoxError;
 use tower_buttress::{
-    CallBody, CircuitBreakerLayer, DeadlineLayer, DedupLayer, FallbackLayer, InvalidOutput, LastGoodLayer, Memory,
-    ObserveLayer, Observer, PaceLayer, ResumeLayer, SseHeartbeatLayer, SupersedeLayer,
+    CircuitBreakerLayer, DeadlineLayer, DedupLayer, FallbackLayer, LastGoodLayer, Memory, ObserveLayer, Observer,
+    PaceLayer, ResumeLayer, SseHeartbeatLayer, SupersedeLayer,
 };
 
-use super::answer_body::AnswerBody;
 use super::args::{Args, BackupArgs, ConcurrencyArg, Resuming, TraceArg};
 use super::callers::RemovedKeyLayer;
 use super::checked_config::RoutePlan;
@@ -29,14 +26,13 @@ use super::load::Loads;
 use super::problem;
 use super::similar;
 use super::state::{Guards, RouteState, States};
+use super::telemetry;
 use super::upstream::{Connectors, EntryLayer, Forward, Upstream};
+use super::upstream_box::UpstreamBox;
 use super::weights::Weighted;
 
 /// The name of the first upstream, which is not a fallback.
 const PRIMARY: &str = "upstream";
-
-/// On an answer that is not valid JSON even after the model was asked again.
-const OUTPUT: HeaderName = HeaderName::from_static("x-gateway-output");
 
 /// What the stacks of all routes share.
 pub(crate) struct Shared {
@@ -87,7 +83,7 @@ pub(crate) struct Stack {
     supersede: SupersedeLayer,
     last_good: LastGoodLayer,
     resume: ResumeLayer,
-    upstreams: Upstreams,
+    upstreams: UpstreamBox,
 }
 
 // === impl Stack ===
@@ -142,10 +138,10 @@ impl Stack {
                 .service(Forward::new(&connectors, backup.upstream.clone()));
             // A fallback without a credential costs no account anything.
             let own = !upstreams.credential().is_empty() || backup.credential.is_empty();
-            let layer = fallback(backup, boxed(service)).own_credentials(own).memory(memory.clone());
+            let layer = fallback(backup, UpstreamBox::new(service)).own_credentials(own).memory(memory.clone());
             (backup.weight, layer.observer(observer.clone()))
         });
-        let chain = chain(boxed(primary), &backups.collect::<Vec<_>>());
+        let chain = chain(UpstreamBox::new(primary), &backups.collect::<Vec<_>>());
         let resume = ResumeLayer::new()
             .enabled(args.resume != Resuming::Off)
             .verified_restart(args.resume == Resuming::Verified)
@@ -168,7 +164,7 @@ impl Stack {
             last_good: LastGoodLayer::disabled(),
             resume: ResumeLayer::disabled(),
             // Coming back never calls an upstream.
-            upstreams: boxed(tower::service_fn(|_| async { Ok::<_, BoxError>(problem::no_such_page()) })),
+            upstreams: UpstreamBox::new(tower::service_fn(|_| async { Ok::<_, BoxError>(problem::no_such_page()) })),
         }
     }
 
@@ -191,8 +187,9 @@ impl Stack {
         B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + Unpin + 'static,
     {
         let Shared { observer, per_caller, dedup, .. } = shared;
+        let observe = ObserveLayer::new("gateway").request_id(X_REQUEST_ID).trace_context(shared.continues_traces);
         ServiceBuilder::new()
-            .layer(ObserveLayer::new("gateway").request_id(X_REQUEST_ID).trace_context(shared.continues_traces))
+            .layer(observe.late_spans(telemetry::has_late_spans() && !shared.continues_traces))
             .layer(self.heartbeat)
             .layer(RemovedKeyLayer)
             .layer(self.deadline.observer(observer.clone()))
@@ -205,13 +202,10 @@ impl Stack {
     }
 }
 
-/// The upstream with its fallbacks: one type for chains of any length.
-type Upstreams = BoxCloneSyncService<Request<CallBody>, Response<AnswerBody>, BoxedError>;
-
 /// Chains the upstream and its fallbacks in their order. With weights, each call chooses the first fallback by weight;
 /// the others follow in their order.
-fn chain(primary: Upstreams, backups: &[(Option<NonZeroU32>, FallbackLayer<Upstreams>)]) -> Upstreams {
-    let ask = |before: Upstreams, (_, layer): &(_, FallbackLayer<Upstreams>)| boxed(layer.layer(before));
+fn chain(primary: UpstreamBox, backups: &[(Option<NonZeroU32>, FallbackLayer<UpstreamBox>)]) -> UpstreamBox {
+    let ask = |before: UpstreamBox, (_, layer): &(_, FallbackLayer<UpstreamBox>)| UpstreamBox::new(layer.layer(before));
     let led_by = |nth: usize| {
         let (before, rest) = backups.split_at(nth);
         let (first, after) = rest.split_first()?;
@@ -220,30 +214,12 @@ fn chain(primary: Upstreams, backups: &[(Option<NonZeroU32>, FallbackLayer<Upstr
     };
     let mut weighted: Vec<_> = (0..backups.len()).filter_map(led_by).collect();
     match weighted.pop() {
-        Some(last) => boxed(Weighted::new(weighted, last)),
+        Some(last) => UpstreamBox::new(Weighted::new(weighted, last)),
         None => backups.iter().fold(primary, ask),
     }
 }
 
-fn boxed<S, B>(service: S) -> Upstreams
-where
-    S: Service<Request<CallBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
-{
-    let service = service.map_response(|mut response: Response<B>| {
-        if InvalidOutput::of(&response).is_some() {
-            response.headers_mut().insert(OUTPUT, HeaderValue::from_static("invalid"));
-        }
-        response.map(BodyExt::boxed_unsync)
-    });
-    BoxCloneSyncService::new(service.map_err(|error| BoxedError::new(error.into())))
-}
-
-fn fallback(backup: &BackupArgs, service: Upstreams) -> FallbackLayer<Upstreams> {
+fn fallback(backup: &BackupArgs, service: UpstreamBox) -> FallbackLayer<UpstreamBox> {
     let layer = FallbackLayer::new(service).name(backup.name.clone());
     let Some(model) = backup.model.clone() else { return layer };
     layer.rewrite(move |request| request.map(|body| with_model(body, &model)))

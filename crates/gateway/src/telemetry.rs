@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -98,6 +99,14 @@ pub(crate) fn observer(events: &Events) -> Arc<dyn Observer> {
     Arc::new(Reporter { events: events.clone() })
 }
 
+/// Whether only the layers log inside the spans of calls, and nothing but lines of the log needs the spans.
+static LATE_SPANS: AtomicBool = AtomicBool::new(false);
+
+/// Whether to open the spans of calls only for lines of the log.
+pub(crate) fn has_late_spans() -> bool {
+    LATE_SPANS.load(Ordering::Relaxed)
+}
+
 /// Writes log lines to stderr, filtered by `RUST_LOG`.
 pub(crate) fn log(format: LogFormat) {
     let lines = || {
@@ -115,6 +124,7 @@ pub(crate) fn log(format: LogFormat) {
         Ok(chosen) => chosen.parse().ok(),
         Err(_) => Some(LevelFilter::INFO),
     };
+    LATE_SPANS.store(level.is_some_and(|level: LevelFilter| level <= LevelFilter::INFO), Ordering::Relaxed);
     let directives = || EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Fails if the process has a subscriber already; then that one stays.
     let _ = match (format, level) {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::future::{Either, OptionFuture, select};
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Version};
-use hyper::upgrade::{self, OnUpgrade};
+use http::{HeaderMap, HeaderValue, Version};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, copy, split};
 use tokio::time::timeout;
@@ -50,9 +50,9 @@ const CLOSING: Duration = Duration::from_secs(10);
 
 /// The client's side of a requested tunnel. Only for WebSockets: an upgrade to `h2c` would bypass every check of the
 /// gateway.
-pub(crate) fn asked<B>(request: &mut Request<B>) -> Option<OnUpgrade> {
-    let asked = request.version() == Version::HTTP_11 && to_websocket(request.headers());
-    asked.then(|| upgrade::on(request))
+pub(crate) fn asked(parts: &mut Parts) -> Option<OnUpgrade> {
+    let asked = parts.version == Version::HTTP_11 && to_websocket(&parts.headers);
+    if asked { parts.extensions.remove() } else { None }
 }
 
 /// Whether this head requests or accepts a switch to WebSockets.

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, EXPECT};
 use http::{HeaderMap, HeaderValue, Response, Version};
 use http_body::Body as _;
@@ -41,25 +42,35 @@ impl Sender {
         Self { has_connection: version < Version::HTTP_2, waits }
     }
 
-    /// Answers a request whose body was not read.
-    pub(crate) async fn refuse(self, body: Incoming, response: Response<AnswerBody>) -> Response<AnswerBody> {
+    /// Answers a request whose body was not read. Boxed, as below, because few calls need the room of these futures.
+    pub(crate) fn refuse(
+        self,
+        body: Incoming,
+        response: Response<AnswerBody>,
+    ) -> BoxFuture<'static, Response<AnswerBody>> {
         if self.waits && !body.is_end_stream() && self.has_connection {
-            return closing(response);
+            return Box::pin(std::future::ready(closing(response)));
         }
-        self.answer(body, response).await
+        self.answer(body, response)
     }
 
     /// Answers a request with this unread rest.
-    pub(crate) async fn answer(self, mut rest: Incoming, response: Response<AnswerBody>) -> Response<AnswerBody> {
-        if rest.is_end_stream() || !self.has_connection {
-            return response;
-        }
-        let small = rest.size_hint().exact().is_none_or(|length| length <= SMALL);
-        if small && timeout(SOON, discard(&mut rest, SMALL)).await == Ok(true) {
-            return response;
-        }
-        tokio::spawn(linger(rest));
-        closing(response)
+    pub(crate) fn answer(
+        self,
+        mut rest: Incoming,
+        response: Response<AnswerBody>,
+    ) -> BoxFuture<'static, Response<AnswerBody>> {
+        Box::pin(async move {
+            if rest.is_end_stream() || !self.has_connection {
+                return response;
+            }
+            let small = rest.size_hint().exact().is_none_or(|length| length <= SMALL);
+            if small && timeout(SOON, discard(&mut rest, SMALL)).await == Ok(true) {
+                return response;
+            }
+            tokio::spawn(linger(rest));
+            closing(response)
+        })
     }
 
     /// Discards the rest of a body that is still read elsewhere, after the answer has gone out.

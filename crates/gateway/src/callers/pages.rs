@@ -59,10 +59,18 @@ impl Pages {
         if headers.get_all(SEC_FETCH_SITE).iter().any(foreign) { Err(Foreign::Page) } else { Ok(()) }
     }
 
+    /// Whether the page of some other site may call.
+    pub(crate) fn has_origins(&self) -> bool {
+        !self.origins.is_empty()
+    }
+
     /// Answers the preflight of an allowed site's page.
     pub(crate) fn preflight<B>(&self, request: &Request<B>) -> Option<Response<AnswerBody>> {
+        if request.method() != Method::OPTIONS {
+            return None;
+        }
         let headers = request.headers();
-        let method = headers.get(ACCESS_CONTROL_REQUEST_METHOD).filter(|_| request.method() == Method::OPTIONS)?;
+        let method = headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
         headers.get(ORIGIN).filter(|origin| self.allows(origin))?;
         let mut response = problem::empty(StatusCode::NO_CONTENT);
         let allowed = response.headers_mut();
@@ -76,7 +84,7 @@ impl Pages {
 
     /// Lets the page read the answer if its site is allowed. Does nothing if no site is.
     pub(crate) fn share(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
-        if self.origins.is_empty() {
+        if !self.has_origins() {
             return;
         }
         // The upstream's value is meant for the upstream's own pages.
