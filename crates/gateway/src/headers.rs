@@ -7,6 +7,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
+use http_body::Body;
 use tower_buttress::proto::list::members;
 
 use super::ids::X_REQUEST_ID;
@@ -150,6 +151,17 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, option: &str) -> boo
 /// Whether `Host` is as RFC 9112, 3.2 asks of HTTP/1.1: there, and once.
 pub(crate) fn has_host<B>(request: &Request<B>) -> bool {
     request.version() != Version::HTTP_11 || request.headers().get_all(HOST).iter().count() == 1
+}
+
+/// Whether the body has a transfer coding other than `chunked`, which is all that is decoded. The upstream would get what it
+/// encodes without its name.
+pub(crate) fn has_unknown_coding(request: &Request<impl Body>) -> bool {
+    if request.body().is_end_stream() {
+        return false;
+    }
+    let mut codings = members(request.headers(), &TRANSFER_ENCODING);
+    let first = codings.next();
+    codings.next().is_some() || first.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"chunked"))
 }
 
 /// Whether the sender of this request reads trailers.

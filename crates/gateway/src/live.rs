@@ -87,6 +87,7 @@ where
         let id = RequestId::assign(request.headers_mut());
         let mut access = Access::begin(&request, id.clone(), &self.local.events.calls);
         let refusal = self.callers.admit(&mut request);
+        let refusal = refusal.or_else(|| headers::has_unknown_coding(&request).then(problem::unknown_coding));
         let mut response = match refusal {
             None => {
                 access.of_tenant(request.extensions().get());

@@ -4,8 +4,8 @@
 use std::error::Error as _;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::client::legacy;
 use serde_json::json;
@@ -193,19 +193,20 @@ pub(crate) fn no_tunnels() -> Response<AnswerBody> {
     )
 }
 
-/// The answer to a request that must not be forwarded further (`Max-Forwards: 0`).
-pub(crate) fn last_hop(method: &Method) -> Response<AnswerBody> {
-    if method == Method::TRACE {
-        // A script in a browser may have sent it, and must not see the headers.
-        let mut response = problem(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method-not-allowed",
-            "This gateway does not answer TRACE; use another method.",
-        );
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
-        return response;
-    }
-    empty(StatusCode::NO_CONTENT)
+/// 405: `TRACE`. A script in a browser may have sent it, and must not see the headers.
+pub(crate) fn no_trace() -> Response<AnswerBody> {
+    only(
+        "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+        "This gateway does not forward or answer TRACE; use another method.",
+    )
+}
+
+/// 501: a transfer coding that the gateway does not decode (RFC 9112, 6.1).
+pub(crate) fn unknown_coding() -> Response<AnswerBody> {
+    let detail = "The gateway does not decode this Transfer-Encoding; send the body with chunked alone.";
+    let mut response = problem(StatusCode::NOT_IMPLEMENTED, "transfer-encoding-not-implemented", detail);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// Whether the refusal repeats an upstream's own error.
@@ -298,7 +299,8 @@ mod tests {
             only_posted(),
             unknown_query(),
             no_tunnels(),
-            last_hop(&Method::TRACE),
+            no_trace(),
+            unknown_coding(),
         ];
         for refusal in refusals {
             let body = refusal.into_body().collect().await.unwrap().to_bytes();

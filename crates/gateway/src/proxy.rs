@@ -146,8 +146,11 @@ impl<S> Proxy<S> {
     /// Finds the route of a request by its head. `Err`: the answer to a refused request. Inside the stack the refusal
     /// would count as a fault of the upstream, and be retried.
     fn match_head(&self, parts: &mut Parts) -> Result<RouteMatch<'_, S>, Box<Response<AnswerBody>>> {
-        if parts.method == Method::CONNECT {
-            return Err(problem::no_tunnels().into());
+        match parts.method {
+            Method::CONNECT => return Err(problem::no_tunnels().into()),
+            // The upstream would write the credentials of the request into its answer (RFC 9110, 9.3.8).
+            Method::TRACE => return Err(problem::no_trace().into()),
+            _ => {}
         }
         let matched = self.routes.by_head(parts.uri.path());
         match &matched {
@@ -158,7 +161,7 @@ impl<S> Proxy<S> {
             }
             RouteMatch::At(_) | RouteMatch::Answers(_) | RouteMatch::Unsure => {}
         }
-        if is_last_hop(parts) { Err(problem::last_hop(&parts.method).into()) } else { Ok(matched) }
+        if is_last_hop(parts) { Err(problem::empty(StatusCode::NO_CONTENT).into()) } else { Ok(matched) }
     }
 
     /// The stack of a call. `Err` makes the refusal when there is none.
@@ -266,7 +269,7 @@ fn role(role: &DedupRole) -> Option<&'static str> {
 
 /// Decrements `Max-Forwards` where it applies (RFC 9110, 7.6.2).
 fn is_last_hop(parts: &mut Parts) -> bool {
-    if parts.method != Method::TRACE && parts.method != Method::OPTIONS {
+    if parts.method != Method::OPTIONS {
         return false;
     }
     let Some(hops) = parts.headers.get_mut(MAX_FORWARDS) else { return false };

@@ -38,7 +38,7 @@ async fn echo(request: AxumRequest) -> String {
 #[tokio::test]
 async fn every_method_and_path_is_passed_on() {
     let gateway = gateway_before(serve(Router::new().fallback(any(echo))).await).await;
-    for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"] {
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE"] {
         let request = Request::builder().method(method).uri(format!("http://{}/a%2Fb//c?d=e&f", gateway.addr));
         let answer = ask(request.body(full("data")).unwrap()).await;
         assert_eq!(answer.status(), StatusCode::OK);

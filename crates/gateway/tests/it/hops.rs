@@ -191,12 +191,51 @@ async fn max_forwards_is_counted_down_and_ends_here() {
         async move { raw(gateway.addr, &request).await }
     };
     assert!(ask("OPTIONS", "0").await.starts_with("HTTP/1.1 204 No Content\r\n"));
-    assert!(ask("TRACE", "0").await.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"));
     assert!(tells.try_recv().is_err());
     for (method, hops, seen) in
-        [("TRACE", "2", "1"), ("OPTIONS", "1", "0"), ("GET", "0", "0"), ("TRACE", "many", "many")]
+        [("OPTIONS", "2", "1"), ("OPTIONS", "1", "0"), ("GET", "0", "0"), ("OPTIONS", "many", "many")]
     {
         assert!(ask(method, hops).await.starts_with("HTTP/1.1 200 OK\r\n"));
         assert!(tells.recv().await.unwrap().contains(&format!("max-forwards: {seen}\r\n")));
+    }
+}
+
+#[tokio::test]
+async fn a_trace_would_show_credentials_and_goes_no_further() {
+    let (upstream, mut tells) = raw_upstream("\r\n\r\n", EMPTY).await;
+    let gateway = gateway_before(upstream).await;
+    for hops in ["", "max-forwards: 0\r\n", "max-forwards: 2\r\n"] {
+        let request = format!(
+            "TRACE / HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer x\r\n{hops}connection: close\r\n\r\n"
+        );
+        let answer = raw(gateway.addr, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{answer}");
+        assert!(answer.contains("allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"), "{answer}");
+        assert!(!answer.contains("Bearer") && tells.try_recv().is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_body_in_a_coding_that_is_not_decoded_goes_no_further() {
+    let (upstream, mut tells) = raw_upstream("0\r\n\r\n", EMPTY).await;
+    let gateway = gateway_before(upstream).await;
+    let ask = async |codings: &str, end: &str| {
+        let head = format!("POST / HTTP/1.1\r\nhost: localhost\r\n{codings}{end}\r\n");
+        raw(gateway.addr, &format!("{head}4\r\ndata\r\n0\r\n\r\n")).await
+    };
+    for codings in [
+        "transfer-encoding: gzip, chunked\r\n",
+        "transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: identity, chunked\r\n",
+    ] {
+        // The connection closes: `raw` reads to its end.
+        let answer = ask(codings, "").await;
+        assert!(answer.starts_with("HTTP/1.1 501 Not Implemented\r\n"), "{codings}: {answer}");
+        assert!(answer.contains("connection: close\r\n") && tells.try_recv().is_err(), "{codings}: {answer}");
+    }
+    for codings in ["transfer-encoding: chunked\r\n", "transfer-encoding: Chunked\r\n"] {
+        let answer = ask(codings, "connection: close\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{codings}: {answer}");
+        assert!(tells.recv().await.unwrap().contains("data"));
     }
 }
