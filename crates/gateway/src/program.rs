@@ -31,6 +31,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         return match check(&args) {
             Ok(()) => {
                 say("the configuration is fit\n");
+                complain(&args.strange_variables().join("\n"));
                 if args.is_simulated() {
                     say("without --upstream and routes, a simulated provider answers\n");
                 }
@@ -43,6 +44,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         };
     }
     telemetry::log(args.server.log_format);
+    for line in args.strange_variables() {
+        tracing::warn!("{line}");
+    }
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
             let ended = runtime.block_on(answer(args));

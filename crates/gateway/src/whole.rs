@@ -45,6 +45,10 @@ impl FileText {
         Self(text.into())
     }
 
+    pub(crate) fn contains(&self, text: &str) -> bool {
+        self.0.contains(text)
+    }
+
     /// Whether this text may follow `before`.
     pub(crate) fn check(&self, before: &Self) -> Result<(), &'static str> {
         let says_something = |line: &str| !(line.trim().is_empty() || line.trim_start().starts_with('#'));

@@ -3,6 +3,7 @@
 mod callers;
 mod calls;
 mod credentials;
+mod environment;
 mod fallbacks;
 mod file;
 mod fleet;
@@ -129,6 +130,18 @@ impl Args {
     /// Reads the same command line again, with the files that it names.
     pub(crate) fn read_again(&self) -> Result<Self, Stop> {
         Self::read(self.words.0.iter().cloned())
+    }
+
+    /// One line for each environment variable that looks like an option and is none.
+    pub(crate) fn strange_variables(&self) -> Vec<String> {
+        let own = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        let variables: Vec<(String, OsString)> = own.filter(|(name, _)| name.starts_with("GATEWAY_")).collect();
+        // Options name variables that hold credentials.
+        let words = || self.words.0.iter().chain(variables.iter().map(|(_, value)| value));
+        let is_named = |name: &str| {
+            words().any(|word| word.to_str().is_some_and(|word| word.ends_with(name))) || self.text.contains(name)
+        };
+        environment::strange(&Self::command(), variables.iter().map(|(name, _)| name.clone()), is_named)
     }
 
     /// Whether this configuration may replace `before` without a restart. A truncated file may not.

@@ -300,6 +300,16 @@ fn an_event_is_logged_once() {
 }
 
 #[test]
+fn a_variable_that_is_no_option_is_noticed() {
+    let mut command = command("--listen 127.0.0.1:0 --upstream-authorization-env GATEWAY_OWN_KEY --trust-callers");
+    command.envs([("GATEWAY_OWN_KEY", "Bearer x"), ("GATEWAY_ATTEMPS", "5")]);
+    let log = log_of(&mut command, |_| {});
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("GATEWAY_")).collect();
+    let [line] = lines[..] else { panic!("{log}") };
+    assert!(line.contains("WARN") && line.contains("GATEWAY_ATTEMPS") && line.contains("GATEWAY_ATTEMPTS"), "{line}");
+}
+
+#[test]
 fn an_access_line_in_json_says_what_became_of_a_call() {
     let parent = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let log = log_of(&mut command("--listen 127.0.0.1:0 --log-format json"), |addr| {
