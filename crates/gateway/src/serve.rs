@@ -153,8 +153,13 @@ where
         gauge.increment(1);
         let closed = self.requests(versions, stream, came, reset, &mut open).await;
         gauge.decrement(1);
-        if let Err(error) = closed {
-            tracing::debug!(peer = %came.address, "a connection failed: {}", telemetry::chain(error.as_ref()));
+        let Err(error) = closed else { return };
+        let cause = telemetry::chain(error.as_ref());
+        if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
+            // It was no request, so it has no line of a call.
+            tracing::info!(peer = %came.address, "a request was refused: {cause}");
+        } else {
+            tracing::debug!(peer = %came.address, "a connection failed: {cause}");
         }
     }
 

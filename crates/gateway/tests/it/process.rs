@@ -310,6 +310,21 @@ fn a_variable_that_is_no_option_is_noticed() {
 }
 
 #[test]
+fn a_request_that_cannot_be_read_is_logged() {
+    let log = log_of(&mut command("--listen 127.0.0.1:0"), |addr| {
+        for head in ["GET /\0 HTTP/1.1\r\n\r\n".to_owned(), format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(1 << 20))] {
+            let mut stream = TcpStream::connect(addr).unwrap();
+            // The gateway may answer and close before it has read all of it.
+            let _ = stream.write_all(head.as_bytes());
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    let lines =
+        log.lines().filter(|line| line.contains("INFO a request was refused: ") && line.contains("peer=127.0.0.1"));
+    assert_eq!(lines.count(), 2, "{log}");
+}
+
+#[test]
 fn an_access_line_in_json_says_what_became_of_a_call() {
     let parent = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let log = log_of(&mut command("--listen 127.0.0.1:0 --log-format json"), |addr| {
