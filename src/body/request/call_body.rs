@@ -16,6 +16,7 @@ use super::upload::{UploadReporter, UploadWatch};
 use crate::body::boxed::Polled;
 use crate::body::erased::ErasedBody;
 use crate::error::BoxError;
+use crate::rt::clock;
 
 /// The request body that the layers of this crate pass to the service inside.
 ///
@@ -166,7 +167,7 @@ impl CallBody {
         if self.is_end_stream() {
             return UploadWatch::sent();
         }
-        if let Some(watch) = self.reporter.get_or_insert_with(UploadReporter::new).watch(true) {
+        if let Some(watch) = self.report(true) {
             return watch;
         }
         // Another layer waits for the sender: each needs its own watch.
@@ -180,7 +181,12 @@ impl CallBody {
         if at_once || self.is_end_stream() {
             return None;
         }
-        self.reporter.get_or_insert_with(UploadReporter::new).watch(false)
+        self.report(false)
+    }
+
+    fn report(&mut self, waits_for_sender: bool) -> Option<UploadWatch> {
+        let now = clock::now();
+        self.reporter.get_or_insert_with(|| UploadReporter::new(now)).watch(waits_for_sender, now)
     }
 
     /// This body, where it is one of which not all has come yet, and nothing was read.
@@ -205,7 +211,7 @@ impl CallBody {
 
     /// Wakes this when the body has been read to its end, or is dropped.
     pub(crate) fn wake_when_sent(&mut self, waker: Waker) {
-        self.reporter.get_or_insert_with(UploadReporter::new).wake_when_over(waker);
+        self.reporter.get_or_insert_with(|| UploadReporter::new(clock::now())).wake_when_over(waker);
     }
 
     /// Converts the body for [`Resend`](super::resend::Resend).

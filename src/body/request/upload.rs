@@ -33,6 +33,8 @@ pub(crate) struct UploadReporter {
     shared: Arc<Shared>,
     /// Whether a layer waits for the sender: there is only one waker.
     has_waiter: bool,
+    /// Whether a layer waits for the end.
+    has_end_waiter: bool,
 }
 
 /// The state that both sides share.
@@ -104,24 +106,26 @@ impl UploadWatch {
 
 impl UploadReporter {
     /// For an unread body.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         let (taken, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let (over, waker, over_wakers) = (AtomicU32::new(0), Mutex::new(None), Mutex::new(Vec::new()));
-        let shared = Shared { start: clock::now(), taken, over, bytes, waker, over_wakers };
-        Self { shared: Arc::new(shared), has_waiter: false }
+        let shared = Shared { start: now, taken, over, bytes, waker, over_wakers };
+        Self { shared: Arc::new(shared), has_waiter: false, has_end_waiter: false }
     }
 
-    /// Starts the wait for the upstream; `None` if the watch should wait for the sender, and another one already does.
-    pub(super) fn watch(&mut self, waits_for_sender: bool) -> Option<UploadWatch> {
+    /// Starts the wait for the upstream at `now`; `None` if the watch should wait for the sender, and another one already
+    /// does.
+    pub(super) fn watch(&mut self, waits_for_sender: bool, now: Instant) -> Option<UploadWatch> {
         if waits_for_sender && self.has_waiter {
             return None;
         }
         self.has_waiter |= waits_for_sender;
-        Some(UploadWatch { start: clock::now(), shared: Some(self.shared.clone()) })
+        Some(UploadWatch { start: now, shared: Some(self.shared.clone()) })
     }
 
     /// Wakes this when the body is over.
-    pub(super) fn wake_when_over(&self, waker: Waker) {
+    pub(super) fn wake_when_over(&mut self, waker: Waker) {
+        self.has_end_waiter = true;
         lock(&self.shared.over_wakers).push(waker);
     }
 
@@ -138,9 +142,17 @@ impl UploadReporter {
             }
         }
         match polled {
-            Poll::Ready(Some(Err(_))) => self.shared.end(FAILED),
-            _ if over => self.shared.end(SENT),
+            Poll::Ready(Some(Err(_))) => self.end(FAILED),
+            _ if over => self.end(SENT),
             _ => {}
+        }
+    }
+
+    fn end(&self, how: u32) {
+        self.shared.over.store(how, Relaxed);
+        if self.has_end_waiter {
+            let wakers = std::mem::take(&mut *lock(&self.shared.over_wakers));
+            wakers.into_iter().for_each(Waker::wake);
         }
     }
 
@@ -162,7 +174,7 @@ impl Drop for UploadReporter {
             self.taken();
         }
         if !self.shared.is_over() {
-            self.shared.end(SENT);
+            self.end(SENT);
         }
     }
 }
@@ -172,12 +184,6 @@ impl Drop for UploadReporter {
 impl Shared {
     fn is_over(&self) -> bool {
         self.over.load(Relaxed) != 0
-    }
-
-    fn end(&self, how: u32) {
-        self.over.store(how, Relaxed);
-        let wakers = std::mem::take(&mut *lock(&self.over_wakers));
-        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn waiting_since(&self) -> Option<Instant> {
