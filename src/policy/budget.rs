@@ -18,7 +18,7 @@ pub(crate) struct Budget {
     percent: u64,
     /// Retries allowed in any window, even without calls.
     reserve: u64,
-    slot: Duration,
+    slot_nanos: u64,
 }
 
 /// The number of a time slot and its count in one word, so that one atomic operation changes both.
@@ -42,13 +42,15 @@ impl Budget {
     pub(crate) fn new(percent: u32, min_per_second: u32, window: Duration) -> Self {
         let window = window.clamp(Duration::from_secs(1), Duration::from_secs(60));
         let reserve = u128::from(min_per_second) * window.as_millis() / 1_000;
-        Self { percent: u64::from(percent), reserve: u64::try_from(reserve).unwrap_or(u64::MAX), slot: window / 10 }
+        let slot_nanos = u64::try_from(window.as_nanos() / 10).unwrap_or(u64::MAX);
+        Self { percent: u64::from(percent), reserve: u64::try_from(reserve).unwrap_or(u64::MAX), slot_nanos }
     }
 
     /// Returns the slot of an instant, `since` after the first one. Counted from 1, since an unused cell has 0.
     pub(crate) fn slot_at(&self, since: Duration) -> u64 {
-        let slot = since.as_nanos() / self.slot.as_nanos().max(1);
-        u64::from(u32::try_from(slot).unwrap_or(u32::MAX - 1)) + 1
+        // 584 years fit.
+        let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        (nanos / self.slot_nanos).min(u64::from(u32::MAX - 1)) + 1
     }
 
     /// Counts a retry in `retries` if the window that ends with `slot` allows another.
