@@ -1,9 +1,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::Method;
 use http::request::Parts;
+use http::{Method, Request};
 
+use crate::admission::with_head;
 use crate::call::Memory;
 use crate::event::Emitter;
 use crate::policy::backoff::Backoff;
@@ -46,16 +47,16 @@ type ChooseBy = dyn Fn(&Parts) -> Option<ResumeBy> + Send + Sync;
 
 impl Config {
     /// Returns how the stream that answers this request can be continued.
-    pub(super) fn recognise(&self, head: &Parts) -> Option<Recognised> {
-        let chosen = self.choose.as_ref().and_then(|choose| (choose.0)(head));
-        chosen.map(|by| Recognised { by, in_background: false }).or_else(|| Recognised::of(head))
+    pub(super) fn recognise<B>(&self, request: &mut Request<B>) -> Option<Recognised> {
+        let chosen = self.choose.as_ref().and_then(|choose| with_head(request, |head| (choose.0)(head)));
+        chosen.map(|by| Recognised { by, in_background: false }).or_else(|| Recognised::of(request))
     }
 
     /// Whether this request may be sent again for a new answer.
-    pub(super) fn may_restart(&self, head: &Parts) -> bool {
+    pub(super) fn may_restart<B>(&self, request: &Request<B>) -> bool {
         let comparable =
-            || matches!(Kind::of_path(head.uri.path()), Some(Kind::OpenAiChat | Kind::Anthropic | Kind::Gemini));
-        self.restart && head.method == Method::POST && comparable()
+            || matches!(Kind::of_path(request.uri().path()), Some(Kind::OpenAiChat | Kind::Anthropic | Kind::Gemini));
+        self.restart && request.method() == Method::POST && comparable()
     }
 }
 

@@ -34,28 +34,24 @@ const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
 impl<S> PendingStream<S> {
     /// Keeps the parts of a request whose answer may be continued. `None`: it passes unchanged.
-    pub(super) fn keep(
-        service: &S,
-        config: &Arc<Config>,
-        request: Request<CallBody>,
-    ) -> (Request<CallBody>, Option<Self>)
+    pub(super) fn keep(service: &S, config: &Arc<Config>, request: &mut Request<CallBody>) -> Option<Self>
     where
         S: Clone,
     {
-        let (head, body) = request.into_parts();
-        let unwanted = head.extensions.get::<NoRetry>().is_some() || bodiless::to_method(&head.method);
-        let recognised = if unwanted { None } else { config.recognise(&head) };
-        let restarts = !unwanted && config.may_restart(&head);
-        let mut request = Request::from_parts(head, body);
+        if request.extensions().get::<NoRetry>().is_some() || bodiless::to_method(request.method()) {
+            return None;
+        }
+        let recognised = config.recognise(request);
+        let restarts = config.may_restart(request);
         if recognised.is_none() && !restarts {
-            return (request, None);
+            return None;
         }
         // A compressed stream cannot be followed.
         let accepted = request.headers_mut().insert(ACCEPT_ENCODING, IDENTITY);
-        if let Some(kept) = source(config, &mut request, recognised.as_ref(), restarts) {
+        if let Some(kept) = source(config, request, recognised.as_ref(), restarts) {
             config.budget.deposit(clock::now);
             let (service, config) = (service.clone(), Arc::clone(config));
-            return (request, Some(Self { service, config, kept, recognised }));
+            return Some(Self { service, config, kept, recognised });
         }
         let reason = "the request body is larger than the replay limit";
         config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
@@ -64,7 +60,7 @@ impl<S> PendingStream<S> {
             Some(accepted) => request.headers_mut().insert(ACCEPT_ENCODING, accepted),
             None => request.headers_mut().remove(ACCEPT_ENCODING),
         };
-        (request, None)
+        None
     }
 
     /// Follows the answer, if that is a stream of events.

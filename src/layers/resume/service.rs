@@ -32,11 +32,11 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        let request = request.map(CallBody::new);
+        let mut request = request.map(CallBody::new);
         if !self.config.enabled {
             return ResumeFuture::new(self.inner.call(request), None);
         }
-        let (request, pending) = PendingStream::keep(&self.inner, &self.config, request);
+        let pending = PendingStream::keep(&self.inner, &self.config, &mut request);
         ResumeFuture::new(self.inner.call(request), pending.map(Box::new))
     }
 }

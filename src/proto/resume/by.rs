@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 
 use http::header::ACCEPT;
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method, Request};
 use serde_json::Value;
 
 use crate::proto::dialect::{Kind, sequence_number};
@@ -203,21 +202,23 @@ impl Mark {
 
 impl Recognised {
     /// Recognises the server by the request.
-    pub(crate) fn of(head: &Parts) -> Option<Self> {
-        let path = head.uri.path().trim_end_matches('/');
+    pub(crate) fn of<B>(request: &Request<B>) -> Option<Self> {
+        let path = request.uri().path().trim_end_matches('/');
         let by = |cursor, carry| ResumeBy { cursor, carry, resend: false };
-        match head.method {
+        match *request.method() {
             Method::POST if Kind::of_path(path) == Some(Kind::OpenAiResponses) => {
                 Some(Self { by: by(Cursor::Sequence, Carry::Response), in_background: true })
             }
-            Method::POST if path.ends_with("/chat/completions") && head.headers.contains_key(CONVERSATION_ID) => {
+            Method::POST if path.ends_with("/chat/completions") && request.headers().contains_key(CONVERSATION_ID) => {
                 Some(Self { by: by(Cursor::Bytes, Carry::Conversation), in_background: false })
             }
-            Method::GET if is_of_response(path, head.uri.query()) => {
+            Method::GET if is_of_response(path, request.uri().query()) => {
                 let carry = Carry::Query(Cow::Borrowed(STARTING_AFTER));
                 Some(Self { by: by(Cursor::Sequence, carry), in_background: false })
             }
-            Method::GET if accepts_events(&head.headers) => Some(Self { by: ResumeBy::sse_id(), in_background: false }),
+            Method::GET if accepts_events(request.headers()) => {
+                Some(Self { by: ResumeBy::sse_id(), in_background: false })
+            }
             _ => None,
         }
     }
@@ -235,8 +236,6 @@ fn is_of_response(path: &str, query: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
-
     use super::*;
 
     fn read(by: &ResumeBy, block: &str) -> Option<String> {
@@ -288,7 +287,7 @@ mod tests {
     #[test]
     fn servers_are_known_by_the_request() {
         let of = |request: http::request::Builder| {
-            let recognised = Recognised::of(&request.body(()).unwrap().into_parts().0)?;
+            let recognised = Recognised::of(&request.body(()).unwrap())?;
             Some((recognised.by.cursor, recognised.in_background))
         };
         let events = "text/event-stream";
@@ -305,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_get_is_for_a_stream_only_where_it_says_so() {
-        let of = |request: http::request::Builder| Recognised::of(&request.body(()).unwrap().into_parts().0);
+        let of = |request: http::request::Builder| Recognised::of(&request.body(()).unwrap());
         assert!(of(Request::get("/events")).is_none(), "it says nothing");
         assert!(of(Request::get("/events").header("accept", "application/json")).is_none());
         assert!(of(Request::get("/events").header("accept", "text/event-stream")).is_some());

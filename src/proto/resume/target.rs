@@ -156,7 +156,7 @@ mod tests {
         let mut head = head(
             Request::post("http://h/openai/v1/responses?api-version=3&stream=false").header("content-length", "9"),
         );
-        let by = Recognised::of(&head).unwrap().by;
+        let by = Recognised::of(&Request::from_parts(head.clone(), ())).unwrap().by;
         assert_eq!(rest_of(&mut head, &by, &mark("41"), "resp_1", None), Some(Rest::Nothing));
         assert_eq!(head.uri, "http://h/openai/v1/responses/resp_1?api-version=3&stream=true&starting_after=41");
         assert_eq!((head.method, head.headers.get("content-length")), (Method::GET, None));
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn llama_is_asked_for_bytes_of_its_conversation() {
         let mut head = head(Request::post("http://h/v1/chat/completions").header("x-conversation-id", "a b"));
-        let by = Recognised::of(&head).unwrap().by;
+        let by = Recognised::of(&Request::from_parts(head.clone(), ())).unwrap().by;
         assert_eq!(rest_of(&mut head, &by, &Mark::of_bytes(512), "", None), Some(Rest::Nothing));
         assert_eq!(head.uri, "http://h/v1/stream?conv_id=a%20b&from=512");
     }
