@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use super::dialect::Kind;
+#[cfg(any(feature = "schema", test))]
+use super::json_object::members;
 
 /// The requested form.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,21 +19,45 @@ pub(crate) enum OutputFormat {
     Other,
 }
 
+/// The members of requests in which [`OutputFormat::of`] looks.
+#[cfg(any(feature = "schema", test))]
+const MEMBERS: [&[u8]; 7] = [
+    b"response_format",
+    b"text",
+    b"output_config",
+    b"output_format",
+    b"format",
+    b"generationConfig",
+    b"generation_config",
+];
+
 // === impl OutputFormat ===
 
 impl OutputFormat {
+    /// Whether a request with this body may ask for anything but text: it has one of these members, or one whose name is
+    /// escaped.
+    #[cfg(any(feature = "schema", test))]
+    pub(crate) fn may_be_in(body: &[u8]) -> bool {
+        members(body).any(|(name, _)| MEMBERS.contains(&name) || name.contains(&b'\\'))
+    }
+
     /// Reads the form from a request's body.
     pub(crate) fn of(kind: Kind, body: &Value) -> Self {
-        let at = |path: &str| body.pointer(path).filter(|value| !value.is_null());
+        let at = |name: &str| body.get(name).filter(|value| !value.is_null());
+        let within = |outer: &str, name: &str| body.get(outer)?.get(name).filter(|value| !value.is_null());
         match kind {
-            Kind::OpenAiChat => Self::of_object(at("/response_format"), "/json_schema/schema"),
-            Kind::OpenAiResponses => Self::of_object(at("/text/format"), "/schema"),
-            Kind::Anthropic => Self::of_object(at("/output_config/format").or_else(|| at("/output_format")), "/schema"),
-            Kind::Cohere => match Self::of_object(at("/response_format"), "/json_schema") {
-                Self::Json => at("/response_format/schema").map_or(Self::Json, |schema| Self::Schema(schema.clone())),
+            Kind::OpenAiChat => Self::of_object(at("response_format"), "/json_schema/schema"),
+            Kind::OpenAiResponses => Self::of_object(within("text", "format"), "/schema"),
+            Kind::Anthropic => {
+                Self::of_object(within("output_config", "format").or_else(|| at("output_format")), "/schema")
+            }
+            Kind::Cohere => match Self::of_object(at("response_format"), "/json_schema") {
+                Self::Json => {
+                    within("response_format", "schema").map_or(Self::Json, |schema| Self::Schema(schema.clone()))
+                }
                 other => other,
             },
-            Kind::Ollama => match at("/format") {
+            Kind::Ollama => match at("format") {
                 // Clients send an empty string when none was set.
                 Some(Value::String(format)) if format.is_empty() => Self::Text,
                 Some(Value::String(_)) => Self::Json,
@@ -39,7 +65,7 @@ impl OutputFormat {
                 None => Self::Text,
             },
             Kind::Gemini => {
-                let config = at("/generationConfig").or_else(|| at("/generation_config"));
+                let config = at("generationConfig").or_else(|| at("generation_config"));
                 let of = |names: [&str; 2]| {
                     let found = names.iter().find_map(|name| config?.get(name));
                     found.filter(|value| !value.is_null())
@@ -136,6 +162,7 @@ mod tests {
             (Kind::Ollama, json!({ "format": schema })),
         ] {
             assert_eq!(OutputFormat::of(kind, &body), OutputFormat::Schema(schema.clone()), "{body}");
+            assert!(OutputFormat::may_be_in(body.to_string().as_bytes()), "{body}");
         }
         for (kind, body) in [
             (Kind::OpenAiChat, json!({ "response_format": { "type": "json_object" } })),
@@ -146,6 +173,7 @@ mod tests {
             (Kind::Ollama, json!({ "format": "json" })),
         ] {
             assert_eq!(OutputFormat::of(kind, &body), OutputFormat::Json, "{body}");
+            assert!(OutputFormat::may_be_in(body.to_string().as_bytes()), "{body}");
         }
         for (kind, body) in [
             (Kind::OpenAiChat, json!({ "response_format": { "type": "text" } })),
@@ -160,6 +188,12 @@ mod tests {
         let grammar = json!({ "response_format": { "type": "grammar", "grammar": "root ::= \"yes\"" } });
         assert_eq!(OutputFormat::of(Kind::OpenAiChat, &grammar), OutputFormat::Other);
         assert!(!wants_text(Kind::OpenAiChat, grammar.to_string().as_bytes()));
+    }
+
+    #[test]
+    fn a_name_may_be_escaped() {
+        assert!(!OutputFormat::may_be_in(br#"{"model":"m","messages":[{"format":"response_format"}],"stream":true}"#));
+        assert!(OutputFormat::may_be_in(br#"{"model":"m","response\u005fformat":{"type":"json_object"}}"#));
     }
 
     #[test]

@@ -135,8 +135,8 @@ fn next(
 
 /// `Err`: the request passes.
 async fn read_request(request: Request<CallBody>, config: &Config) -> Result<CheckedRequest, Request<CallBody>> {
+    let Some(kind) = kind_of(&request) else { return Err(request) };
     let (head, body) = request.into_parts();
-    let Some(kind) = kind_of(&head) else { return Err(Request::from_parts(head, body)) };
     let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
     let mut reading = RequestReading::new(body, bytes, limit, &config.memory, &head);
     let body = match poll_fn(|cx| reading.poll(cx, |_| {})).await {

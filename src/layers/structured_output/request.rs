@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request};
+use http::{Extensions, HeaderValue, Method, Request};
 use serde_json::Value;
 
 use super::config::Config;
@@ -42,11 +42,16 @@ pub(super) struct CheckedRequest {
 const MAX_TOOLS: usize = 64;
 
 /// Returns the dialect of a request whose body is worth reading.
-pub(super) fn kind_of(head: &Parts) -> Option<Kind> {
-    let readable = head.method == Method::POST
-        && !head.headers.contains_key(CONTENT_ENCODING)
-        && !head.headers.contains_key(UPGRADE);
-    Kind::of_path(head.uri.path()).filter(|_| readable)
+pub(super) fn kind_of<B>(request: &Request<B>) -> Option<Kind> {
+    let (method, headers) = (request.method(), request.headers());
+    let readable = || !headers.contains_key(CONTENT_ENCODING) && !headers.contains_key(UPGRADE);
+    Kind::of_path(request.uri().path()).filter(|_| method == Method::POST && readable())
+}
+
+/// Whether a request with this body asks for plain text, as most do; a tree of the body is built only for the others.
+pub(super) fn asks_for_text(extensions: &Extensions, body: &[u8], config: &Config) -> bool {
+    let has_schema = config.schema.is_some() || extensions.get::<OutputSchema>().is_some();
+    !has_schema && !config.tool_calls && !OutputFormat::may_be_in(body)
 }
 
 // === impl CheckedRequest ===
@@ -54,6 +59,9 @@ pub(super) fn kind_of(head: &Parts) -> Option<Kind> {
 impl CheckedRequest {
     /// `Err`: the answer to this request is not checked.
     pub(super) fn new(kind: Kind, head: Parts, body: Bytes, config: &Config) -> Result<Self, Box<(Parts, Bytes)>> {
+        if asks_for_text(&head.extensions, &body, config) {
+            return Err(Box::new((head, body)));
+        }
         let given = head.extensions.get().or(config.schema.as_ref()).cloned();
         let value: Option<Value> = serde_json::from_slice(&body).ok();
         let Some(value) = value.filter(Value::is_object) else { return Err(Box::new((head, body))) };

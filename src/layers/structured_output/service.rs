@@ -10,7 +10,7 @@ use super::body::StructuredOutputBody;
 use super::call;
 use super::config::Config;
 use super::future::{CheckedCall, StructuredOutputFuture};
-use super::request::kind_of;
+use super::request::{asks_for_text, kind_of};
 use crate::body::request::{CallBody, Next};
 use crate::error::BoxError;
 use crate::rt::layered::Layered;
@@ -39,9 +39,9 @@ where
             return StructuredOutputFuture::called(self.inner.call(request));
         }
         let service = self.inner.clone();
-        let (head, body) = request.into_parts();
-        let is_checked = kind_of(&head).is_some();
-        let request = Request::from_parts(head, body);
+        let in_memory = request.body().in_memory().filter(|data| data.len() <= self.config.max_body_bytes);
+        let is_text = |data: &Bytes| asks_for_text(request.extensions(), data, &self.config);
+        let is_checked = kind_of(&request).is_some() && !in_memory.is_some_and(is_text);
         StructuredOutputFuture::new(if is_checked {
             Next::Handle(CheckedCall::new(call::run(service, request, Arc::clone(&self.config))))
         } else {
