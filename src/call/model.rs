@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use http::{Extensions, Request};
+use memchr::memchr;
 
 /// The model that a request asks for, in the request's extensions.
 ///
@@ -43,19 +44,18 @@ impl Model {
     #[must_use]
     pub fn in_path(path: &str) -> Option<&str> {
         let is = |segment: &str, names: &[&str]| names.iter().any(|name| segment.eq_ignore_ascii_case(name));
-        let mut segments = path.trim_end_matches('/').split('/').peekable();
+        let mut rest = path.trim_end_matches('/');
         let mut before = "";
-        while let Some(segment) = segments.next() {
-            let is_last = segments.peek().is_none();
-            if is_last && is(before, &["models", "tunedModels", "endpoints"]) {
-                return segment.rsplit_once(':').map(|(name, _method)| name).filter(|name| !name.is_empty());
-            }
-            if !is_last && !segment.is_empty() && is(before, &["deployments", "model"]) {
+        while let Some(at) = memchr(b'/', rest.as_bytes()) {
+            let (segment, after) = (rest.get(..at)?, rest.get(at + 1..)?);
+            if !segment.is_empty() && is(before, &["deployments", "model"]) {
                 return Some(segment);
             }
-            before = segment;
+            (before, rest) = (segment, after);
         }
-        None
+        let is_method = is(before, &["models", "tunedModels", "endpoints"]);
+        let (name, _method) = rest.rsplit_once(':').filter(|_| is_method)?;
+        (!name.is_empty()).then_some(name)
     }
 
     /// Returns the name of the model that this request asks for, if known.

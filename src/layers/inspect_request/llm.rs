@@ -1,9 +1,12 @@
 //! Reads what layers need to know of a generation request.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use http::{Method, Uri};
+use memchr::memchr;
 
 use crate::call::Model;
 use crate::proto::dialect::Kind;
@@ -72,9 +75,12 @@ impl<'a> BodyFacts<'a> {
     fn model(&self) -> Option<Model> {
         let text = self.model?.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
         // Some writers escape each slash.
-        let name = std::str::from_utf8(text).ok()?.replace("\\/", "/");
+        let name = match memchr(b'\\', text) {
+            Some(_) => Cow::from(std::str::from_utf8(text).ok()?.replace("\\/", "/")),
+            None => Cow::from(std::str::from_utf8(text).ok()?),
+        };
         let is_name = (1..=LONGEST_MODEL).contains(&name.len()) && !name.contains(['\\', '"']);
-        (is_name && !name.chars().any(char::is_control)).then(|| Model::new(name))
+        (is_name && !name.chars().any(char::is_control)).then(|| Model::new(&*name))
     }
 }
 

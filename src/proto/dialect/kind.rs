@@ -1,5 +1,7 @@
 //! The dialects and their properties.
 
+use memchr::memrchr;
+
 /// A dialect that this crate knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -113,7 +115,7 @@ fn action(last: &str) -> Option<&str> {
 /// `rsplit_once` at an ASCII character. Every call looks up its dialect, and the standard library's searcher for a
 /// character of any length costs more than reading these few bytes.
 fn split_last(text: &str, at: u8) -> Option<(&str, &str)> {
-    let (head, tail) = text.split_at_checked(text.bytes().rposition(|byte| byte == at)?)?;
+    let (head, tail) = text.split_at_checked(memrchr(at, text.as_bytes())?)?;
     Some((head, tail.get(1..)?))
 }
 
