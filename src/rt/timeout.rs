@@ -111,10 +111,9 @@ impl StreamTimeout {
     }
 
     /// See [`Timeout::has_passed`].
+    #[inline]
     pub(crate) fn has_passed(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
-        let passed = self.timeout.has_passed(at, cx);
-        self.note(cx);
-        passed
+        clock::now() >= at && self.poll_until(at, cx).is_ready()
     }
 
     /// See [`LazyTimer::will_wake`].
