@@ -35,7 +35,7 @@ impl Calls {
     }
 
     pub(super) fn info<B>(&self, request: &Request<B>) -> CallInfo {
-        let id = self.id(request).unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)).into());
+        let id = self.id(request).unwrap_or_else(|| digits(fastrand::u64(..)));
         CallInfo::new(id, self.stack.clone(), request.method().clone(), host(request), clock::now(), self.late_spans)
     }
 
@@ -48,6 +48,15 @@ impl Calls {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         ((1..=MAX_ID).contains(&id.len()) && id.bytes().all(plain)).then(|| id.into())
     }
+}
+
+/// In hexadecimal.
+fn digits(number: u64) -> Box<str> {
+    let digit = |byte: u8| char::from(if byte < 10 { b'0' + byte } else { b'a' - 10 + byte });
+    let digits = |byte: u8| [digit(byte >> 4), digit(byte & 0xf)];
+    let mut text = String::with_capacity(16);
+    text.extend(number.to_be_bytes().into_iter().flat_map(digits));
+    text.into_boxed_str()
 }
 
 fn host<B>(request: &Request<B>) -> Option<Authority> {
@@ -77,6 +86,11 @@ mod tests {
             assert_eq!(made.len(), 16, "{refused:?}");
             assert_ne!(made, refused);
         }
+    }
+
+    #[test]
+    fn a_made_id_has_all_digits() {
+        assert_eq!(&*digits(0x0123_4567_89ab_cdef), "0123456789abcdef");
     }
 
     #[test]
