@@ -33,6 +33,45 @@ const SESSION: [HeaderName; 2] = [PROXY_AUTHORIZATION, COOKIE];
 const PROTOCOL_KEY: &[u8] = b"openai-insecure-api-key.";
 /// Query parameters for keys, tokens and signatures.
 const QUERY: [&str; 7] = ["key", "api_key", "api-key", "apikey", "access_token", "token", "sig"];
+/// The last word of a field's name that makes its value a secret, whatever service it is for.
+const SECRET_WORDS: [&str; 8] =
+    ["token", "secret", "auth", "authorization", "password", "signature", "apikey", "credential"];
+/// The same for a `key`, by the word before it: `idempotency-key` and `sec-websocket-key` are no secrets.
+const SECRET_KEYS: [&str; 12] = [
+    "api",
+    "auth",
+    "access",
+    "subscription",
+    "secret",
+    "functions",
+    "rapidapi",
+    "account",
+    "master",
+    "virtual",
+    "private",
+    "client",
+];
+/// Further query parameters for secrets, of clouds and of OAuth. A caller is not told apart by them.
+const FURTHER_QUERY: [&str; 18] = [
+    "subscription-key",
+    "ocp-apim-subscription-key",
+    "x-api-key",
+    "access_key",
+    "auth",
+    "auth_token",
+    "authorization",
+    "id_token",
+    "refresh_token",
+    "jwt",
+    "code",
+    "secret",
+    "client_secret",
+    "password",
+    "signature",
+    "x-amz-signature",
+    "x-amz-security-token",
+    "x-goog-signature",
+];
 /// The schemes before a credential; alone they are not a credential.
 const SCHEMES: [&[u8]; 2] = [b"bearer", b"basic"];
 
@@ -55,7 +94,8 @@ pub(crate) fn hash_account(headers: &HeaderMap, hasher: &mut impl Hasher) {
 
 /// Whether the request carries any credential.
 pub(crate) fn has_any(headers: &HeaderMap, uri: &Uri) -> bool {
-    header_values(headers).any(|(_, value)| names_account(value)) || in_uri(uri).next().is_some()
+    let known = headers.iter().filter(|(name, value)| is_known(name, value) || has_protocol_key(name, value));
+    known.map(|(_, value)| value).any(names_account) || in_uri(uri).next().is_some()
 }
 
 /// The credentials in the URI: the user, and query parameters with a value, name and value.
@@ -78,15 +118,22 @@ pub(crate) fn are_equal(one: &Parts, other: &Parts) -> bool {
     covers(&one.headers, &other.headers)
         && covers(&other.headers, &one.headers)
         && user(&one.uri) == user(&other.uri)
-        && query_values(&one.uri).eq(query_values(&other.uri))
+        && secrets(&one.uri).eq(secrets(&other.uri))
 }
 
 /// Removes all credentials from a request. Everything else stays byte for byte.
 ///
-/// These are `Authorization`, `x-api-key`, `api-key`, `x-goog-api-key`, `Proxy-Authorization`, `Cookie`, every field whose
-/// value is marked [sensitive](HeaderValue::set_sensitive), the members of `Sec-WebSocket-Protocol` that begin with
-/// `openai-insecure-api-key.`, a user in the URI, and the parameters `key`, `api_key`, `api-key`, `apikey`, `access_token`, `token`
-/// and `sig` of its query.
+/// These are
+/// - the fields `Authorization`, `x-api-key`, `api-key`, `x-goog-api-key`, `Proxy-Authorization` and `Cookie`;
+/// - each field whose name ends in `token`, `secret`, `auth`, `authorization`, `password`, `signature`, `apikey` or `credential`, or in
+///   `key` behind `api`, `auth`, `access`, `subscription`, `secret`, `functions`, `rapidapi`, `account`, `master`, `virtual`, `private` or
+///   `client` (`x-auth-token`, `ocp-apim-subscription-key`, `cf-access-client-secret`);
+/// - each field whose value is marked [sensitive](HeaderValue::set_sensitive): mark others;
+/// - the members of `Sec-WebSocket-Protocol` that begin with `openai-insecure-api-key.`;
+/// - a user in the URI, and the parameters `key`, `api_key`, `api-key`, `apikey`, `access_token`, `token` and `sig` of its query, and
+///   `subscription-key`, `ocp-apim-subscription-key`, `x-api-key`, `access_key`, `auth`, `auth_token`, `authorization`, `id_token`,
+///   `refresh_token`, `jwt`, `code`, `secret`, `client_secret`, `password`, `signature`, `x-amz-signature`, `x-amz-security-token` and
+///   `x-goog-signature`.
 ///
 /// ```
 /// use http::Request;
@@ -105,20 +152,37 @@ pub fn withhold(head: &mut Parts) {
         head.headers.remove(name);
     }
     withhold_protocols(&mut head.headers);
-    if user(&head.uri).is_some() || query_values(&head.uri).next().is_some() {
+    if user(&head.uri).is_some() || secrets(&head.uri).next().is_some() {
         head.uri = bare(&head.uri);
     }
 }
 
 fn header_values(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-    headers
-        .iter()
-        .filter(|(name, value)| is_credential(name, value) || *name == SEC_WEBSOCKET_PROTOCOL && has_key(value))
+    headers.iter().filter(|(name, value)| is_credential(name, value) || has_protocol_key(name, value))
 }
 
 /// Whether the field is a credential as a whole.
 fn is_credential(name: &HeaderName, value: &HeaderValue) -> bool {
+    is_known(name, value) || is_named_secret(name.as_str())
+}
+
+/// Whether the field is a credential that model providers, proxies or browsers send.
+fn is_known(name: &HeaderName, value: &HeaderValue) -> bool {
     value.is_sensitive() || HEADERS.contains(name) || SESSION.contains(name)
+}
+
+/// Whether the last words of the name say that the value is a secret.
+fn is_named_secret(name: &str) -> bool {
+    let mut words = name.rsplit(['-', '_']);
+    match (words.next(), words.next()) {
+        (Some("key"), Some(of)) => SECRET_KEYS.contains(&of),
+        (Some(last), _) => SECRET_WORDS.contains(&last),
+        (None, _) => false,
+    }
+}
+
+fn has_protocol_key(name: &HeaderName, value: &HeaderValue) -> bool {
+    *name == SEC_WEBSOCKET_PROTOCOL && has_key(value)
 }
 
 /// Whether these protocols contain a key.
@@ -154,8 +218,13 @@ fn parameters(uri: &Uri) -> impl Iterator<Item = &str> + Clone {
     uri.query().into_iter().flat_map(|query| query.split('&'))
 }
 
-/// The query parameters that are credentials, name and value.
+/// The query parameters that are an account's credentials, name and value.
 fn query_values(uri: &Uri) -> impl Iterator<Item = &str> + Clone {
+    parameters(uri).filter(|parameter| is_among(parameter, &QUERY))
+}
+
+/// The query parameters that are credentials or other secrets, name and value.
+fn secrets(uri: &Uri) -> impl Iterator<Item = &str> {
     parameters(uri).filter(|parameter| is_secret(parameter))
 }
 
@@ -164,8 +233,12 @@ fn is_set(parameter: &str) -> bool {
 }
 
 fn is_secret(parameter: &str) -> bool {
+    is_among(parameter, &QUERY) || is_among(parameter, &FURTHER_QUERY)
+}
+
+fn is_among(parameter: &str, names: &[&str]) -> bool {
     let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
-    QUERY.iter().any(|secret| decoded(name).eq(secret.bytes()))
+    names.iter().any(|secret| decoded(name).eq(secret.bytes()))
 }
 
 /// A name in lower case without percent-encoding: servers read `k%65y` and `KEY` as `key`.
@@ -246,6 +319,33 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_known_by_the_last_words_of_its_name() {
+        let mut secrets = head(
+            "/",
+            &[
+                ("x-auth-token", "s"),
+                ("ocp-apim-subscription-key", "s"),
+                ("x-amz-security-token", "s"),
+                ("cf-access-client-secret", "s"),
+                ("x-portkey-api-key", "s"),
+                ("helicone-auth", "s"),
+                ("apikey", "s"),
+                ("token", "s"),
+            ],
+        );
+        assert!(!has_any(&secrets.headers, &secrets.uri), "no provider bills an account by them");
+        withhold(&mut secrets);
+        assert!(secrets.headers.is_empty(), "{:?}", secrets.headers);
+        for kept in ["idempotency-key", "sec-websocket-key", "key", "x-max-tokens", "x-author", "openai-organization"] {
+            let mut head = head("/", &[(kept, "v")]);
+            withhold(&mut head);
+            assert_eq!(head.headers.len(), 1, "{kept}");
+        }
+        let with = |value| head("/", &[("x-auth-token", value)]);
+        assert!(are_equal(&with("a"), &with("a")) && !are_equal(&with("a"), &with("b")));
+    }
+
+    #[test]
     fn keys_among_protocols_are_taken_off_and_other_protocols_stay() {
         let protocols = |lines: &[&'static str]| {
             let lines: Vec<_> = lines.iter().map(|line| ("sec-websocket-protocol", *line)).collect();
@@ -268,13 +368,14 @@ mod tests {
 
     #[test]
     fn keys_in_the_query_are_taken_off_and_other_parameters_stay() {
-        for name in QUERY {
+        for name in QUERY.into_iter().chain(FURTHER_QUERY) {
             assert_eq!(withheld(&format!("http://a/b?{name}=secret")), "http://a/b");
             assert_eq!(withheld(&format!("http://a/b?x=1&{name}=secret&y=%20&{name}")), "http://a/b?x=1&y=%20");
         }
         assert_eq!(withheld("/b?KEY=secret&alt=sse"), "/b?alt=sse");
         assert_eq!(withheld("/b?k%65y=secret&alt=sse"), "/b?alt=sse");
         assert_eq!(withheld("http://me@a/?key=secret"), "http://a/");
+        assert_eq!(withheld("/b?X-Amz-Signature=secret&page_token=2"), "/b?page_token=2");
         for kept in ["/b?monkey=1&key%=2&ke=y", "/b?a=key", "/b?", "/b", "http://a/?tokens=5"] {
             assert_eq!(withheld(kept), kept);
         }
