@@ -45,7 +45,7 @@ pub(super) struct Seen {
     /// The model has reported how the answer, or one of several choices, ended.
     pub(super) reason: bool,
     /// The complete answer has ended.
-    ended: bool,
+    pub(super) ended: bool,
     /// It violates the syntax of its dialect.
     pub(super) garbage: bool,
     /// The number of facts, without keep-alives.

@@ -1,7 +1,7 @@
 //! Watches a body while it is forwarded.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use crate::body::response::BodyRest;
 use crate::error::{BoxError, FirstContentElapsed, StreamTruncated};
 use crate::event::{Event, StreamFault};
 use crate::proto::dialect::{AnswerReader, End, Framing};
+use crate::rt::clock;
 use crate::rt::timeout::Timeout;
 
 /// The kind of watch.
@@ -48,10 +49,14 @@ pub struct AnswerWatch {
 #[derive(Debug)]
 pub(super) struct ContentLimit {
     after: Duration,
-    /// `None`: no limit, or the content has come.
+    /// `None`: no limit, or the content has come. After the end of the answer: when that of the stream is overdue.
     at: Option<Instant>,
     timeout: Timeout,
 }
+
+/// How long an upstream may stay silent after the end of the answer before its stream counts as ended. Many clients do not
+/// wait at all.
+const AFTER_END: Duration = Duration::from_secs(1);
 
 /// The next step after a read.
 #[derive(Debug)]
@@ -141,9 +146,13 @@ impl BodyWatch {
         *self = Self::Nothing;
     }
 
-    /// Handles silence. Ready when content is overdue.
+    /// Handles silence. Ready when content is overdue, or the end of the stream after that of its answer.
     pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<WatchStep> {
         let Self::Stream(watch) = self else { return Poll::Pending };
+        if watch.state.seen().ended {
+            ready!(watch.limit.poll_end(cx));
+            return Poll::Ready(self.end(None));
+        }
         watch.limit.poll(cx).map(|error| watch.elapsed(error).after(Bytes::new()))
     }
 }
@@ -278,5 +287,13 @@ impl ContentLimit {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<FirstContentElapsed> {
         let Some(at) = self.at else { return Poll::Pending };
         self.timeout.poll_until(at, cx).map(|()| FirstContentElapsed::new(self.after))
+    }
+
+    /// Ready when the upstream has been silent for long enough after the end of the answer.
+    #[cold]
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Frames that follow the end settle it, and the wait begins again.
+        let at = *self.at.get_or_insert_with(|| clock::now() + AFTER_END);
+        self.timeout.poll_until(at, cx)
     }
 }

@@ -1,7 +1,11 @@
 //! Behind the first content.
 
+use std::time::Duration;
+
 use http::Method;
 use http_body::Body;
+use http_body_util::BodyExt;
+use tokio::time::{Instant, timeout};
 use tower_buttress::error::{StreamTruncated, UpstreamError, find};
 use tower_buttress::proto::dialect::{Channel, Dialect, End, Fact, Kind, StreamEvent};
 use tower_buttress::{Ending, MissingEnd, StreamGuardLayer};
@@ -105,6 +109,24 @@ async fn it_writes_the_event_itself_where_set_to() {
     assert_eq!((text, error.is_some()), ([HELLO, OVERLOADED].concat(), true));
     let (text, error) = read(ask(layer, Method::POST, CHAT, Answer::stream([Data(HELLO)])).await).await;
     assert!(text.starts_with(&[HELLO, "event: error\n"].concat()) && text.ends_with("\n\n") && error.is_some());
+}
+
+/// Some servers keep the stream open after its last event: their idle connection was a failed call.
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_is_silent_after_the_end_of_the_answer_has_ended_it() {
+    let start = Instant::now();
+    let response = chat([Data(HELLO), Data(STOP), Data(DONE), Hang]).await;
+    let ending = Ending::of(&response).unwrap().clone();
+    let (text, error) = read(response).await;
+    assert_eq!((text, error.is_none(), ending.get()), ([HELLO, STOP, DONE].concat(), true, Some(End::Whole)));
+    assert_eq!(start.elapsed().as_secs(), 1);
+
+    // Without the dialect's last event it is not over.
+    let mut body = chat([Data(HELLO), Data(STOP), Hang]).await.into_body();
+    for _ in [HELLO, STOP] {
+        body.frame().await.unwrap().unwrap();
+    }
+    assert!(timeout(Duration::from_secs(60), body.frame()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -243,6 +243,8 @@ async fn what_is_held_is_whole_or_refused() {
         Some((529, "overloaded_error".to_owned()))
     );
     assert_eq!(hold(vec![Data(HELLO), Data(DONE), Data(STOP)]).await.status(), 200);
+    let open = hold(vec![Data(HELLO), Data(STOP), Data(DONE), Hang]).await;
+    assert_eq!(read(open).await.0, [HELLO, STOP, DONE].concat(), "its connection is silent, and the answer whole");
     assert_eq!(hold(vec![Data(HELLO)]).await.status(), 502);
     let many = std::iter::repeat_n(Data(HELLO), 1_000).collect();
     assert_eq!(status_and_code(&hold(many).await), Some((502, "answer_too_large".to_owned())));

@@ -209,6 +209,10 @@ where
                 if released.is_ready() {
                     return Poll::Ready(self.release());
                 }
+                if stream.state.seen().ended {
+                    ready!(stream.limit.poll_end(cx));
+                    return Poll::Ready(self.end(None));
+                }
                 stream.limit.poll(cx).map(|_| Decision::Reject(Rejection::new(RejectionKind::FirstByteTimeout)))
             }
             PreludeContent::Error(until, timeout) => {
