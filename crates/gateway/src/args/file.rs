@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::calls::{CallFilter, is_of_routes};
 use super::stop::{Stop, one_line};
-use crate::callers::is_name;
+use crate::callers::{is_name, name_rule};
 use crate::whole::FileText;
 
 /// The content of a file.
@@ -149,7 +149,8 @@ impl FileReader<'_> {
                 ("path", Some(text)) if text.starts_with('/') => text.clone_into(&mut calls.path),
                 ("model", Some(text)) => calls.model = Some(text.to_owned()),
                 ("path", _) => self.complain(value.span(), Some("path"), "not a path prefix such as /v1/"),
-                ("name" | "model", _) => self.complain(value.span(), Some(id), "not a name"),
+                ("name", _) => self.complain(value.span(), Some("name"), &name_rule()),
+                ("model", _) => self.complain(value.span(), Some("model"), "not a name"),
                 ("fallback", _) => fallbacks = Some(self.fallbacks(value)),
                 _ if self.command.get_arguments().any(|arg| arg.get_id() == id && is_key(id) && !is_of_routes(arg)) => {
                     self.complain(

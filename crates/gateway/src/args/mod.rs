@@ -371,7 +371,28 @@ mod tests {
             "the following required arguments were not provided: --fallback <URL>"
         );
         let unset = ["--fallback", "http://h", "--fallback-authorization-env", "GATEWAY_TEST_NO_SUCH_VARIABLE"];
-        assert!(line(&unset).ends_with("this environment variable is not set"));
+        assert_eq!(
+            line(&unset),
+            "invalid value 'GATEWAY_TEST_NO_SUCH_VARIABLE' for '--fallback-authorization-env <VAR>': this environment \
+             variable is not set"
+        );
+        let header = ["--upstream-header", "x-api-key=GATEWAY_TEST_NO_SUCH_VARIABLE"];
+        assert!(line(&header).starts_with("invalid value 'x-api-key=GATEWAY_TEST_NO_SUCH_VARIABLE' for "));
+        // A credential in place of a variable's name.
+        for secret in ["sk-s3cret", "s3cret_s3cret", "AKIAS3CRET", "Bearer S3CRET_S3CRET", "x-api-key=sk_s3cret"] {
+            for option in ["--upstream-header", "--upstream-authorization-env"] {
+                let line = line(&[option, secret]);
+                assert!(line.contains("'***'") && !line.to_lowercase().contains("s3cret"), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_route_whose_name_is_not_one_is_told_the_rule() {
+        let path = std::env::temp_dir().join(format!("gateway-{}-name.toml", std::process::id()));
+        std::fs::write(&path, "[[route]]\nname = \"a b/c\"\nupstream = \"http://h\"\n").unwrap();
+        let line = line(&["--config", path.to_str().unwrap()]);
+        assert!(line.ends_with(":2: name: a name has 1 to 64 letters, digits, dots, dashes or underscores"), "{line}");
     }
 
     #[test]

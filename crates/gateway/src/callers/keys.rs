@@ -103,6 +103,11 @@ pub(crate) fn is_name(name: &str) -> bool {
     (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(is_name)
 }
 
+/// What [`is_name`] asks of a name.
+pub(crate) fn name_rule() -> String {
+    format!("a name has 1 to {LONGEST_NAME} letters, digits, dots, dashes or underscores")
+}
+
 /// The token after `Bearer`.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, key) = value.trim_ascii().split_at_checked(7)?;
@@ -124,7 +129,7 @@ impl FromStr for Keys {
             let (name, key) = line.split_once(':').ok_or_else(|| format!("line {number} is not name:key"))?;
             let (name, key) = (name.trim(), key.trim());
             if !is_name(name) {
-                return Err(format!("line {number}: a name has 1 to {LONGEST_NAME} letters, digits, dots, dashes"));
+                return Err(format!("line {number}: {}", name_rule()));
             }
             if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
                 return Err(format!("line {number}: a key has at least one character and no spaces"));

@@ -6,7 +6,7 @@ mod networks;
 mod pages;
 mod removed;
 
-pub(crate) use self::keys::{Keys, is_name};
+pub(crate) use self::keys::{Keys, is_name, name_rule};
 pub(crate) use self::networks::Network;
 pub(crate) use self::pages::{Origin, Pages};
 pub(crate) use self::removed::{KeyRemoval, RemovedKeyLayer};

@@ -283,7 +283,7 @@ fn errors_of_routes_name_file_line_and_key() {
     assert_eq!(
         config.wrong(&[]),
         [
-            "FILE:2: name: not a name",
+            "FILE:2: name: a name has 1 to 64 letters, digits, dots, dashes or underscores",
             "FILE:3: path: not a path prefix such as /v1/",
             "FILE:5: listen: this option applies to all routes: move it above the first [[route]]",
             "FILE:6: idle: unknown key",

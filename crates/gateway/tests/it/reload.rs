@@ -131,7 +131,10 @@ async fn a_faulty_file_changes_nothing() {
         async move { reload.now().await.unwrap_err().replace(&path, "FILE") }
     };
     let lines = wrong("upstream = \"http://127.0.0.1:1\"\nidle = \"5s\"\n[[route]]\nname = \"a b\"\n").await;
-    assert_eq!(lines, "FILE:2: idle: unknown key\nFILE:4: name: not a name");
+    assert_eq!(
+        lines,
+        "FILE:2: idle: unknown key\nFILE:4: name: a name has 1 to 64 letters, digits, dots, dashes or underscores"
+    );
     let line = wrong("upstream = \"http://127.0.0.1:1\"\nbreaker_failure_ratio = 7\n").await;
     assert!(line.starts_with("FILE:2: breaker_failure_ratio: --breaker-failure-ratio must "), "{line}");
     let line = wrong("upstream = \"http://127.0.0.1:1\"\nupstream_ca = \"/nowhere\"\n").await;
