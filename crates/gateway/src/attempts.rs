@@ -9,7 +9,7 @@ use tower_buttress::{Attempts, Rejection, RejectionKind, RetryReport};
 use super::answer_body::AnswerBody;
 use super::decimal::Decimal;
 use super::telemetry::Seldom;
-use super::upstream::UpstreamCalls;
+use super::upstream::{self, UpstreamCalls};
 use super::{problem, telemetry};
 
 /// The number of attempts at the upstream that answered, or failed last.
@@ -48,9 +48,9 @@ impl CallAttempts {
     /// The answer when no upstream answered.
     pub(crate) fn failed(&self, error: &BoxError) -> Response<AnswerBody> {
         static WARNINGS: Seldom = Seldom::new();
-        let cause = telemetry::chain(error.as_ref());
+        let cause = cause(error);
         if let Some(left_out) = WARNINGS.one_more(Instant::now()) {
-            tracing::warn!(left_out, "the upstream did not answer: {cause}");
+            warn(left_out, &cause);
         }
         let attempts = Some(self.report.attempts()).filter(|attempts| *attempts > 0);
         let mut response = count(attempts.unwrap_or(self.asked.times()), problem::bad_gateway(error));
@@ -97,6 +97,22 @@ impl CallAttempts {
     }
 }
 
+/// Why no upstream answered.
+fn cause(error: &BoxError) -> String {
+    let chain = telemetry::chain(error.as_ref());
+    match upstream::certificate_advice(error.as_ref()) {
+        Some(advice) => format!("{chain}; {advice}"),
+        None => chain,
+    }
+}
+
+fn warn(left_out: u64, cause: &str) {
+    match left_out {
+        0 => tracing::warn!("the upstream did not answer: {cause}"),
+        _ => tracing::warn!(left_out, "the upstream did not answer: {cause}"),
+    }
+}
+
 fn count(attempts: u32, mut response: Response<AnswerBody>) -> Response<AnswerBody> {
     if attempts > 0 {
         response.headers_mut().insert(ATTEMPTS, HeaderValue::from(attempts));
@@ -112,12 +128,89 @@ fn tenths(time: Duration) -> [u64; 2] {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::path::PathBuf;
+    use std::sync::{Arc, Mutex};
+
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::{BodyExt, Empty};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tower::{Layer, ServiceExt};
+    use tower_buttress::ConnectTimeoutLayer;
+
     use super::*;
+    use crate::tls;
+    use crate::upstream::{Connectors, Forward, trust};
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(data)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_warning_counts_only_those_that_were_left_out() {
+        let written = Written::default();
+        let writer = written.clone();
+        let lines = tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(move || writer.clone());
+        tracing::subscriber::with_default(lines.finish(), || {
+            warn(0, "lost");
+            warn(2, "lost");
+        });
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let [first, second] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+        assert!(first.ends_with("the upstream did not answer: lost"), "{first}");
+        assert!(second.ends_with("the upstream did not answer: lost left_out=2"), "{second}");
+    }
 
     #[test]
     fn times_are_rounded_to_tenths_of_milliseconds() {
         for (micros, written) in [(0, [0, 0]), (49, [0, 0]), (51, [0, 1]), (1_000, [1, 0]), (12_960, [13, 0])] {
             assert_eq!(tenths(Duration::from_micros(micros)), written, "{micros}");
         }
+    }
+
+    fn file(name: &str, text: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("gateway-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Why an upstream with a certificate for `name` is not called; `is_trusted`: the gateway knows its CA.
+    async fn failure(name: &str, is_trusted: bool) -> String {
+        let own = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        let chain = file(&format!("{name}.pem"), &own.cert.pem());
+        let key = file(&format!("{name}.key"), &own.signing_key.serialize_pem());
+        let server = tls::server(&chain, &key).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            TlsAcceptor::from(server).accept(stream).await.map(drop)
+        });
+        let ca = is_trusted.then_some(&*chain);
+        let connect = ConnectTimeoutLayer::new(Duration::from_secs(20));
+        let connectors = Connectors::new(&trust(false, ca).unwrap()).map(|connector| connect.layer(connector));
+        let request = Request::get(format!("{url}/")).body(Empty::<Bytes>::new().map_err(BoxError::from)).unwrap();
+        let failed = Forward::new(&connectors, url.parse().unwrap()).oneshot(request).await.map(drop);
+        cause(&failed.map_err(BoxError::from).unwrap_err())
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_not_accepted_is_told_with_its_owner_or_the_remedy() {
+        let line = failure("127.0.0.1", false).await;
+        assert!(line.ends_with("UnknownIssuer; name its CA with --upstream-ca"), "{line}");
+        let line = failure("localhost", true).await;
+        assert!(line.contains("not valid for name"), "{line}");
+        assert!(line.ends_with("; this is the upstream's certificate"), "{line}");
     }
 }

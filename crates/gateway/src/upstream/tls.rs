@@ -1,13 +1,38 @@
 //! TLS to upstreams: the certificates that are trusted.
 
+use std::error::Error;
+use std::io;
 use std::path::Path;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 
 use crate::args::Misfit;
 use crate::tls::provider;
+
+/// What the operator should know if the error is about the certificate of an upstream.
+pub(crate) fn certificate_advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    match rejected_certificate(error)? {
+        CertificateError::UnknownIssuer => Some("name its CA with --upstream-ca"),
+        _ => Some("this is the upstream's certificate"),
+    }
+}
+
+fn rejected_certificate<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CertificateError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+            return Some(why);
+        }
+        // The source of an `io::Error` is not the error that it wraps, but the source of that.
+        next = match error.downcast_ref::<io::Error>() {
+            Some(error) => error.get_ref().map(|wrapped| wrapped as &(dyn Error + 'static)),
+            None => error.source(),
+        };
+    }
+    None
+}
 
 /// Trusts the system's roots (those of browsers if the system has none) and the certificates in `ca`. Reads the roots
 /// only if `needed`.
