@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::call::Tenant;
 use crate::proto::credentials;
 use crate::proto::fingerprint::Fingerprinter;
+use crate::proto::header_names::HeaderNames;
 
 /// Passes on the name of the tenant, if there is one.
 pub(crate) type NameTenant = dyn Fn(&Parts, &mut dyn FnMut(&[u8])) + Send + Sync;
@@ -45,7 +46,12 @@ pub(crate) const FINGERPRINT_HEADERS: [HeaderName; 21] = [
 /// All credentials always count: a caller with one valid credential of two gets nothing from the upstream, and must not
 /// match a caller with both. The result of `own`, a layer's `tenant` setting, may come from a header that any caller can
 /// write: it only splits tenants. Only an authenticated tenant replaces the credentials.
-pub(crate) fn hash_tenant(parts: &Parts, own: Option<&NameTenant>, hash: &mut Fingerprinter) -> bool {
+pub(crate) fn hash_tenant(
+    parts: &Parts,
+    present: HeaderNames,
+    own: Option<&NameTenant>,
+    hash: &mut Fingerprinter,
+) -> bool {
     let authenticated = parts.extensions.get().map(Tenant::as_str).filter(|name| !name.is_empty());
     let mut is_known = authenticated.is_some();
     if let Some(name) = authenticated {
@@ -54,9 +60,9 @@ pub(crate) fn hash_tenant(parts: &Parts, own: Option<&NameTenant>, hash: &mut Fi
     } else {
         let names = &credentials::HEADERS;
         hash.field(b"credentials");
-        hash_headers(names, &parts.headers, hash);
+        hash_headers(names, &parts.headers, present, hash);
         hash.list(credentials::in_uri(&parts.uri).map(str::as_bytes));
-        is_known = credentials::names_any(parts);
+        is_known = credentials::names_any(parts, present);
     }
     if let Some(tenant) = own {
         is_known = false;
@@ -81,8 +87,8 @@ pub(crate) fn hash_target(parts: &Parts, hash: &mut Fingerprinter) {
 }
 
 /// Hashes all lines of these headers.
-pub(crate) fn hash_headers(names: &[HeaderName], headers: &HeaderMap, hash: &mut Fingerprinter) {
-    for name in names {
+pub(crate) fn hash_headers(names: &[HeaderName], headers: &HeaderMap, present: HeaderNames, hash: &mut Fingerprinter) {
+    for name in names.iter().filter(|name| present.may_have(name)) {
         let lines = headers.get_all(name);
         let count = lines.iter().count();
         if count > 0 {
@@ -115,7 +121,7 @@ mod tests {
 
     fn tenant(parts: &Parts, own: Option<&NameTenant>) -> (bool, Fingerprint) {
         let mut known = false;
-        let hash = of(|hash| known = hash_tenant(parts, own, hash));
+        let hash = of(|hash| known = hash_tenant(parts, HeaderNames::of(&parts.headers), own, hash));
         (known, hash)
     }
 
@@ -176,7 +182,10 @@ mod tests {
 
     #[test]
     fn headers_count_with_all_their_lines() {
-        let headers = |request: Builder| of(|hash| hash_headers(&FINGERPRINT_HEADERS, &parts(request).headers, hash));
+        let headers = |request: Builder| {
+            let headers = parts(request).headers;
+            of(|hash| hash_headers(&FINGERPRINT_HEADERS, &headers, HeaderNames::of(&headers), hash))
+        };
         let one = headers(Request::get("/").header("accept", "a"));
         assert_ne!(one, headers(Request::get("/")));
         assert_ne!(one, headers(Request::get("/").header("accept", "a").header("accept", "a")));

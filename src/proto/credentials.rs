@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
+use super::header_names::HeaderNames;
 use super::list;
 
 /// The headers in which APIs take an account's key.
@@ -104,8 +105,8 @@ pub(crate) fn in_uri(uri: &Uri) -> impl Iterator<Item = &str> + Clone {
 }
 
 /// Whether the request names an account, in a header or in its URI.
-pub(crate) fn names_any(head: &Parts) -> bool {
-    let in_header = |name: &HeaderName| head.headers.get_all(name).iter().any(names_account);
+pub(crate) fn names_any(head: &Parts, present: HeaderNames) -> bool {
+    let in_header = |name: &HeaderName| present.may_have(name) && head.headers.get_all(name).iter().any(names_account);
     HEADERS.iter().any(in_header) || in_uri(&head.uri).next().is_some()
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod event_stream;
 pub mod extract_json;
 pub(crate) mod fingerprint;
 pub mod grpc;
+pub(crate) mod header_names;
 pub(crate) mod http_date;
 pub mod idempotency_key;
 pub(crate) mod json_object;

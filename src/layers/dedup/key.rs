@@ -10,6 +10,7 @@ use crate::policy::request_scope::{hash_headers, hash_target, hash_tenant};
 use crate::policy::storable::KeySource;
 use crate::proto::credentials;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
+use crate::proto::header_names::HeaderNames;
 use crate::proto::idempotency_key::IdempotencyKey;
 use crate::proto::list;
 use crate::proto::media_type::is_json;
@@ -59,31 +60,36 @@ const PAYLOAD_HEADERS: [HeaderName; 2] = [CONTENT_ENCODING, CONTENT_TYPE];
 impl DedupDecision {
     pub(super) fn of(parts: &Parts, config: &Config) -> Self {
         let is_unwanted = parts.extensions.get::<NoStore>().is_some();
-        if is_unwanted || !is_unsafe(&parts.method) || is_upgrade(&parts.headers) {
+        if is_unwanted || !is_unsafe(&parts.method) {
+            return Self::Bypass(None);
+        }
+        let present = HeaderNames::of(&parts.headers);
+        if is_upgrade(&parts.headers, present) {
             return Self::Bypass(None);
         }
         let mut scope = Fingerprinter::new(PURPOSE);
-        if !hash_tenant(parts, config.tenant.as_deref(), &mut scope) {
+        if !hash_tenant(parts, present, config.tenant.as_deref(), &mut scope) {
             return Self::Bypass(Some("a request without a tenant"));
         }
         let tenant = scope.clone().finish(RAW);
         hash_target(parts, &mut scope);
         let is_json = config.json_canonical && is_json(&parts.headers);
-        match IdempotencyKey::of(&parts.headers) {
+        let key = if present.may_have(&IdempotencyKey::HEADER) { IdempotencyKey::of(&parts.headers) } else { Ok(None) };
+        match key {
             Err(why) => Self::Refuse(Rejection::new(RejectionKind::IdempotencyKeyInvalid).with_source(why)),
             Ok(Some(key)) => {
                 scope.field(b"key");
                 scope.field(key.as_str().as_bytes());
                 let mut payload = Fingerprinter::new("tower-buttress dedup payload");
-                hash_headers(&PAYLOAD_HEADERS, &parts.headers, &mut payload);
+                hash_headers(&PAYLOAD_HEADERS, &parts.headers, present, &mut payload);
                 let key = Some(scope.finish(RAW));
                 Self::Claim(PendingKey { source: KeySource::ByKey, tenant, key, payload, is_json })
             }
             Ok(None) if config.key_required => Self::Refuse(Rejection::new(RejectionKind::IdempotencyKeyRequired)),
-            Ok(None) if !config.fingerprints || !may_be_fingerprinted(parts) => Self::Bypass(None),
+            Ok(None) if !config.fingerprints || !may_be_fingerprinted(parts, present) => Self::Bypass(None),
             Ok(None) => {
                 scope.field(b"fingerprint");
-                hash_headers(&config.headers, &parts.headers, &mut scope);
+                hash_headers(&config.headers, &parts.headers, present, &mut scope);
                 let source = KeySource::ByFingerprint;
                 Self::Claim(PendingKey { source, tenant, key: None, payload: scope, is_json })
             }
@@ -95,8 +101,9 @@ impl DedupDecision {
 /// which cannot send any.
 pub(super) fn named_tenant(parts: &Parts, config: &Config) -> Option<Fingerprint> {
     let mut scope = Fingerprinter::new(PURPOSE);
-    let is_known = hash_tenant(parts, config.tenant.as_deref(), &mut scope);
-    let is_named = is_known || parts.extensions.get::<Tenant>().is_some() || credentials::names_any(parts);
+    let present = HeaderNames::of(&parts.headers);
+    let is_known = hash_tenant(parts, present, config.tenant.as_deref(), &mut scope);
+    let is_named = is_known || parts.extensions.get::<Tenant>().is_some() || credentials::names_any(parts, present);
     is_named.then(|| scope.finish(RAW))
 }
 
@@ -105,7 +112,10 @@ fn is_unsafe(method: &Method) -> bool {
     !method.is_safe() && *method != Method::CONNECT
 }
 
-fn is_upgrade(headers: &HeaderMap) -> bool {
+fn is_upgrade(headers: &HeaderMap, present: HeaderNames) -> bool {
+    if !present.may_have(&UPGRADE) && !present.may_have(&CONNECTION) {
+        return false;
+    }
     let mut protocols = headers.get_all(UPGRADE).iter().peekable();
     if protocols.peek().is_none() {
         return list::members(headers, &CONNECTION).any(|member| list::names(member, "upgrade"));
@@ -118,10 +128,10 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
 
 /// Double clicks send POST; other unsafe methods name their target or are repeated on purpose. A gRPC call may be a
 /// conversation, whose request ends with its answer: it cannot be read first.
-fn may_be_fingerprinted(parts: &Parts) -> bool {
+fn may_be_fingerprinted(parts: &Parts, present: HeaderNames) -> bool {
     parts.method == Method::POST
         && RejectionFormat::of(&parts.headers) == RejectionFormat::Http
-        && !wants_another_answer(&parts.headers)
+        && !(present.may_have(&CACHE_CONTROL) && wants_another_answer(&parts.headers))
 }
 
 /// The caller knows the last answer, and wants another one.

@@ -17,6 +17,7 @@ use crate::policy::last_good::similar;
 use crate::policy::request_scope::{hash_headers, hash_target, hash_tenant};
 use crate::proto::dialect::Kind;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
+use crate::proto::header_names::HeaderNames;
 use crate::proto::output_format;
 use crate::proto::prompt::{self, LastMessage};
 use crate::store::LastGoodKeys;
@@ -65,12 +66,13 @@ impl PendingKeys {
         let is_useless = !wishes.keep && wishes.max_age.is_none();
         let kind = kind.filter(|_| !is_unwanted && !is_useless).ok_or(None)?;
         let mut scope = Fingerprinter::new("tower-buttress last-good");
-        if !hash_tenant(parts, config.tenant.as_deref(), &mut scope) {
+        let present = HeaderNames::of(&parts.headers);
+        if !hash_tenant(parts, present, config.tenant.as_deref(), &mut scope) {
             return Err(Some("a request without a tenant"));
         }
         let tenant = scope.clone().finish(EXACT);
         hash_target(parts, &mut scope);
-        hash_headers(&config.headers, &parts.headers, &mut scope);
+        hash_headers(&config.headers, &parts.headers, present, &mut scope);
         Ok(Self { kind, tenant, owner: TenantHash::in_extensions(&parts.extensions), scope, wishes })
     }
 

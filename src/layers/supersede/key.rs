@@ -13,6 +13,7 @@ use crate::policy::request_scope::hash_tenant;
 use crate::policy::supersede::SupersedeMode;
 use crate::proto::credentials;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
+use crate::proto::header_names::HeaderNames;
 use crate::proto::idempotency_key::IdempotencyKey;
 use crate::rejection::RejectionFormat;
 
@@ -120,7 +121,7 @@ fn named_by(parts: &Parts, config: &Config) -> Option<Option<(Fingerprinter, Fin
 /// The tenant of the request, if known.
 fn tenant(parts: &Parts) -> Option<Fingerprinter> {
     let mut scope = Fingerprinter::new("tower-buttress supersede");
-    hash_tenant(parts, None, &mut scope).then_some(scope)
+    hash_tenant(parts, HeaderNames::of(&parts.headers), None, &mut scope).then_some(scope)
 }
 
 /// The parts that another attempt has in common with the first. A different `Idempotency-Key` makes the same words
