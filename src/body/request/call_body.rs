@@ -156,6 +156,19 @@ impl CallBody {
         }
     }
 
+    /// The trailers of a body in memory.
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
+        if let CallBodyKind::Whole { trailers, .. } = &self.kind { trailers.as_deref() } else { None }
+    }
+
+    /// The data and the trailers of a body [in memory](Self::in_memory).
+    pub(crate) fn into_memory(self) -> (Bytes, Option<HeaderMap>) {
+        match self.kind {
+            CallBodyKind::Whole { data, trailers } => (data, trailers.map(|trailers| *trailers)),
+            _ => (Bytes::new(), None),
+        }
+    }
+
     /// The data of a body in memory, for inspection.
     #[cfg(feature = "llm")]
     pub(crate) fn peek(&self) -> Option<&Bytes> {

@@ -14,7 +14,14 @@ use crate::call::Memory;
 use crate::rt::timeout::Timeout;
 
 /// Reads a request's body within a size, a time, and the memory of all calls.
-pub(crate) struct RequestReading {
+pub(crate) enum RequestReading {
+    /// It was in memory before the call: nothing is counted or waited for. Taken when it is read.
+    InMemory(Option<CallBody>),
+    Arriving(Box<Arriving>),
+}
+
+/// A body that is not complete yet.
+pub(crate) struct Arriving {
     body: Collect<CallBody>,
     limit: Duration,
     timeout: Timeout,
@@ -44,12 +51,30 @@ pub(crate) enum Unread {
 impl RequestReading {
     /// Reads at most `bytes` within `limit`.
     pub(crate) fn new(body: CallBody, bytes: usize, limit: Duration, memory: &Memory, head: &Parts) -> Self {
+        if body.in_memory().is_some_and(|data| data.len() <= bytes) {
+            return Self::InMemory(Some(body));
+        }
         let body = collect(body, bytes, share_of(memory, &head.headers, &head.extensions));
-        Self { body, limit, timeout: Timeout::default() }
+        Self::Arriving(Box::new(Arriving { body, limit, timeout: Timeout::default() }))
     }
 
     /// Reads on, and passes each piece to `tap` as it arrives. Pending forever after it was ready.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, tap: impl FnMut(&Bytes)) -> Poll<RequestRead> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, mut tap: impl FnMut(&Bytes)) -> Poll<RequestRead> {
+        match self {
+            Self::InMemory(body) => body.take().map_or(Poll::Pending, |body| {
+                let (data, trailers) = body.into_memory();
+                tap(&data);
+                Poll::Ready(RequestRead::Whole { data, trailers })
+            }),
+            Self::Arriving(arriving) => arriving.poll(cx, tap),
+        }
+    }
+}
+
+// === impl Arriving ===
+
+impl Arriving {
+    fn poll(&mut self, cx: &mut Context<'_>, tap: impl FnMut(&Bytes)) -> Poll<RequestRead> {
         match self.body.poll_tapped(cx, tap) {
             Poll::Ready(Ok(Collected::Whole { data, trailers })) => Poll::Ready(RequestRead::Whole { data, trailers }),
             Poll::Ready(Ok(Collected::TooLarge(body))) => {

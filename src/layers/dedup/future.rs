@@ -36,8 +36,9 @@ pin_project! {
 pin_project! {
     #[project = StageProj]
     enum Stage<S, St, C, A> {
-        Reading { reading: Option<Reading<S, St>> },
-        Claiming { #[pin] claim: C, request: Option<ReadRequest<S, St>> },
+        Reading { reading: Option<Box<Reading<S, St>>> },
+        // The store is asked when this is polled: other callers wait for one that leads.
+        Claiming { #[pin] claim: Option<C>, request: Option<Box<ReadRequest<S, St>>> },
         Answering { #[pin] answer: A },
     }
 }
@@ -59,7 +60,7 @@ where
             Intake::Refuses(rejection, format) => return Next::Refuse(rejection, format),
             Intake::ComesBack(back) => Stage::Answering { answer: CallAnswer::Returning { back } },
             Intake::Reads(reading) => Stage::Reading { reading: Some(reading) },
-            Intake::Claims(mut request) => Stage::Claiming { claim: request.claim(), request: Some(request) },
+            Intake::Claims(request) => Stage::claiming(request),
         };
         Next::Handle(Self { stage })
     }
@@ -75,24 +76,41 @@ where
     type Output = Handled<S, Self, Result<Response<DedupBody<ResB>>, S::Error>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let next = match self.project().stage.project() {
-            StageProj::Reading { reading: slot } => {
-                // Polled again after its end.
-                let Some(reading) = slot else { return Poll::Pending };
-                let read = ready!(reading.poll_body(cx));
-                let Some(reading) = slot.take() else { return Poll::Pending };
-                Self::next(reading.finish(read))
-            }
-            StageProj::Claiming { claim, request } => {
-                let claim = ready!(claim.poll(cx));
-                let Some(request) = request.take() else { return Poll::Pending };
-                Next::Handle(Self { stage: Stage::Answering { answer: request.settle(claim) } })
-            }
-            StageProj::Answering { answer } => match ready!(answer.poll(cx)) {
-                Answered::Response(result) => return Poll::Ready(ControlFlow::Break(result)),
-                Answered::ClaimAgain(request) => Self::next(Intake::Claims(*request)),
-            },
-        };
-        Poll::Ready(ControlFlow::Continue(next))
+        let mut stage = self.project().stage;
+        loop {
+            let next = match stage.as_mut().project() {
+                StageProj::Reading { reading: slot } => {
+                    // Polled again after its end.
+                    let Some(reading) = slot else { return Poll::Pending };
+                    let read = ready!(reading.poll_body(cx));
+                    let Some(reading) = slot.take() else { return Poll::Pending };
+                    return Poll::Ready(ControlFlow::Continue(Self::next(reading.finish(read))));
+                }
+                StageProj::Claiming { mut claim, request: slot } => {
+                    let Some(request) = slot else { return Poll::Pending };
+                    if claim.is_none() {
+                        claim.set(Some(request.claim()));
+                    }
+                    let Some(claim) = claim.as_pin_mut() else { return Poll::Pending };
+                    let claim = ready!(claim.poll(cx));
+                    let Some(request) = slot.take() else { return Poll::Pending };
+                    Stage::Answering { answer: request.settle(claim) }
+                }
+                StageProj::Answering { answer } => match ready!(answer.poll(cx)) {
+                    Answered::Response(result) => return Poll::Ready(ControlFlow::Break(result)),
+                    Answered::ClaimAgain(request) => Stage::claiming(request),
+                },
+            };
+            // This drops the stage before.
+            stage.set(next);
+        }
+    }
+}
+
+// === impl Stage ===
+
+impl<S, St, C, A> Stage<S, St, C, A> {
+    fn claiming(request: Box<ReadRequest<S, St>>) -> Self {
+        Self::Claiming { claim: None, request: Some(request) }
     }
 }

@@ -19,9 +19,8 @@ use crate::policy::storable::KeySource;
 use crate::proto::dialect::Kind;
 use crate::proto::prefer::Preferences;
 use crate::rejection::{Rejection, RejectionFormat};
-use crate::rt::clock;
+use crate::store::Store;
 use crate::store::answers::ResumableRequest;
-use crate::store::{ClaimRequest, Store};
 
 /// A request whose body is being read and hashed.
 pub(super) struct Reading<S, St> {
@@ -42,9 +41,9 @@ pub(super) enum Intake<S, St> {
     /// It is at the URL of an answer.
     ComesBack(ComeBack),
     /// It is read, and its key hashed.
-    Reads(Reading<S, St>),
+    Reads(Box<Reading<S, St>>),
     /// It was read: claim its key.
-    Claims(ReadRequest<S, St>),
+    Claims(Box<ReadRequest<S, St>>),
 }
 
 // === impl Intake ===
@@ -69,8 +68,15 @@ impl<S, St: Store> Intake<S, St> {
                 config.emitter.emit(&Event::Refused { kind: rejection.kind() });
                 Self::Refuses(rejection, RejectionFormat::of(&parts.headers))
             }
-            DedupDecision::Claim(key) => {
-                Self::Reads(Reading::new(service, store.clone(), config.clone(), key, parts, body))
+            DedupDecision::Claim(mut key) => {
+                let (store, config) = (store.clone(), config.clone());
+                match body.in_memory().filter(|data| data.len() <= config.max_body_bytes) {
+                    Some(data) => {
+                        key.read(data);
+                        Self::Claims(claims(service, store, config, key, parts, body))
+                    }
+                    None => Self::Reads(Box::new(Reading::new(service, store, config, key, parts, body))),
+                }
             }
         }
     }
@@ -93,39 +99,7 @@ impl<S, St: Store> Reading<S, St> {
         match read {
             RequestRead::Whole { data, trailers } => {
                 let Self { service, store, config, key, parts, .. } = self;
-                let source = key.source;
-                let key = key.finish(&data, trailers.as_ref());
-                let resumable = resumable(&parts, source, &config);
-                let mut limits = config.limits;
-                if let Some((answers, _)) = config.answers.as_ref().zip(resumable) {
-                    limits.bytes = limits.bytes.max(answers.settings().max_response);
-                }
-                let claim = ClaimRequest {
-                    key: key.key,
-                    payload: key.payload,
-                    tenant: key.tenant,
-                    owner: TenantHash::in_extensions(&parts.extensions),
-                    has_client_key: source == KeySource::ByKey,
-                    now: clock::now(),
-                    limits,
-                };
-                let window = match &config.stateless {
-                    _ if source == KeySource::ByKey => config.window,
-                    Some(is_stateless) if is_stateless(&parts, &data) => config.window,
-                    _ => config.fingerprint_window.min(config.window),
-                };
-                let request = Request::from_parts(parts, CallBody::whole(data, trailers));
-                Intake::Claims(ReadRequest {
-                    service,
-                    store,
-                    config,
-                    claim,
-                    source,
-                    window,
-                    resumable,
-                    request,
-                    claims: 0,
-                })
+                Intake::Claims(claims(service, store, config, key, parts, CallBody::whole(data, trailers)))
             }
             RequestRead::Unread(body, why) => {
                 self.config.bypassed(why.reason());
@@ -143,6 +117,33 @@ impl<S, St: Store> Reading<S, St> {
         let key_ignored = key_ignored.filter(|_| self.key.source == KeySource::ByKey);
         Intake::Passes(self.service, Request::from_parts(self.parts, body), key_ignored)
     }
+}
+
+/// A request whose body is in memory, and has been hashed.
+fn claims<S, St>(
+    service: S,
+    store: St,
+    config: Arc<Config>,
+    key: PendingKey,
+    parts: Parts,
+    body: CallBody,
+) -> Box<ReadRequest<S, St>> {
+    let data = body.in_memory().map_or(&[][..], |data| data);
+    let source = key.source;
+    let window = match &config.stateless {
+        _ if source == KeySource::ByKey => config.window,
+        Some(is_stateless) if is_stateless(&parts, data) => config.window,
+        _ => config.fingerprint_window.min(config.window),
+    };
+    let resumable = resumable(&parts, source, &config);
+    let mut limits = config.limits;
+    if let Some((answers, _)) = config.answers.as_ref().zip(resumable) {
+        limits.bytes = limits.bytes.max(answers.settings().max_response);
+    }
+    let key = key.finish(data, body.trailers());
+    let owner = TenantHash::in_extensions(&parts.extensions);
+    let request = Request::from_parts(parts, body);
+    Box::new(ReadRequest { service, store, config, key, owner, limits, source, window, resumable, request, claims: 0 })
 }
 
 /// Whether the caller of this request may come back to its answer: it must send a key or prefer to be answered later. Any

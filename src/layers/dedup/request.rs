@@ -11,13 +11,15 @@ use tower_service::Service;
 use super::answer::{CallAnswer, Following, KeyIgnored, OnAccepted};
 use super::config::{Config, InFlightPolicy};
 use super::driver::SharedCall;
+use super::key::RequestKey;
 use super::offer::Offer;
 use super::recorder::ResponseRecorder;
 use super::role::DedupRole;
 use crate::body::request::{CallBody, share_of};
-use crate::call::RetryReport;
+use crate::call::{RetryReport, TenantHash};
 use crate::error::BoxError;
 use crate::event::Event;
+use crate::policy::broadcast::LogLimits;
 use crate::policy::storable::KeySource;
 use crate::proto::prefer::Preferences;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
@@ -33,7 +35,10 @@ pub(super) struct ReadRequest<S, St> {
     pub(super) service: S,
     pub(super) store: St,
     pub(super) config: Arc<Config>,
-    pub(super) claim: ClaimRequest,
+    pub(super) key: RequestKey,
+    /// The authenticated tenant.
+    pub(super) owner: Option<TenantHash>,
+    pub(super) limits: LogLimits,
     pub(super) source: KeySource,
     /// How long its answer is stored.
     pub(super) window: Duration,
@@ -75,8 +80,9 @@ impl<S, St: Store> ReadRequest<S, St> {
     /// Asks the store.
     pub(super) fn claim(&mut self) -> St::Claim {
         self.claims += 1;
-        self.claim.now = clock::now();
-        self.store.claim(self.claim)
+        let RequestKey { key, payload, tenant } = self.key;
+        let (owner, has_client_key, limits) = (self.owner, self.source == KeySource::ByKey, self.limits);
+        self.store.claim(ClaimRequest { key, payload, tenant, owner, has_client_key, now: clock::now(), limits })
     }
 }
 
@@ -87,7 +93,7 @@ where
     St: Store,
     ResB: Body<Data = Bytes, Error: Into<BoxError> + 'static> + Send + 'static,
 {
-    pub(super) fn settle(self, claim: Result<Claim<St::Lease>, BoxError>) -> AnswerOf<S, St, ResB> {
+    pub(super) fn settle(self: Box<Self>, claim: Result<Claim<St::Lease>, BoxError>) -> AnswerOf<S, St, ResB> {
         match claim {
             Ok(Claim::Lead { lease, recorder }) => self.lead(lease, recorder),
             Ok(Claim::Follow(_)) if self.has_key() && self.config.in_flight == InFlightPolicy::Reject => {
@@ -112,7 +118,7 @@ where
         self.source == KeySource::ByKey
     }
 
-    fn lead(mut self, lease: St::Lease, recorder: Recorder) -> AnswerOf<S, St, ResB> {
+    fn lead(mut self: Box<Self>, lease: St::Lease, recorder: Recorder) -> AnswerOf<S, St, ResB> {
         let reader = recorder.log().reader().map(|reader| reader.cancelled_by(self.cancellation()));
         let format = self.format();
         let deadline = self.deadline();
@@ -127,22 +133,22 @@ where
         let report = self.report();
         recorder.log().share_report(report.clone());
         let answer = config_answers(&self.config, self.resumable).map(|(answers, resumable)| {
-            answers.open(&recorder.log(), (self.claim.tenant, self.claim.owner), resumable, lease.offers())
+            answers.open(&recorder.log(), (self.key.tenant, self.owner), resumable, lease.offers())
         });
         let offer = self.offer(&recorder.log());
         if self.config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async) {
             Preferences::remove(self.request.headers_mut());
         }
-        let Self { service, request, config, source, window, claim, .. } = self;
+        let Self { service, request, config, source, window, key, .. } = *self;
         let reservation = share_of(&config.memory, request.headers(), request.extensions());
         let recorder =
-            ResponseRecorder::new(recorder, lease, reservation, source, window, (claim.tenant, answer), config.clone());
+            ResponseRecorder::new(recorder, lease, reservation, source, window, (key.tenant, answer), config.clone());
         let call = ReadyCall::new(service, request);
         let call = SharedCall::launch(call, recorder, shared, report, config.clone());
         CallAnswer::Leading { reader, call, offer, format, config }
     }
 
-    fn follow(self, log: &ResponseLog, role: DedupRole) -> AnswerOf<S, St, ResB> {
+    fn follow(self: Box<Self>, log: &ResponseLog, role: DedupRole) -> AnswerOf<S, St, ResB> {
         if role == DedupRole::Joined && !self.has_key() && self.has_far_more_time(log) {
             return self.bypass("the same request is in flight with a much shorter deadline");
         }
@@ -163,7 +169,7 @@ where
         }
         let (format, config, offer) = (self.format(), self.config.clone(), self.offer(log));
         let may_hand_over = St::HANDS_OVER && role == DedupRole::Joined && self.claims < MAX_CLAIMS;
-        let request = may_hand_over.then(|| Box::new(self));
+        let request = may_hand_over.then_some(self);
         CallAnswer::Following { following: Following { reader: Some(reader), role, format, config, offer, request } }
     }
 
@@ -177,8 +183,8 @@ where
 
     /// The call passes. If the upstream accepts its tenant, that tenant gets its own share: otherwise tenants that fill
     /// the strangers' share would keep all new ones out.
-    fn on_full(self) -> AnswerOf<S, St, ResB> {
-        let (store, tenant, answers) = (self.store.clone(), self.claim.tenant, self.config.answers.clone());
+    fn on_full(self: Box<Self>) -> AnswerOf<S, St, ResB> {
+        let (store, tenant, answers) = (self.store.clone(), self.key.tenant, self.config.answers.clone());
         let on_accepted: OnAccepted = Box::new(move || {
             store.accepted(&tenant);
             if let Some(answers) = answers {
@@ -195,18 +201,19 @@ where
         Some(Box::new(Offer::new(answers.clone(), log.number()?, resumable.wait, caller)))
     }
 
-    fn bypass(self, reason: &'static str) -> AnswerOf<S, St, ResB> {
+    fn bypass(self: Box<Self>, reason: &'static str) -> AnswerOf<S, St, ResB> {
         self.pass(reason, None)
     }
 
-    fn pass(self, reason: &'static str, on_accepted: Option<OnAccepted>) -> AnswerOf<S, St, ResB> {
+    fn pass(self: Box<Self>, reason: &'static str, on_accepted: Option<OnAccepted>) -> AnswerOf<S, St, ResB> {
         self.config.bypassed(reason);
         let key_ignored = self.has_key().then_some(KeyIgnored::StoreFull);
-        CallAnswer::Passing { call: ReadyCall::new(self.service, self.request), key_ignored, on_accepted }
+        let Self { service, request, .. } = *self;
+        CallAnswer::Passing { call: ReadyCall::new(service, request), key_ignored, on_accepted }
     }
 
     #[cold]
-    fn refuse(self, rejection: Rejection) -> AnswerOf<S, St, ResB> {
+    fn refuse(self: Box<Self>, rejection: Rejection) -> AnswerOf<S, St, ResB> {
         self.config.emitter.emit(&Event::Refused { kind: rejection.kind() });
         CallAnswer::Refused { rejection: Some(rejection), format: self.format() }
     }
