@@ -1,11 +1,11 @@
 //! The stored answers, and their eviction.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::call::TenantHash;
-use crate::proto::fingerprint::Fingerprint;
+use crate::proto::fingerprint::{Fingerprint, FingerprintMap};
 
 /// The answers of all tenants, within a number of bytes.
 ///
@@ -13,16 +13,16 @@ use crate::proto::fingerprint::Fingerprint;
 /// the oldest answer of all is evicted.
 #[derive(Debug)]
 pub(crate) struct AnswerCache<V, M> {
-    entries: HashMap<Fingerprint, CachedAnswer<V, M>>,
+    entries: FingerprintMap<CachedAnswer<V, M>>,
     /// The numbers of the answers to requests of this normal form.
-    normal: HashMap<Fingerprint, BTreeSet<u64>>,
+    normal: FingerprintMap<BTreeSet<u64>>,
     /// The numbers of the answers to requests that differ only in their last message, if its meaning is known.
-    scopes: HashMap<Fingerprint, BTreeSet<u64>>,
+    scopes: FingerprintMap<BTreeSet<u64>>,
     /// Oldest first.
     order: BTreeMap<u64, Fingerprint>,
     /// Ordered by expiry.
     expiries: BTreeSet<(Instant, u64)>,
-    tenants: HashMap<Fingerprint, Holding>,
+    tenants: FingerprintMap<Holding>,
     next: u64,
     bytes: usize,
     limit: usize,
@@ -71,12 +71,12 @@ const MAX_REAPED: usize = 4;
 impl<V, M> AnswerCache<V, M> {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
-            entries: HashMap::new(),
-            normal: HashMap::new(),
-            scopes: HashMap::new(),
+            entries: FingerprintMap::default(),
+            normal: FingerprintMap::default(),
+            scopes: FingerprintMap::default(),
             order: BTreeMap::new(),
             expiries: BTreeSet::new(),
-            tenants: HashMap::new(),
+            tenants: FingerprintMap::default(),
             next: 0,
             bytes: 0,
             limit,
@@ -249,7 +249,7 @@ impl<V, M> AnswerCache<V, M> {
     }
 }
 
-fn remove_number(index: &mut HashMap<Fingerprint, BTreeSet<u64>>, key: Fingerprint, number: u64) {
+fn remove_number(index: &mut FingerprintMap<BTreeSet<u64>>, key: Fingerprint, number: u64) {
     if let Some(numbers) = index.get_mut(&key) {
         numbers.remove(&number);
         if numbers.is_empty() {

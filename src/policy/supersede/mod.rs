@@ -9,17 +9,17 @@
 
 mod idle;
 
+use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::idle::IdleConversations;
-use crate::proto::fingerprint::Fingerprint;
+use crate::proto::fingerprint::{Fingerprint, FingerprintMap};
 
 /// The conversations with a message in flight, or with remembered messages. `C` is the handle of a call.
 #[derive(Debug)]
 pub(crate) struct Conversations<C> {
-    known: HashMap<Fingerprint, Conversation<C>>,
+    known: FingerprintMap<Conversation<C>>,
     idle: IdleConversations,
     /// The number of calls so far.
     calls: u64,
@@ -148,7 +148,7 @@ pub(crate) const MOST_REMEMBERED: usize = 16;
 impl<C: Clone> Conversations<C> {
     /// Remembers `most_idle` idle conversations, and an eighth of that per tenant.
     pub(crate) fn new(most_idle: usize) -> Self {
-        Self { known: HashMap::new(), idle: IdleConversations::new(most_idle), calls: 0 }
+        Self { known: FingerprintMap::default(), idle: IdleConversations::new(most_idle), calls: 0 }
     }
 
     /// Adds a complete message. Calls that it ends are added to `ends`.

@@ -1,12 +1,12 @@
 //! The room that each tenant takes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::shards::{SHARDS, lock, shard_of};
-use crate::proto::fingerprint::Fingerprint;
+use crate::proto::fingerprint::{Fingerprint, FingerprintMap};
 
 /// The limits of the store: in total, and per tenant.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ pub(super) struct Tenants {
 
 #[derive(Debug, Default)]
 struct Known {
-    accounts: HashMap<Fingerprint, Arc<Account>>,
+    accounts: FingerprintMap<Arc<Account>>,
     /// The number of accounts at which idle ones are dropped.
     sweep_at: usize,
 }

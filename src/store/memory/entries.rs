@@ -1,17 +1,16 @@
 //! The calls of one shard: a sixteenth of all keys.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use super::account::{Charge, KeptIndex};
 use super::shards::lock;
 use crate::call::TenantHash;
-use crate::proto::fingerprint::Fingerprint;
+use crate::proto::fingerprint::{Fingerprint, FingerprintMap};
 use crate::store::{Claim, ClaimRequest, ResponseLog};
 
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    by_key: HashMap<Fingerprint, Entry>,
+    by_key: FingerprintMap<Entry>,
     kept: KeptIndex,
 }
 
