@@ -10,6 +10,7 @@ use http_body::SizeHint;
 
 use crate::body::ending::Ending;
 use crate::call::{Attempts, InvalidOutput, ServedBy};
+use crate::proto::header_names::HeaderNames;
 use crate::proto::list;
 
 /// The head of an answer that several callers may read. Its `Debug` shows the status and the names of headers, never
@@ -28,7 +29,7 @@ pub struct Head {
 }
 
 /// Hop-by-hop headers (RFC 9110, 7.6.1), and headers for one caller: a session must not be shared.
-const NOT_STORED: [HeaderName; 8] = [
+static NOT_STORED: [HeaderName; 8] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-authenticate"),
@@ -214,7 +215,9 @@ impl Head {
         let stored =
             [self.served_by().is_some(), self.extensions.get::<Attempts>().is_some(), self.invalid_output().is_some()];
         let stored = stored.into_iter().filter(|is_there| *is_there).count();
-        self.extensions.len() == stored && !NOT_STORED.iter().any(|name| self.headers.contains_key(name))
+        let present = HeaderNames::of(&self.headers);
+        let has = |name: &HeaderName| present.may_have(name) && self.headers.contains_key(name);
+        self.extensions.len() == stored && !NOT_STORED.iter().any(has)
     }
 
     fn strip(&mut self) {
@@ -225,7 +228,7 @@ impl Head {
         // Headers that `Connection` names are hop-by-hop too.
         let named: HashSet<HeaderName> =
             list::members(&self.headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok()).collect();
-        for name in NOT_STORED.into_iter().chain(named) {
+        for name in NOT_STORED.iter().chain(&named) {
             self.headers.remove(name);
         }
         let (backup, attempts) = (self.extensions.remove::<ServedBy>(), self.extensions.remove::<Attempts>());

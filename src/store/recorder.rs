@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub struct Recorder {
     shared: Arc<Shared>,
     compactor: Compactor,
     head_cost: usize,
+    /// The head has memory of its own.
+    has_compact_head: bool,
     is_over: bool,
 }
 
@@ -61,7 +64,7 @@ impl Recorder {
     pub(crate) fn open(limits: LogLimits) -> (Self, ResponseLog) {
         let shared = Arc::new(Shared::new(limits));
         let log = ResponseLog::of(shared.clone());
-        (Self { shared, compactor: Compactor::default(), head_cost: 0, is_over: false }, log)
+        (Self { shared, compactor: Compactor::default(), head_cost: 0, has_compact_head: false, is_over: false }, log)
     }
 
     /// The log that it writes.
@@ -74,7 +77,8 @@ impl Recorder {
     pub fn head(&mut self, head: Head) {
         self.head_cost = head.cost();
         // An answer of unknown length may take long, and would keep the head's read buffer alive.
-        let head = if head.size().exact().is_none() { head.compact() } else { head };
+        self.has_compact_head = head.size().exact().is_none();
+        let head = if self.has_compact_head { head.compact() } else { head };
         let mut state = self.shared.state();
         state.head.get_or_insert_with(|| Arc::new(head));
         drop(state);
@@ -221,7 +225,11 @@ impl Recorder {
         state.broadcast.finish();
         // Reads from now on are replays.
         if state.broadcast.is_recording() {
-            state.head = state.head.as_deref().map(|head| Arc::new(head.stored().compact()));
+            let stored = match state.head.as_deref().map(Head::stored) {
+                Some(Cow::Borrowed(_)) if self.has_compact_head => None,
+                stored => stored.map(|head| Arc::new(head.compact())),
+            };
+            state.head = stored.or_else(|| state.head.take());
         }
         let driver = state.driver.take();
         drop(state);

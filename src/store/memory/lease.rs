@@ -21,6 +21,8 @@ pub struct MemoryLease {
     charge: Charge,
     used: usize,
     fits: bool,
+    /// Its entry was neither stored nor removed yet.
+    is_in_flight: bool,
 }
 
 /// The cost of an entry besides its recording: its places in the maps, its log, and the key.
@@ -66,6 +68,7 @@ impl MemoryLease {
                         charge: bytes,
                         used: OVERHEAD,
                         fits: true,
+                        is_in_flight: true,
                     };
                     return Claim::Lead { lease, recorder };
                 }
@@ -89,7 +92,10 @@ impl MemoryLease {
         true
     }
 
-    fn remove(&self) -> Option<Removed> {
+    fn remove(&mut self) -> Option<Removed> {
+        if !std::mem::take(&mut self.is_in_flight) {
+            return None;
+        }
         lock(self.store.shard(&self.key)).remove_of_lease(&self.key, self.id)
     }
 }
@@ -135,6 +141,7 @@ impl Lease for MemoryLease {
             self.charge.force(self.used);
         }
         let bytes = self.charge.split_bytes();
+        self.is_in_flight = false;
         let mut entries = lock(self.store.shard(&self.key));
         entries.keep(&self.key, self.id, expires, retention.is_guaranteed(), bytes);
     }
@@ -142,10 +149,7 @@ impl Lease for MemoryLease {
 
 impl Drop for MemoryLease {
     fn drop(&mut self) {
-        let mut entries = lock(self.store.shard(&self.key));
-        let in_flight = entries.of_lease(&self.key, self.id).is_some_and(|entry| entry.is_in_flight());
-        let removed = in_flight.then(|| entries.remove(&self.key));
-        drop(entries);
+        let removed = self.remove();
         drop(removed);
     }
 }
