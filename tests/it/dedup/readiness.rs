@@ -16,9 +16,9 @@ use tokio::time::{Instant, advance, timeout};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::{CallBody, DedupLayer, DedupRole};
+use tower_buttress::{CallBody, DedupLayer, DedupRole, Memory};
 
-use super::{post, post_key, role, settle};
+use super::{echo, post, post_key, role, settle};
 use crate::support::{Log, secs};
 
 type Body = BoxBody<Bytes, BoxError>;
@@ -44,6 +44,25 @@ async fn a_caller_that_is_still_sending_its_request_holds_no_place() {
     let quick = timeout(secs(20), service.oneshot(request(whole("{}"), "quick"))).await;
     assert_eq!(quick.expect("it waits for a place that no call uses").unwrap().status(), 200);
     slow.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_not_polled_yet_leads_no_other() {
+    let mut service = DedupLayer::new().layer(echo());
+    let unpolled = service.call(post("hello"));
+    let other = timeout(secs(20), service.clone().oneshot(post("hello"))).await;
+    let other = other.expect("it waits for a call that was not made").unwrap();
+    assert_eq!(role(&other), Some(DedupRole::Leader));
+    assert_eq!(role(&unpolled.await.unwrap()), Some(DedupRole::Joined));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_complete_before_takes_no_memory() {
+    let service = DedupLayer::new().memory(Memory::new(0)).layer(echo());
+    let long: &str = "a".repeat(3_000).leak();
+    let request = || Request::post("/").header("authorization", "a").body(Full::from([long, long].concat())).unwrap();
+    let answer = service.clone().oneshot(request()).await.unwrap();
+    assert_eq!(role(&answer), Some(DedupRole::Leader));
 }
 
 #[tokio::test(start_paused = true)]
