@@ -17,11 +17,11 @@ use crate::rt::timeout::Timeout;
 pub(crate) enum RequestReading {
     /// It was in memory before the call: nothing is counted or waited for. Taken when it is read.
     InMemory(Option<CallBody>),
-    Arriving(Box<Arriving>),
+    Arriving(Box<ArrivingBody>),
 }
 
 /// A body that is not complete yet.
-pub(crate) struct Arriving {
+pub(crate) struct ArrivingBody {
     body: Collect<CallBody>,
     limit: Duration,
     timeout: Timeout,
@@ -55,7 +55,7 @@ impl RequestReading {
             return Self::InMemory(Some(body));
         }
         let body = collect(body, bytes, share_of(memory, &head.headers, &head.extensions));
-        Self::Arriving(Box::new(Arriving { body, limit, timeout: Timeout::default() }))
+        Self::Arriving(Box::new(ArrivingBody { body, limit, timeout: Timeout::default() }))
     }
 
     /// Reads on, and passes each piece to `tap` as it arrives. Pending forever after it was ready.
@@ -71,9 +71,9 @@ impl RequestReading {
     }
 }
 
-// === impl Arriving ===
+// === impl ArrivingBody ===
 
-impl Arriving {
+impl ArrivingBody {
     fn poll(&mut self, cx: &mut Context<'_>, tap: impl FnMut(&Bytes)) -> Poll<RequestRead> {
         match self.body.poll_tapped(cx, tap) {
             Poll::Ready(Ok(Collected::Whole { data, trailers })) => Poll::Ready(RequestRead::Whole { data, trailers }),

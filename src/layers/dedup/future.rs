@@ -11,8 +11,9 @@ use tower_service::Service;
 
 use super::answer::{Answered, CallAnswer};
 use super::body::DedupBody;
+use super::claiming::Claiming;
 use super::reading::{Intake, Reading};
-use super::request::{AnswerOf, ReadRequest};
+use super::request::AnswerOf;
 use crate::body::request::{CallBody, Handled, HandledFuture, Next};
 use crate::error::BoxError;
 use crate::rt::ready::ReadyCall;
@@ -29,7 +30,7 @@ pin_project! {
         St: Store,
     {
         #[pin]
-        stage: Stage<S, St, St::Claim, AnswerOf<S, St, ResB>>,
+        stage: Stage<S, St, Claiming<S, St>, AnswerOf<S, St, ResB>>,
     }
 }
 
@@ -37,8 +38,7 @@ pin_project! {
     #[project = StageProj]
     enum Stage<S, St, C, A> {
         Reading { reading: Option<Box<Reading<S, St>>> },
-        // The store is asked when this is polled: other callers wait for one that leads.
-        Claiming { #[pin] claim: Option<C>, request: Option<Box<ReadRequest<S, St>>> },
+        Claiming { #[pin] claiming: C },
         Answering { #[pin] answer: A },
     }
 }
@@ -60,7 +60,7 @@ where
             Intake::Refuses(rejection, format) => return Next::Refuse(rejection, format),
             Intake::ComesBack(back) => Stage::Answering { answer: CallAnswer::Returning { back } },
             Intake::Reads(reading) => Stage::Reading { reading: Some(reading) },
-            Intake::Claims(request) => Stage::claiming(request),
+            Intake::Claims(request) => Stage::Claiming { claiming: Claiming::new(request) },
         };
         Next::Handle(Self { stage })
     }
@@ -86,31 +86,14 @@ where
                     let Some(reading) = slot.take() else { return Poll::Pending };
                     return Poll::Ready(ControlFlow::Continue(Self::next(reading.finish(read))));
                 }
-                StageProj::Claiming { mut claim, request: slot } => {
-                    let Some(request) = slot else { return Poll::Pending };
-                    if claim.is_none() {
-                        claim.set(Some(request.claim()));
-                    }
-                    let Some(claim) = claim.as_pin_mut() else { return Poll::Pending };
-                    let claim = ready!(claim.poll(cx));
-                    let Some(request) = slot.take() else { return Poll::Pending };
-                    Stage::Answering { answer: request.settle(claim) }
-                }
+                StageProj::Claiming { claiming } => Stage::Answering { answer: ready!(claiming.poll(cx)) },
                 StageProj::Answering { answer } => match ready!(answer.poll(cx)) {
                     Answered::Response(result) => return Poll::Ready(ControlFlow::Break(result)),
-                    Answered::ClaimAgain(request) => Stage::claiming(request),
+                    Answered::ClaimAgain(request) => Stage::Claiming { claiming: Claiming::new(request) },
                 },
             };
             // This drops the stage before.
             stage.set(next);
         }
-    }
-}
-
-// === impl Stage ===
-
-impl<S, St, C, A> Stage<S, St, C, A> {
-    fn claiming(request: Box<ReadRequest<S, St>>) -> Self {
-        Self::Claiming { claim: None, request: Some(request) }
     }
 }

@@ -30,6 +30,8 @@ pub(super) enum DedupDecision {
 #[derive(Debug)]
 pub(super) struct PendingKey {
     pub(super) source: KeySource,
+    /// Of a refusal of the request.
+    pub(super) format: RejectionFormat,
     tenant: Fingerprint,
     /// Set if the request has an `Idempotency-Key`: the body is then not part of the key.
     key: Option<Fingerprint>,
@@ -74,6 +76,7 @@ impl DedupDecision {
         let tenant = scope.clone().finish(RAW);
         hash_target(parts, &mut scope);
         let is_json = config.json_canonical && is_json(&parts.headers);
+        let format = RejectionFormat::of(&parts.headers);
         let key = if present.may_have(&IdempotencyKey::HEADER) { IdempotencyKey::of(&parts.headers) } else { Ok(None) };
         match key {
             Err(why) => Self::Refuse(Rejection::new(RejectionKind::IdempotencyKeyInvalid).with_source(why)),
@@ -83,15 +86,15 @@ impl DedupDecision {
                 let mut payload = Fingerprinter::new("tower-buttress dedup payload");
                 hash_headers(&PAYLOAD_HEADERS, &parts.headers, present, &mut payload);
                 let key = Some(scope.finish(RAW));
-                Self::Claim(PendingKey { source: KeySource::ByKey, tenant, key, payload, is_json })
+                Self::Claim(PendingKey { source: KeySource::ByKey, format, tenant, key, payload, is_json })
             }
             Ok(None) if config.key_required => Self::Refuse(Rejection::new(RejectionKind::IdempotencyKeyRequired)),
-            Ok(None) if !config.fingerprints || !may_be_fingerprinted(parts, present) => Self::Bypass(None),
+            Ok(None) if !config.fingerprints || !may_be_fingerprinted(parts, format, present) => Self::Bypass(None),
             Ok(None) => {
                 scope.field(b"fingerprint");
                 hash_headers(&config.headers, &parts.headers, present, &mut scope);
                 let source = KeySource::ByFingerprint;
-                Self::Claim(PendingKey { source, tenant, key: None, payload: scope, is_json })
+                Self::Claim(PendingKey { source, format, tenant, key: None, payload: scope, is_json })
             }
         }
     }
@@ -128,9 +131,9 @@ fn is_upgrade(headers: &HeaderMap, present: HeaderNames) -> bool {
 
 /// Double clicks send POST; other unsafe methods name their target or are repeated on purpose. A gRPC call may be a
 /// conversation, whose request ends with its answer: it cannot be read first.
-fn may_be_fingerprinted(parts: &Parts, present: HeaderNames) -> bool {
+fn may_be_fingerprinted(parts: &Parts, format: RejectionFormat, present: HeaderNames) -> bool {
     parts.method == Method::POST
-        && RejectionFormat::of(&parts.headers) == RejectionFormat::Http
+        && format == RejectionFormat::Http
         && !(present.may_have(&CACHE_CONTROL) && wants_another_answer(&parts.headers))
 }
 

@@ -4,7 +4,8 @@
 //
 // - `layer`: the settings, `service`: the layer around a service, `future`: from reading to the answer.
 // - `reading`: what becomes of a request, and one whose body is being read; `key`: its key.
-// - `request`: what happens to a request, by the store's result; `answer`: how it then gets its answer.
+// - `claiming`: asks the store; `request`: what happens to a request, by the store's result; `answer`: how it then gets
+//   its answer.
 // - `driver`: which caller polls a shared call, `upstream_call`: the call itself; `grace`: the task that polls it after
 //   all have left; `recorder`: records its answer, and decides whether it is stored; `failure`: its end without a head.
 // - `come_back`: a request at the URL of an answer, `returning`: its caller until it has its head; `offer`: tells a
@@ -15,6 +16,7 @@
 mod answer;
 mod body;
 mod call_limit;
+mod claiming;
 mod come_back;
 mod config;
 mod driver;

@@ -129,13 +129,13 @@ fn claims<S, St>(
     body: CallBody,
 ) -> Box<ReadRequest<S, St>> {
     let data = body.in_memory().map_or(&[][..], |data| data);
-    let source = key.source;
+    let PendingKey { source, format, .. } = key;
     let window = match &config.stateless {
         _ if source == KeySource::ByKey => config.window,
         Some(is_stateless) if is_stateless(&parts, data) => config.window,
         _ => config.fingerprint_window.min(config.window),
     };
-    let resumable = resumable(&parts, source, &config);
+    let resumable = resumable(&parts, source, format, &config);
     let mut limits = config.limits;
     if let Some((answers, _)) = config.answers.as_ref().zip(resumable) {
         limits.bytes = limits.bytes.max(answers.settings().max_response);
@@ -143,14 +143,27 @@ fn claims<S, St>(
     let key = key.finish(data, body.trailers());
     let owner = TenantHash::in_extensions(&parts.extensions);
     let request = Request::from_parts(parts, body);
-    Box::new(ReadRequest { service, store, config, key, owner, limits, source, window, resumable, request, claims: 0 })
+    Box::new(ReadRequest {
+        service,
+        store,
+        config,
+        key,
+        format,
+        owner,
+        limits,
+        source,
+        window,
+        resumable,
+        request,
+        claims: 0,
+    })
 }
 
 /// Whether the caller of this request may come back to its answer: it must send a key or prefer to be answered later. Any
 /// other caller that leaves has most likely lost interest, and its call would continue in vain.
-fn resumable(parts: &Parts, source: KeySource, config: &Config) -> Option<ResumableRequest> {
+fn resumable(parts: &Parts, source: KeySource, format: RejectionFormat, config: &Config) -> Option<ResumableRequest> {
     let settings = config.answers.as_ref()?.settings();
-    if RejectionFormat::of(&parts.headers) != RejectionFormat::Http {
+    if format != RejectionFormat::Http {
         return None;
     }
     let preferences = if settings.respond_async { Preferences::of(&parts.headers) } else { Preferences::default() };

@@ -36,6 +36,7 @@ pub(super) struct ReadRequest<S, St> {
     pub(super) store: St,
     pub(super) config: Arc<Config>,
     pub(super) key: RequestKey,
+    pub(super) format: RejectionFormat,
     /// The authenticated tenant.
     pub(super) owner: Option<TenantHash>,
     pub(super) limits: LogLimits,
@@ -120,7 +121,6 @@ where
 
     fn lead(mut self: Box<Self>, lease: St::Lease, recorder: Recorder) -> AnswerOf<S, St, ResB> {
         let reader = recorder.log().reader().map(|reader| reader.cancelled_by(self.cancellation()));
-        let format = self.format();
         let deadline = self.deadline();
         let shared = deadline.map(SharedDeadline::new);
         if let (Some(deadline), Some(shared)) = (deadline, &shared) {
@@ -139,7 +139,7 @@ where
         if self.config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async) {
             Preferences::remove(self.request.headers_mut());
         }
-        let Self { service, request, config, source, window, key, .. } = *self;
+        let Self { service, request, config, source, window, key, format, .. } = *self;
         let reservation = share_of(&config.memory, request.headers(), request.extensions());
         let recorder =
             ResponseRecorder::new(recorder, lease, reservation, source, window, (key.tenant, answer), config.clone());
@@ -167,7 +167,7 @@ where
             }
             self.config.emitter.emit(&Event::FlightJoined);
         }
-        let (format, config, offer) = (self.format(), self.config.clone(), self.offer(log));
+        let (format, config, offer) = (self.format, self.config.clone(), self.offer(log));
         let may_hand_over = St::HANDS_OVER && role == DedupRole::Joined && self.claims < MAX_CLAIMS;
         let request = may_hand_over.then_some(self);
         CallAnswer::Following { following: Following { reader: Some(reader), role, format, config, offer, request } }
@@ -215,11 +215,7 @@ where
     #[cold]
     fn refuse(self: Box<Self>, rejection: Rejection) -> AnswerOf<S, St, ResB> {
         self.config.emitter.emit(&Event::Refused { kind: rejection.kind() });
-        CallAnswer::Refused { rejection: Some(rejection), format: self.format() }
-    }
-
-    fn format(&self) -> RejectionFormat {
-        RejectionFormat::of(self.request.headers())
+        CallAnswer::Refused { rejection: Some(rejection), format: self.format }
     }
 
     /// Where the retry layer inside reports its attempts: its followers learn of them, too.
