@@ -119,7 +119,7 @@ where
         self.source == KeySource::ByKey
     }
 
-    fn lead(mut self: Box<Self>, lease: St::Lease, recorder: Recorder) -> AnswerOf<S, St, ResB> {
+    fn lead(mut self, lease: St::Lease, recorder: Recorder) -> AnswerOf<S, St, ResB> {
         let reader = recorder.log().reader().map(|reader| reader.cancelled_by(self.cancellation()));
         let deadline = self.deadline();
         let shared = deadline.map(SharedDeadline::new);
@@ -139,7 +139,7 @@ where
         if self.config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async) {
             Preferences::remove(self.request.headers_mut());
         }
-        let Self { service, request, config, source, window, key, format, .. } = *self;
+        let Self { service, request, config, source, window, key, format, .. } = self;
         let reservation = share_of(&config.memory, request.headers(), request.extensions());
         let recorder =
             ResponseRecorder::new(recorder, lease, reservation, source, window, (key.tenant, answer), config.clone());
@@ -183,7 +183,7 @@ where
 
     /// The call passes. If the upstream accepts its tenant, that tenant gets its own share: otherwise tenants that fill
     /// the strangers' share would keep all new ones out.
-    fn on_full(self: Box<Self>) -> AnswerOf<S, St, ResB> {
+    fn on_full(self) -> AnswerOf<S, St, ResB> {
         let (store, tenant, answers) = (self.store.clone(), self.key.tenant, self.config.answers.clone());
         let on_accepted: OnAccepted = Box::new(move || {
             store.accepted(&tenant);
@@ -201,19 +201,19 @@ where
         Some(Box::new(Offer::new(answers.clone(), log.number()?, resumable.wait, caller)))
     }
 
-    fn bypass(self: Box<Self>, reason: &'static str) -> AnswerOf<S, St, ResB> {
+    fn bypass(self, reason: &'static str) -> AnswerOf<S, St, ResB> {
         self.pass(reason, None)
     }
 
-    fn pass(self: Box<Self>, reason: &'static str, on_accepted: Option<OnAccepted>) -> AnswerOf<S, St, ResB> {
+    fn pass(self, reason: &'static str, on_accepted: Option<OnAccepted>) -> AnswerOf<S, St, ResB> {
         self.config.bypassed(reason);
         let key_ignored = self.has_key().then_some(KeyIgnored::StoreFull);
-        let Self { service, request, .. } = *self;
+        let Self { service, request, .. } = self;
         CallAnswer::Passing { call: ReadyCall::new(service, request), key_ignored, on_accepted }
     }
 
     #[cold]
-    fn refuse(self: Box<Self>, rejection: Rejection) -> AnswerOf<S, St, ResB> {
+    fn refuse(self, rejection: Rejection) -> AnswerOf<S, St, ResB> {
         self.config.emitter.emit(&Event::Refused { kind: rejection.kind() });
         CallAnswer::Refused { rejection: Some(rejection), format: self.format }
     }
