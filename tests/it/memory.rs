@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -157,15 +158,16 @@ where
     S: Service<Request<CallBody>, Response = Response<B>, Error: fmt::Debug> + Clone,
     B: Body<Error: fmt::Debug>,
 {
-    let calls = join_all((0..40).map(|nth| {
+    let mut calls = pin!(join_all((0..40).map(|nth| {
         let body = format!(r#"{{"model":"m","messages":[],"seed":{nth},"response_format":{{"type":"json_object"}}}}"#);
         let request = Request::post("http://api/v1/chat/completions").header("content-type", "application/json");
         let request = request.header("authorization", "Bearer mallory").body(CallBody::from(Bytes::from(body)));
         let call = service.clone().oneshot(request.unwrap());
         async { call.await.unwrap().into_body().collect().await.is_ok() }
-    }));
+    })));
+    // Dropped with its branch, it would hold nothing any more.
     tokio::select! {
-        _ = calls => panic!("they are stalled"),
+        _ = &mut calls => panic!("they are stalled"),
         () = tokio::time::sleep(Duration::from_secs(1)) => {}
     }
     assert!((3 * MIB..=4 * MIB).contains(&memory.used()), "{layer}: {} KiB", memory.used() / KIB);

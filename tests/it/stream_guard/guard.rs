@@ -156,9 +156,9 @@ async fn what_a_caller_leaves_inside_of_an_event_is_not_known_to_be_whole() {
         let ending = Ending::of(&response).unwrap().clone();
         let mut body = response.into_body();
         for _ in 0..2 {
-            http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+            body.frame().await.unwrap().unwrap();
         }
-        let next = tokio::time::timeout(std::time::Duration::from_secs(1), http_body_util::BodyExt::frame(&mut body));
+        let next = timeout(Duration::from_secs(1), body.frame());
         assert!(next.await.is_err(), "{last}");
         drop(body);
         assert_eq!(ending.get(), end, "{last}");
@@ -172,7 +172,7 @@ async fn a_large_event_is_not_withheld() {
     let mut body = chat(steps).await.into_body();
     let mut read = 0;
     while read < 100_000 {
-        let frame = http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+        let frame = body.frame().await.unwrap().unwrap();
         read += frame.into_data().unwrap().len();
     }
 }
@@ -268,7 +268,7 @@ async fn a_caller_that_stops_reading_at_the_end_has_it_all() {
     let ending = Ending::of(&response).unwrap().clone();
     let mut body = response.into_body();
     for _ in 0..2 {
-        http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+        body.frame().await.unwrap().unwrap();
     }
     drop(body);
     assert_eq!(ending.get(), Some(End::Whole));

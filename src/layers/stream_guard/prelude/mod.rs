@@ -211,6 +211,7 @@ where
                 }
                 if stream.state.seen().ended {
                     ready!(stream.limit.poll_end(cx));
+                    self.body = ResponseBody::Over;
                     return Poll::Ready(self.end(None));
                 }
                 stream.limit.poll(cx).map(|_| Decision::Reject(Rejection::new(RejectionKind::FirstByteTimeout)))
