@@ -26,7 +26,7 @@ pub struct ObservedCall {
     #[cfg(feature = "tracing")]
     span: tracing::Span,
     /// `None`: nothing is measured, or it is one of the call's attempts.
-    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    #[cfg(feature = "metrics")]
     figures: Option<Figures>,
     #[cfg(any(feature = "metrics", feature = "tracing"))]
     began: Instant,
@@ -43,7 +43,10 @@ pub struct ObservedCall {
 // === impl ObservedCall ===
 
 impl ObservedCall {
-    #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "there is no span"))]
+    #[cfg_attr(
+        not(all(feature = "metrics", feature = "tracing")),
+        expect(unused_variables, reason = "there is no span, or nothing to measure with")
+    )]
     pub(super) fn new(
         info: CallInfo,
         figures: Option<&Figures>,
@@ -62,7 +65,7 @@ impl ObservedCall {
         Self {
             #[cfg(feature = "tracing")]
             span,
-            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            #[cfg(feature = "metrics")]
             figures: figures.cloned(),
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             began: info.started(),
@@ -88,7 +91,7 @@ impl ObservedCall {
         Self {
             #[cfg(feature = "tracing")]
             span: attempt_span(info.as_ref(), upstream, attempt, trace_span, extensions),
-            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            #[cfg(feature = "metrics")]
             figures: None,
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             began: clock::now(),
