@@ -75,8 +75,8 @@ use crate::proto::dialect::{Dialect, Kind};
 /// - *The stream ends before the model has said how its answer ended, or inside an event*: the body ends with
 ///   [`StreamTruncated`](crate::error::StreamTruncated). See [`missing_end`](Self::missing_end). The layer does not
 ///   forward a closing marker (`[DONE]`) before that error, since clients stop reading there.
-/// - *The upstream stays silent for 1 s after the last event of its dialect*: the body ends, as if the upstream had ended
-///   it.
+/// - *The upstream stays silent for 1 s after the last event of its dialect*, at a path of a known dialect: the body ends, as if
+///   the upstream had ended it.
 /// - *The model reports that it stopped at a limit, was filtered or refused*: the answer passes.
 ///   [`Ending`](crate::Ending), in the response's extensions, says which.
 ///

@@ -45,7 +45,9 @@ pub(super) struct Seen {
     /// The model has reported how the answer, or one of several choices, ended.
     pub(super) reason: bool,
     /// The complete answer has ended.
-    pub(super) ended: bool,
+    ended: bool,
+    /// Its end was the last event.
+    is_last: bool,
     /// It violates the syntax of its dialect.
     pub(super) garbage: bool,
     /// The number of facts, without keep-alives.
@@ -231,6 +233,12 @@ impl StreamState {
         }
     }
 
+    /// Whether the answer to a generation request has ended, and nothing has followed: the stream of another request may
+    /// hold several.
+    pub(super) fn is_over(&self) -> bool {
+        self.withholds_markers && self.seen.is_last && !self.reader.in_event()
+    }
+
     pub(super) fn seen(&self) -> Seen {
         self.seen
     }
@@ -302,6 +310,7 @@ impl Seen {
             Fact::KeepAlive => return,
             _ => {}
         }
+        self.is_last = matches!(fact, Fact::Ended(_));
         self.events = self.events.saturating_add(1);
     }
 }

@@ -149,7 +149,7 @@ impl BodyWatch {
     /// Handles silence. Ready when content is overdue, or the end of the stream after that of its answer.
     pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<WatchStep> {
         let Self::Stream(watch) = self else { return Poll::Pending };
-        if watch.state.seen().ended {
+        if watch.state.is_over() {
             ready!(watch.limit.poll_end(cx));
             return Poll::Ready(self.end(None));
         }

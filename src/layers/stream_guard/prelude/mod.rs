@@ -209,7 +209,7 @@ where
                 if released.is_ready() {
                     return Poll::Ready(self.release());
                 }
-                if stream.state.seen().ended {
+                if stream.state.is_over() {
                     ready!(stream.limit.poll_end(cx));
                     self.body = ResponseBody::Over;
                     return Poll::Ready(self.end(None));
