@@ -35,8 +35,8 @@ const PROTOCOL_KEY: &[u8] = b"openai-insecure-api-key.";
 /// Query parameters for keys, tokens and signatures.
 const QUERY: [&str; 7] = ["key", "api_key", "api-key", "apikey", "access_token", "token", "sig"];
 /// The last word of a field's name that makes its value a secret, whatever service it is for.
-const SECRET_WORDS: [&str; 8] =
-    ["token", "secret", "auth", "authorization", "password", "signature", "apikey", "credential"];
+const SECRET_WORDS: [&str; 10] =
+    ["token", "secret", "auth", "authorization", "password", "signature", "apikey", "credential", "jwt", "assertion"];
 /// The same for a `key`, by the word before it: `idempotency-key` and `sec-websocket-key` are no secrets.
 const SECRET_KEYS: [&str; 12] = [
     "api",
@@ -126,7 +126,7 @@ pub(crate) fn are_equal(one: &Parts, other: &Parts) -> bool {
 ///
 /// These are
 /// - the fields `Authorization`, `x-api-key`, `api-key`, `x-goog-api-key`, `Proxy-Authorization` and `Cookie`;
-/// - each field whose name ends in `token`, `secret`, `auth`, `authorization`, `password`, `signature`, `apikey` or `credential`, or in
+/// - each field whose name ends in `token`, `secret`, `auth`, `authorization`, `password`, `signature`, `apikey`, `credential`, `jwt` or `assertion`, or in
 ///   `key` behind `api`, `auth`, `access`, `subscription`, `secret`, `functions`, `rapidapi`, `account`, `master`, `virtual`, `private` or
 ///   `client` (`x-auth-token`, `ocp-apim-subscription-key`, `cf-access-client-secret`);
 /// - each field whose value is marked [sensitive](HeaderValue::set_sensitive): mark others;
@@ -332,6 +332,7 @@ mod tests {
                 ("helicone-auth", "s"),
                 ("apikey", "s"),
                 ("token", "s"),
+                ("cf-access-jwt-assertion", "s"),
             ],
         );
         assert!(!has_any(&secrets.headers, &secrets.uri), "no provider bills an account by them");

@@ -78,10 +78,9 @@ use crate::rt::settings::LayerSettings;
 /// # What is sent to the backup
 ///
 /// The request as this layer received it, its body replayed from the first byte. The layer removes the caller's
-/// credentials, unless [`forward_credentials`](Self::forward_credentials) is set: `Authorization`, `x-api-key`,
-/// `api-key`, `x-goog-api-key`, `Proxy-Authorization`, `Cookie`, every field whose value is marked
-/// [sensitive](http::HeaderValue::set_sensitive), OpenAI's key among the protocols of a WebSocket, a user in the URI, and
-/// the query parameters `key`, `api_key`, `api-key`, `apikey`, `access_token`, `token` and `sig`. URI and `Host` remain
+/// credentials, and all else that [`withhold`](crate::proto::credentials::withhold) knows by its name as a secret, unless
+/// [`forward_credentials`](Self::forward_credentials) is set. A field that only the backup needs, such as the key of a gateway that
+/// both upstreams share, is set by the backup's service, as URI and `Host` are, which remain
 /// the primary's: the backup's service sets its own.
 ///
 /// # On whose account the backup serves
