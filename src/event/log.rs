@@ -31,7 +31,8 @@ enum Level {
 
 pub(super) fn line(event: &Event, call: Option<&CallInfo>) {
     let (name, detail, level) = (event.name(), event.detail(), level(event));
-    if LevelFilter::current() < level.filter() {
+    // Without a subscriber the macros may write to `log`.
+    if LevelFilter::current() < level.filter() && tracing::dispatcher::has_been_set() {
         return;
     }
     let _span = call.map(|call| span::late(call).entered());
