@@ -124,15 +124,16 @@ pub(crate) fn log(format: LogFormat) {
         Ok(chosen) => chosen.parse().ok(),
         Err(_) => Some(LevelFilter::INFO),
     };
-    LATE_SPANS.store(level.is_some_and(|level: LevelFilter| level <= LevelFilter::INFO), Ordering::Relaxed);
     let directives = || EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Fails if the process has a subscriber already; then that one stays.
-    let _ = match (format, level) {
+    let written = match (format, level) {
         (LogFormat::Text, Some(level)) => text().with_max_level(level).try_init(),
         (LogFormat::Text, None) => text().with_env_filter(directives()).try_init(),
         (LogFormat::Json, Some(level)) => json().with_max_level(level).try_init(),
         (LogFormat::Json, None) => json().with_env_filter(directives()).try_init(),
     };
+    let late = written.is_ok() && level.is_some_and(|level: LevelFilter| level <= LevelFilter::INFO);
+    LATE_SPANS.store(late, Ordering::Relaxed);
 }
 
 /// The metrics of this process. The first call installs the recorder.

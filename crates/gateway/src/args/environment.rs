@@ -4,8 +4,10 @@ use clap::Command;
 
 const PREFIX: &str = "GATEWAY_";
 
-/// Not options: the build reads it; Kubernetes and Docker set the others for a service with this name.
-const NO_OPTIONS: [&str; 3] = ["GATEWAY_COMMIT", "GATEWAY_SERVICE_", "GATEWAY_PORT"];
+/// Not options: the build reads one, and CGI sets the other.
+const NO_OPTIONS: [&str; 2] = ["GATEWAY_COMMIT", "GATEWAY_INTERFACE"];
+/// Kubernetes and Docker set variables with these parts for each service whose name begins with `gateway`.
+const OF_SERVICES: [&str; 4] = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_", "_ENV_"];
 
 /// More differences than these are no slip of the pen.
 const MAX_DISTANCE: usize = 3;
@@ -22,7 +24,9 @@ pub(super) fn strange(
     let is_strange = |name: &String| {
         name.starts_with(PREFIX)
             && !options.contains(&name.as_str())
-            && !NO_OPTIONS.iter().any(|other| name.starts_with(other))
+            && !NO_OPTIONS.contains(&name.as_str())
+            && !OF_SERVICES.iter().any(|part| name.contains(part))
+            && !name.ends_with("_PORT")
             && !is_named(name)
     };
     let mut strange: Vec<String> = variables.filter(is_strange).collect();
@@ -53,7 +57,11 @@ mod tests {
             "GATEWAY_KEY_OF_OURS",
             "GATEWAY_SOMETHING_ELSE",
             "GATEWAY_PORT_80_TCP_ADDR",
+            "GATEWAY_PORT",
             "GATEWAY_SERVICE_HOST",
+            "GATEWAY_ADMIN_SERVICE_PORT_HTTP",
+            "GATEWAY_ADMIN_PORT_9090_TCP_ADDR",
+            "GATEWAY_INTERFACE",
             "GATEWAY_COMMIT",
             "PATH",
         ];

@@ -139,7 +139,8 @@ impl Args {
         // Options name variables that hold credentials.
         let words = || self.words.0.iter().chain(variables.iter().map(|(_, value)| value));
         let is_named = |name: &str| {
-            words().any(|word| word.to_str().is_some_and(|word| word.ends_with(name))) || self.text.contains(name)
+            let ends_with_name = |word: &str| word.split(',').any(|one| one.ends_with(name));
+            words().any(|word| word.to_str().is_some_and(ends_with_name)) || self.text.contains(name)
         };
         environment::strange(&Self::command(), variables.iter().map(|(name, _)| name.clone()), is_named)
     }
