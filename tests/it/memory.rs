@@ -14,10 +14,13 @@ use http::{Method, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
 use tower::{Layer, Service, ServiceExt, service_fn};
+#[cfg(feature = "schema")]
+use tower_buttress::StructuredOutputLayer;
 use tower_buttress::{
-    CallBody, DedupLayer, InspectRequestLayer, LastGoodLayer, Memory, RetryAfterBackoffLayer, StreamGuardLayer,
-    StructuredOutputLayer, Tenant, TimeoutProfile, presets,
+    CallBody, DedupLayer, InspectRequestLayer, Memory, RetryAfterBackoffLayer, Tenant, TimeoutProfile, presets,
 };
+#[cfg(feature = "llm")]
+use tower_buttress::{LastGoodLayer, StreamGuardLayer};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -143,14 +146,22 @@ async fn one_callers_answers_leave_room_for_the_others() {
         Ok(Response::builder().header("content-type", "application/json").body(body).unwrap())
     }
     let (upstream, memory) = (service_fn(stalled), || Memory::new(16 * MIB));
-    let (dedup, guard, output, last_good) = (memory(), memory(), memory(), memory());
+    let dedup = memory();
     one_callers_answers_hold_a_quarter("dedup", DedupLayer::new().memory(dedup.clone()).layer(upstream), dedup).await;
-    let hold = StreamGuardLayer::new().hold(MIB).memory(guard.clone());
-    one_callers_answers_hold_a_quarter("stream guard", hold.layer(upstream), guard).await;
-    let structured = StructuredOutputLayer::new().memory(output.clone());
-    one_callers_answers_hold_a_quarter("structured output", structured.layer(upstream), output).await;
-    let kept = LastGoodLayer::new().memory(last_good.clone());
-    one_callers_answers_hold_a_quarter("last good", kept.layer(upstream), last_good).await;
+    #[cfg(feature = "llm")]
+    {
+        let (guard, last_good) = (memory(), memory());
+        let hold = StreamGuardLayer::new().hold(MIB).memory(guard.clone());
+        one_callers_answers_hold_a_quarter("stream guard", hold.layer(upstream), guard).await;
+        let kept = LastGoodLayer::new().memory(last_good.clone());
+        one_callers_answers_hold_a_quarter("last good", kept.layer(upstream), last_good).await;
+    }
+    #[cfg(feature = "schema")]
+    {
+        let output = memory();
+        let structured = StructuredOutputLayer::new().memory(output.clone());
+        one_callers_answers_hold_a_quarter("structured output", structured.layer(upstream), output).await;
+    }
 }
 
 async fn one_callers_answers_hold_a_quarter<S, B>(layer: &str, service: S, memory: Memory)
