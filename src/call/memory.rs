@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -129,11 +129,9 @@ impl Memory {
         self.reserve_of(tenant.map(|tenant| self.0.hashes.hash_one(tenant)))
     }
 
-    /// The same for a call without a tenant, of the account that `credentials` hashes.
-    pub(crate) fn reserve_account(&self, credentials: impl FnOnce(&mut DefaultHasher)) -> Reservation {
-        let mut hasher = self.0.hashes.build_hasher();
-        credentials(&mut hasher);
-        self.reserve_of(Some(hasher.finish()))
+    /// The same for a call without a tenant, of this account.
+    pub(crate) fn reserve_account(&self, account: u64) -> Reservation {
+        self.reserve_of(Some(account))
     }
 
     fn reserve_of(&self, holder: Option<u64>) -> Reservation {

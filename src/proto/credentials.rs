@@ -4,12 +4,13 @@
 //! and, from browsers to OpenAI, among the protocols of a WebSocket. A value marked
 //! [sensitive](HeaderValue::set_sensitive) is a credential too, whatever its header.
 
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::OnceLock;
 
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::header_names::HeaderNames;
 use super::list;
@@ -34,7 +35,7 @@ const SESSION: [HeaderName; 2] = [PROXY_AUTHORIZATION, COOKIE];
 const PROTOCOL_KEY: &[u8] = b"openai-insecure-api-key.";
 /// Query parameters for keys, tokens and signatures.
 const QUERY: [&str; 7] = ["key", "api_key", "api-key", "apikey", "access_token", "token", "sig"];
-/// The last word of a field's name that makes its value a secret, whatever service it is for.
+/// The last words of a field's name that make its value a secret, for any service.
 const SECRET_WORDS: [&str; 10] =
     ["token", "secret", "auth", "authorization", "password", "signature", "apikey", "credential", "jwt", "assertion"];
 /// The same for a `key`, by the word before it: `idempotency-key` and `sec-websocket-key` are no secrets.
@@ -93,6 +94,21 @@ pub(crate) fn hash_account(headers: &HeaderMap, hasher: &mut impl Hasher) {
     }
 }
 
+/// Who made a request whose credentials were removed, in its extensions.
+#[derive(Clone, Copy)]
+struct WithheldAccount(u64);
+
+/// A number for the account of a request, the same in all of this process, also after [`withhold`].
+pub(crate) fn account(headers: &HeaderMap, extensions: &Extensions) -> u64 {
+    static KEY: OnceLock<RandomState> = OnceLock::new();
+    if let Some(WithheldAccount(account)) = extensions.get() {
+        return *account;
+    }
+    let mut hasher = KEY.get_or_init(RandomState::new).build_hasher();
+    hash_account(headers, &mut hasher);
+    hasher.finish()
+}
+
 /// Whether the request carries any credential.
 pub(crate) fn has_any(headers: &HeaderMap, uri: &Uri) -> bool {
     let known = headers.iter().filter(|(name, value)| is_known(name, value) || has_protocol_key(name, value));
@@ -122,7 +138,8 @@ pub(crate) fn are_equal(one: &Parts, other: &Parts) -> bool {
         && secrets(&one.uri).eq(secrets(&other.uri))
 }
 
-/// Removes all credentials from a request. Everything else stays byte for byte.
+/// Removes all credentials from a request. Everything else stays byte for byte. A note in the extensions, not the credentials,
+/// tells the caller's share of [`Memory`](crate::Memory) apart from that of others.
 ///
 /// These are
 /// - the fields `Authorization`, `x-api-key`, `api-key`, `x-goog-api-key`, `Proxy-Authorization` and `Cookie`;
@@ -147,6 +164,7 @@ pub(crate) fn are_equal(one: &Parts, other: &Parts) -> bool {
 /// assert!(head.headers.is_empty());
 /// ```
 pub fn withhold(head: &mut Parts) {
+    head.extensions.insert(WithheldAccount(account(&head.headers, &head.extensions)));
     let held = head.headers.iter().filter(|(name, value)| is_credential(name, value));
     let names: Vec<HeaderName> = held.map(|(name, _)| name.clone()).collect();
     for name in names {
