@@ -20,7 +20,8 @@ use super::Model;
 pub struct CallInfo {
     facts: Arc<CallFacts>,
     /// Inside an attempt.
-    upstream: Option<Arc<str>>,
+    /// The upstream of an attempt, and its number there.
+    place: Option<(Arc<str>, u32)>,
 }
 
 struct CallFacts {
@@ -54,12 +55,18 @@ impl CallInfo {
     ) -> Self {
         let (model, attempt) = (OnceLock::new(), AtomicU32::new(1));
         let facts = CallFacts { id, stack, method, host, model, attempt, started, late_spans };
-        Self { facts: Arc::new(facts), upstream: None }
+        Self { facts: Arc::new(facts), place: None }
     }
 
-    /// The same call, inside an attempt at this upstream.
-    pub(crate) fn at(&self, upstream: Arc<str>) -> Self {
-        Self { facts: self.facts.clone(), upstream: Some(upstream) }
+    /// The same call, inside this attempt at this upstream.
+    pub(crate) fn at(&self, upstream: Arc<str>, attempt: u32) -> Self {
+        Self { facts: self.facts.clone(), place: Some((upstream, attempt)) }
+    }
+
+    /// The upstream of the current attempt, and the attempt's number there: a backup has its own first one.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn place(&self) -> Option<(&str, u32)> {
+        self.place.as_ref().map(|(upstream, attempt)| (&**upstream, *attempt))
     }
 
     /// Returns the call that this thread works on, inside an [`ObserveLayer`](crate::ObserveLayer).
@@ -125,7 +132,7 @@ impl CallInfo {
     /// The upstream of the current attempt, as its [`ObserveLayer::attempts`](crate::ObserveLayer::attempts) names it.
     #[must_use]
     pub fn upstream(&self) -> Option<&str> {
-        self.upstream.as_deref()
+        self.place.as_ref().map(|(upstream, _)| &**upstream)
     }
 
     /// Whether its spans are opened only around lines of events.

@@ -30,8 +30,8 @@ pub(crate) fn late(call: &CallInfo) -> Span {
         return Span::none();
     }
     let span = of_call(call);
-    match call.upstream() {
-        Some(upstream) => span.in_scope(|| of_attempt(upstream, call.attempt())),
+    match call.place() {
+        Some((upstream, attempt)) => span.in_scope(|| of_attempt(upstream, attempt)),
         None => span,
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Empty;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_buttress::{DeadlineLayer, ObserveLayer};
+use tower_buttress::{Attempt, DeadlineLayer, ObserveLayer};
 
 use crate::support::secs;
 
@@ -25,7 +25,8 @@ fn refuse_within(at: u64, observe: &ObserveLayer) {
         let service = DeadlineLayer::new(secs(1))
             .layer(service_fn(|_: Request<()>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()));
         let service = observe.layer(ObserveLayer::attempts("first").layer(service));
-        let request = Request::get("http://model.example/").header("x-id", "a").body(()).unwrap();
+        // The second at a backup, say, after more at the primary.
+        let request = Request::get("http://model.example/").header("x-id", "a").extension(Attempt(2)).body(()).unwrap();
         assert_eq!(service.oneshot(request).await.unwrap().status(), 504);
     });
 }
@@ -96,7 +97,7 @@ fn an_event_is_a_line_with_its_name_and_detail() {
         line.split_once(' ').map(|(_, line)| line.to_owned()).unwrap()
     };
     let late = line(5, true);
-    assert!(late.contains("call{id=\"a\" ") && late.contains(":attempt{upstream=\"first\" attempt=1}: "), "{late}");
+    assert!(late.contains("call{id=\"a\" ") && late.contains(":attempt{upstream=\"first\" attempt=2}: "), "{late}");
     // The target is where the line is written.
     assert_eq!(late, line(6, false));
 }

@@ -87,7 +87,7 @@ impl ObservedCall {
         extensions: &Extensions,
     ) -> Self {
         let info = CallInfo::in_extensions(extensions).cloned().or_else(CallInfo::current);
-        let info = info.map(|info| info.at(upstream.clone()));
+        let info = info.map(|info| info.at(upstream.clone(), attempt.0));
         Self {
             #[cfg(feature = "tracing")]
             span: attempt_span(info.as_ref(), upstream, attempt, trace_span, extensions),
