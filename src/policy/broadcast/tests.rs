@@ -333,7 +333,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever happens: every reader receives every part once and in order, until it learns that it is lost; what is
+    /// In any order of events every reader receives every part once and in order, until it learns that it is lost; what is
     /// held is what a reader has still to read, and never more than the limit and a part.
     #[test]
     fn readers_receive_everything_in_order_or_learn_of_the_gap(steps in prop::collection::vec(step(), 0..120)) {

@@ -374,7 +374,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, the sums are right, and no limit is passed.
+        /// In any order of events the sums are right, and no limit is passed.
         #[test]
         fn the_books_balance(steps in prop::collection::vec((0..5_u16, 0..40_u16, prop::option::of(0..10_u16), 0..9_000_usize, 0..30_u64), 0..200)) {
             let (limit, start) = (64 * KIB, Instant::now());

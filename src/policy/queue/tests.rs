@@ -263,7 +263,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Whatever happens: no place is lost or given twice, and none is free while a call waits.
+    /// In any order of events no place is lost or given twice, and none is free while a call waits.
     #[test]
     fn places_are_neither_lost_nor_idle(adaptive in any::<bool>(), limit in 1..8_u32, steps in steps()) {
         let limit = if adaptive { ConcurrencyLimit::Adaptive(Adaptive::new(1, 8, limit)) } else { ConcurrencyLimit::Fixed(limit) };

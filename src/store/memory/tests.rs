@@ -199,7 +199,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever happens: there are never more entries than may be, and in the end everything was given back.
+    /// In any order of events there are never more entries than may be, and in the end everything was given back.
     #[test]
     fn everything_is_given_back(steps in prop::collection::vec(step(), 0..200)) {
         let store = MemoryStore::new(100_000, 20);

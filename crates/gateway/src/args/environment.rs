@@ -12,8 +12,8 @@ const OF_SERVICES: [&str; 4] = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_", "_EN
 /// More differences than these are no slip of the pen.
 const MAX_DISTANCE: usize = 3;
 
-/// One line for each of these variables that looks like an option and is none. `is_named`: an option names the variable,
-/// for a credential.
+/// Returns a line for each variable whose name begins like an option's, though no option has that name. `is_named`: whether
+/// an option takes a credential from the variable.
 pub(super) fn strange(
     command: &Command,
     variables: impl Iterator<Item = String>,

@@ -132,7 +132,7 @@ impl Args {
         Self::read(self.words.0.iter().cloned())
     }
 
-    /// One line for each environment variable that looks like an option and is none.
+    /// Returns a line for each environment variable whose name begins like an option's, though no option has that name.
     pub(crate) fn strange_variables(&self) -> Vec<String> {
         let own = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
         let variables: Vec<(String, OsString)> = own.filter(|(name, _)| name.starts_with("GATEWAY_")).collect();

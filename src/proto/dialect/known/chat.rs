@@ -139,7 +139,7 @@ impl Dialect for Chat {
 }
 
 /// How an answer ended, and its usage, without building a tree, which takes most of the time of [`Chat::answer`]. `None`
-/// for whatever may contain an error, or is unusual.
+/// for an answer that may contain an error, or is unusual.
 pub(in crate::proto::dialect) fn plain_answer(body: &[u8]) -> Option<(Option<End>, Option<Usage>)> {
     // The members below are those of a valid text.
     serde_json::from_slice::<&RawValue>(body).ok()?;
