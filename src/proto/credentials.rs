@@ -35,7 +35,7 @@ const SESSION: [HeaderName; 2] = [PROXY_AUTHORIZATION, COOKIE];
 const PROTOCOL_KEY: &[u8] = b"openai-insecure-api-key.";
 /// Query parameters for keys, tokens and signatures.
 const QUERY: [&str; 7] = ["key", "api_key", "api-key", "apikey", "access_token", "token", "sig"];
-/// The last words of a field's name that make its value a secret, for any service.
+/// The last words of a field's or parameter's name that make its value a secret, for any service.
 const SECRET_WORDS: [&str; 10] =
     ["token", "secret", "auth", "authorization", "password", "signature", "apikey", "credential", "jwt", "assertion"];
 /// The same for a `key`, by the word before it: `idempotency-key` and `sec-websocket-key` are no secrets.
@@ -53,27 +53,11 @@ const SECRET_KEYS: [&str; 12] = [
     "private",
     "client",
 ];
-/// Further query parameters for secrets, of clouds and of OAuth. A caller is not told apart by them.
-const FURTHER_QUERY: [&str; 18] = [
-    "subscription-key",
-    "ocp-apim-subscription-key",
-    "x-api-key",
-    "access_key",
-    "auth",
-    "auth_token",
-    "authorization",
-    "id_token",
-    "refresh_token",
-    "jwt",
-    "code",
-    "secret",
-    "client_secret",
-    "password",
-    "signature",
-    "x-amz-signature",
-    "x-amz-security-token",
-    "x-goog-signature",
-];
+/// The words before a `token` that make it a place in a list, not a secret.
+const CURSORS: [&str; 9] =
+    ["page", "next", "previous", "prev", "continuation", "pagination", "cursor", "starting", "sync"];
+/// The query parameter of an OAuth code, whose last word says nothing in other names.
+const OAUTH_CODE: &str = "code";
 /// The schemes before a credential; alone they are not a credential.
 const SCHEMES: [&[u8]; 2] = [b"bearer", b"basic"];
 
@@ -143,15 +127,16 @@ pub(crate) fn are_equal(one: &Parts, other: &Parts) -> bool {
 ///
 /// These are
 /// - the fields `Authorization`, `x-api-key`, `api-key`, `x-goog-api-key`, `Proxy-Authorization` and `Cookie`;
-/// - each field whose name ends in `token`, `secret`, `auth`, `authorization`, `password`, `signature`, `apikey`, `credential`, `jwt` or `assertion`, or in
-///   `key` behind `api`, `auth`, `access`, `subscription`, `secret`, `functions`, `rapidapi`, `account`, `master`, `virtual`, `private` or
-///   `client` (`x-auth-token`, `ocp-apim-subscription-key`, `cf-access-client-secret`);
+/// - each field and each parameter of the query whose name ends in the word `token`, `secret`, `auth`, `authorization`, `password`, `signature`,
+///   `apikey`, `credential`, `jwt` or `assertion`, or in `key` behind `api`, `auth`, `access`, `subscription`, `secret`, `functions`, `rapidapi`,
+///   `account`, `master`, `virtual`, `private` or `client` (`x-auth-token`, `sessionToken`, `ocp-apim-subscription-key`,
+///   `cf-access-client-secret`). A word ends before a capital letter, and at each character that is neither a letter nor a digit. A place in a list
+///   stays: a `token` behind `page`, `next`, `previous`, `prev`, `continuation`, `pagination`, `cursor`, `starting` or `sync` (`page_token`,
+///   `nextPageToken`). So does `max_tokens`, which ends in another word. A parameter that is withheld without need (`csrf_token`) costs a
+///   backup less than a secret that is sent to it;
 /// - each field whose value is marked [sensitive](HeaderValue::set_sensitive): mark others;
 /// - the members of `Sec-WebSocket-Protocol` that begin with `openai-insecure-api-key.`;
-/// - a user in the URI, and the parameters `key`, `api_key`, `api-key`, `apikey`, `access_token`, `token` and `sig` of its query, and
-///   `subscription-key`, `ocp-apim-subscription-key`, `x-api-key`, `access_key`, `auth`, `auth_token`, `authorization`, `id_token`,
-///   `refresh_token`, `jwt`, `code`, `secret`, `client_secret`, `password`, `signature`, `x-amz-signature`, `x-amz-security-token` and
-///   `x-goog-signature`.
+/// - a user in the URI, and the parameters `key`, `token`, `sig` and `code` of its query.
 ///
 /// ```
 /// use http::Request;
@@ -182,7 +167,7 @@ fn header_values(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &Hea
 
 /// Whether the field is a credential as a whole.
 fn is_credential(name: &HeaderName, value: &HeaderValue) -> bool {
-    is_known(name, value) || is_named_secret(name.as_str())
+    is_known(name, value) || is_named_secret(name.as_str().as_bytes())
 }
 
 /// Whether the field is a credential that model providers, proxies or browsers send.
@@ -191,13 +176,27 @@ fn is_known(name: &HeaderName, value: &HeaderValue) -> bool {
 }
 
 /// Whether the last words of the name say that the value is a secret.
-fn is_named_secret(name: &str) -> bool {
-    let mut words = name.rsplit(['-', '_']);
-    match (words.next(), words.next()) {
-        (Some("key"), Some(of)) => SECRET_KEYS.contains(&of),
-        (Some(last), _) => SECRET_WORDS.contains(&last),
-        (None, _) => false,
+fn is_named_secret(name: &[u8]) -> bool {
+    let (before, last) = split_last_word(name);
+    let (_, of) = split_last_word(before);
+    let is = |word: &[u8], among: &[&str]| among.iter().any(|one| word.eq_ignore_ascii_case(one.as_bytes()));
+    match () {
+        () if is(last, &["key"]) => is(of, &SECRET_KEYS),
+        () if is(last, &["token"]) => !is(of, &CURSORS),
+        () => is(last, &SECRET_WORDS),
     }
+}
+
+/// What is before the last word of the name, and this word. Words are separated by characters that are neither letters
+/// nor digits, or begin with a capital letter.
+fn split_last_word(name: &[u8]) -> (&[u8], &[u8]) {
+    let end = name.iter().rposition(u8::is_ascii_alphanumeric).map_or(0, |last| last + 1);
+    let begins = |pair: &[u8]| match pair {
+        [before, first] => !before.is_ascii_alphanumeric() || before.is_ascii_lowercase() && first.is_ascii_uppercase(),
+        _ => false,
+    };
+    let start = name[..end].windows(2).rposition(begins).map_or(0, |before| before + 1);
+    (&name[..start], &name[start..end])
 }
 
 fn has_protocol_key(name: &HeaderName, value: &HeaderValue) -> bool {
@@ -252,15 +251,20 @@ fn is_set(parameter: &str) -> bool {
 }
 
 fn is_secret(parameter: &str) -> bool {
-    is_among(parameter, &QUERY) || is_among(parameter, &FURTHER_QUERY)
+    let name: Vec<u8> = decoded(name_of(parameter)).collect();
+    is_among(parameter, &QUERY) || is_among(parameter, &[OAUTH_CODE]) || is_named_secret(&name)
 }
 
 fn is_among(parameter: &str, names: &[&str]) -> bool {
-    let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
-    names.iter().any(|secret| decoded(name).eq(secret.bytes()))
+    let name = name_of(parameter);
+    names.iter().any(|secret| decoded(name).map(|byte| byte.to_ascii_lowercase()).eq(secret.bytes()))
 }
 
-/// A name in lower case without percent-encoding: servers read `k%65y` and `KEY` as `key`.
+fn name_of(parameter: &str) -> &str {
+    parameter.split_once('=').map_or(parameter, |(name, _)| name)
+}
+
+/// A name without percent-encoding: servers read `k%65y` as `key`.
 fn decoded(name: &str) -> impl Iterator<Item = u8> {
     let mut rest = name.as_bytes();
     std::iter::from_fn(move || {
@@ -273,7 +277,7 @@ fn decoded(name: &str) -> impl Iterator<Item = u8> {
             [] => return None,
         };
         rest = after;
-        Some(byte.to_ascii_lowercase())
+        Some(byte)
     })
 }
 
@@ -356,7 +360,15 @@ mod tests {
         assert!(!has_any(&secrets.headers, &secrets.uri), "no provider bills an account by them");
         withhold(&mut secrets);
         assert!(secrets.headers.is_empty(), "{:?}", secrets.headers);
-        for kept in ["idempotency-key", "sec-websocket-key", "key", "x-max-tokens", "x-author", "openai-organization"] {
+        for kept in [
+            "idempotency-key",
+            "sec-websocket-key",
+            "key",
+            "x-max-tokens",
+            "x-author",
+            "openai-organization",
+            "x-next-page-token",
+        ] {
             let mut head = head("/", &[(kept, "v")]);
             withhold(&mut head);
             assert_eq!(head.headers.len(), 1, "{kept}");
@@ -388,7 +400,37 @@ mod tests {
 
     #[test]
     fn keys_in_the_query_are_taken_off_and_other_parameters_stay() {
-        for name in QUERY.into_iter().chain(FURTHER_QUERY) {
+        let further = [
+            "subscription-key",
+            "ocp-apim-subscription-key",
+            "x-api-key",
+            "access_key",
+            "auth",
+            "auth_token",
+            "authorization",
+            "id_token",
+            "refresh_token",
+            "jwt",
+            "code",
+            "secret",
+            "client_secret",
+            "password",
+            "signature",
+            "x-amz-signature",
+            "x-amz-security-token",
+            "x-goog-signature",
+            "auth-token",
+            "api_token",
+            "session_token",
+            "sessionToken",
+            "X-Api-Token",
+            "a.token",
+            "user%5Bapi_key%5D",
+            "session%5Ftoken",
+            "APIKey",
+            "private_key",
+        ];
+        for name in QUERY.into_iter().chain(further) {
             assert_eq!(withheld(&format!("http://a/b?{name}=secret")), "http://a/b");
             assert_eq!(withheld(&format!("http://a/b?x=1&{name}=secret&y=%20&{name}")), "http://a/b?x=1&y=%20");
         }
@@ -396,7 +438,9 @@ mod tests {
         assert_eq!(withheld("/b?k%65y=secret&alt=sse"), "/b?alt=sse");
         assert_eq!(withheld("http://me@a/?key=secret"), "http://a/");
         assert_eq!(withheld("/b?X-Amz-Signature=secret&page_token=2"), "/b?page_token=2");
-        for kept in ["/b?monkey=1&key%=2&ke=y", "/b?a=key", "/b?", "/b", "http://a/?tokens=5"] {
+        let cursors = "/b?page_token=1&pageToken=2&next_token=3&nextPageToken=4&continuation%5Ftoken=5&NextToken=6";
+        let others = "/b?max_tokens=1&maxTokens=2&zipcode=3&error_code=4&sort_key=5&author=6&%C3%A9=7&=8&_=9";
+        for kept in [cursors, others, "/b?monkey=1&key%=2&ke=y", "/b?a=key", "/b?", "/b", "http://a/?tokens=5"] {
             assert_eq!(withheld(kept), kept);
         }
     }
