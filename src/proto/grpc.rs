@@ -8,10 +8,12 @@ use http::{HeaderMap, HeaderName};
 #[cfg(feature = "tonic")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
 pub use self::details::{retry_info, status_details};
+pub(crate) use self::web::WebTrailersReader;
 use super::media_type;
 
 #[cfg(feature = "tonic")]
 mod details;
+mod web;
 
 /// The status of the call: in the trailers, or in the head of an answer without a body.
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");

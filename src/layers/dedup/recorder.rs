@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
 
@@ -15,7 +16,8 @@ use crate::event::Event;
 use crate::policy::broadcast::ReaderId;
 use crate::policy::storable::{self, KeySource, Storable};
 use crate::proto::fingerprint::Fingerprint;
-use crate::proto::{grpc, retry_after};
+use crate::proto::grpc::{self, GrpcFraming, WebTrailersReader};
+use crate::proto::retry_after;
 use crate::rejection::Rejection;
 use crate::rt::clock;
 use crate::store::answers::AnswerInFlight;
@@ -38,6 +40,8 @@ pub(super) struct ResponseRecorder<L> {
     missing: Option<u64>,
     /// Its gRPC status is still expected; without it, it broke off.
     owes_status: bool,
+    /// Finds that status in the body of a gRPC-Web answer.
+    web_trailers: Option<WebTrailersReader>,
     /// Its end does not prove that it is complete.
     has_unproven_end: bool,
     /// A stream guard inside reports its end here.
@@ -70,6 +74,7 @@ impl<L: Lease> ResponseRecorder<L> {
             storage_full: false,
             missing: None,
             owes_status: false,
+            web_trailers: None,
             has_unproven_end: false,
             ending: None,
             tenant,
@@ -87,7 +92,7 @@ impl<L: Lease> ResponseRecorder<L> {
         let may_retry = retry_after::should_retry(&head.headers) == Some(true);
         self.storable = self.source.of_head(head.status, &head.headers, is_ours, may_retry);
         self.missing = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        self.owes_status = grpc::owes_status(&head.headers);
+        self.expect_status(&head.headers);
         self.has_unproven_end = storable::has_unproven_end(&head.headers);
         self.ending = head.extensions.get().cloned();
         // All readers share these extensions, but each has its own place in the stream.
@@ -116,19 +121,33 @@ impl<L: Lease> ResponseRecorder<L> {
         if let Some(data) = frame.data_ref() {
             // Too many bytes wrap around to a length that never matches.
             self.missing = self.missing.map(|missing| missing.wrapping_sub(data.len() as u64));
+            if let Some(trailers) = self.web_trailers.as_mut().and_then(|reader| reader.read(data)) {
+                self.trailers(&trailers);
+            }
         }
         if let Some(trailers) = frame.trailers_ref() {
-            self.storable = self.storable.min(self.source.of_grpc_status(trailers));
-            if let Some(status) = grpc::status(trailers).filter(|_| self.owes_status) {
-                self.owes_status = false;
-                if status == grpc::OK {
-                    self.accepted();
-                }
-            }
+            self.trailers(trailers);
         }
         let appended = self.recorder.append(BodyPart::of(frame), reader);
         self.count(appended.cost, appended.is_recorded);
         appended
+    }
+
+    /// Expects a status after this head, if it belongs to a gRPC answer without one.
+    fn expect_status(&mut self, head: &HeaderMap) {
+        let framing = grpc::framing(head).filter(|_| grpc::status(head).is_none());
+        self.owes_status = framing.is_some();
+        self.web_trailers = (framing == Some(GrpcFraming::Web)).then(WebTrailersReader::default);
+    }
+
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        self.storable = self.storable.min(self.source.of_grpc_status(trailers));
+        if let Some(status) = grpc::status(trailers).filter(|_| self.owes_status) {
+            self.owes_status = false;
+            if status == grpc::OK {
+                self.accepted();
+            }
+        }
     }
 
     /// Sets the held memory to `cost` bytes.

@@ -243,8 +243,6 @@ async fn a_grpc_answer_that_ends_without_its_status_is_not_stored() {
         ("application/grpc", None, false),
         ("application/grpc+proto", Some(trailers()), false),
         ("application/grpc", Some(status()), true),
-        // There they are part of the body.
-        ("application/grpc-web+proto", None, true),
     ] {
         let (service, mut stage) = dedup(&DedupLayer::new());
         let request = || with_header(post_key("k", "hi"), "content-type", "application/grpc");
@@ -258,6 +256,35 @@ async fn a_grpc_answer_that_ends_without_its_status_is_not_stored() {
         text(call.await.unwrap().unwrap()).await;
         let _again = send(&service, request()).await;
         assert_eq!(stage.is_quiet().await, kept, "{kind}");
+    }
+}
+
+/// There the trailers are the last frame of the body.
+#[tokio::test(start_paused = true)]
+async fn a_grpc_web_answer_is_stored_by_the_status_in_its_body() {
+    let (message, ok) = (&b"\0\0\0\0\x02hi"[..], &b"\x80\0\0\0\x10grpc-status: 0\r\n"[..]);
+    let refused = &b"\x80\0\0\0\x11grpc-status: 16\r\n"[..];
+    let text = &b"gAAAABBncnBjLXN0YXR1czogMA0K"[..];
+    for (kind, parts, kept) in [
+        ("application/grpc-web+proto", vec![message, ok], true),
+        ("application/grpc-web", vec![message, &ok[..9], &ok[9..]], true),
+        ("application/grpc-web+proto", vec![message, refused], false),
+        ("application/grpc-web+proto", vec![message], false),
+        ("application/grpc-web+proto", vec![message, &ok[..9]], false),
+        // Not read: nothing shows a success.
+        ("application/grpc-web-text", vec![text], false),
+    ] {
+        let (service, mut stage) = dedup(&DedupLayer::new());
+        let request = || with_header(post_key("k", "hi"), "content-type", "application/grpc-web");
+        let call = send(&service, request()).await;
+        let say = stage.call().await.answer(Response::builder().header("content-type", kind).body(()).unwrap());
+        for part in &parts {
+            say.bytes(Bytes::from_static(part));
+        }
+        say.end();
+        call.await.unwrap().unwrap().into_body().collect().await.unwrap();
+        let _again = send(&service, request()).await;
+        assert_eq!(stage.is_quiet().await, kept, "{kind} {parts:?}");
     }
 }
 
