@@ -20,6 +20,7 @@ use super::offer::Offer;
 use super::resumed::Resumed;
 use super::role::DedupRole;
 use crate::body::response::LayerBody;
+use crate::call::Stale;
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;
 use crate::proto::grpc;
@@ -188,7 +189,7 @@ fn poll_later<B>(offer: &mut Option<Box<Offer>>, cx: &mut Context<'_>) -> Poll<R
 
 /// Whether the upstream has answered with a success. A gRPC call shows that only at its end.
 fn knows_caller<B>(response: &Response<B>) -> bool {
-    let is_ours = Rejection::of(response).is_some();
+    let is_ours = Rejection::of(response).is_some() || Stale::of(response).is_some();
     response.status().is_success() && !is_ours && grpc::is_success_at_head(response.headers())
 }
 

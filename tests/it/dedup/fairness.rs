@@ -5,9 +5,10 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt};
 use tower_buttress::store::MemoryStore;
-use tower_buttress::{CallBody, DedupLayer, DedupRole, TimeoutProfile, presets};
+use tower_buttress::{CallBody, DedupLayer, DedupRole, Stale, StaleKind, TimeoutProfile, presets};
 
 use super::{dedup, role, send, text};
+use crate::support::secs;
 
 fn from(credential: &str, key: &str) -> Request<Full<Bytes>> {
     let builder = Request::post("/v1/chat/completions").header("authorization", format!("Bearer {credential}"));
@@ -109,10 +110,12 @@ async fn strangers_who_fill_their_share_do_not_keep_newcomers_out() {
     stage.call().await.ok_with("hello");
     assert_eq!(role(&second.await.unwrap().unwrap()), Some(DedupRole::Leader));
 
-    // An answer that is no success makes no tenant known.
-    for _ in 0..2 {
+    // An answer that is no success, or none of the upstream's, makes no tenant known.
+    let refused = || Response::builder().status(401).body(()).unwrap();
+    let stale = || Response::builder().extension(Stale::new(StaleKind::Exact, secs(40))).body(()).unwrap();
+    for answer in [refused(), refused(), stale(), stale()] {
         let mallory = send(&service, from("mallory", "k")).await;
-        stage.call().await.answer_with(Response::builder().status(401).body(()).unwrap(), "");
+        stage.call().await.answer_with(answer, "");
         assert_eq!(role(&mallory.await.unwrap().unwrap()), None);
     }
     drop((calls, hanging));
