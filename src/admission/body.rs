@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use super::held::HeldPermit;
 use super::{Permit, PermitEnd};
 use crate::body::boxed::Polled;
-use crate::body::observed::{BodyEnd, BodyObserver, Observed};
+use crate::body::observed::{BodyEnd, BodyObserver, DataLeft, Observed};
 use crate::body::response::{LayerBody, ResponseBody};
 use crate::error::BoxError;
 
@@ -34,9 +34,9 @@ where
     P: Permit,
 {
     #[inline]
-    pub(super) fn new(body: ResponseBody<B>, permit: HeldPermit<P>) -> Self {
+    pub(super) fn new(body: ResponseBody<B>, permit: HeldPermit<P>, left: DataLeft) -> Self {
         let watching = if permit.is_empty() { None } else { Some(PermitObserver(permit)) };
-        Self { body: Observed::new(body, watching) }
+        Self { body: Observed::known(body, watching, left) }
     }
 }
 
@@ -47,7 +47,7 @@ where
     P: Permit,
 {
     fn pass(body: ResponseBody<B>) -> Self {
-        Self::new(body, HeldPermit::new(None))
+        Self::new(body, HeldPermit::new(None), DataLeft::Unknown)
     }
 }
 

@@ -12,6 +12,7 @@ use tower_service::Service;
 use super::body::GuardedBody;
 use super::held::HeldPermit;
 use super::{Admit, Permit, PermitEnd, Wait, Watch};
+use crate::body::observed::DataLeft;
 use crate::body::response::{LayerBody, ResponseBody};
 use crate::error::BoxError;
 use crate::proto::bodiless;
@@ -31,9 +32,17 @@ pin_project! {
         #[pin]
         call: Option<S::Future>,
         before: Option<Box<BeforeCall<S, S::Error, A, ReqB>>>,
-        // The answer to such a request is its head, or what comes after it is a tunnel.
-        asks_for_head: bool,
+        asks_for: AsksFor,
     }
+}
+
+// A byte would be copied with its neighbours, piece by piece.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AsksFor {
+    Body,
+    /// The answer to such a request is its head, or what comes after it is a tunnel.
+    Head,
 }
 
 /// A call that was not sent. Boxed, so that every other future is not as large as a request.
@@ -68,20 +77,20 @@ where
 {
     /// A call that has begun.
     #[inline]
-    pub(super) fn calling(call: S::Future, permit: HeldPermit<A::Permit>, asks_for_head: bool) -> Self {
-        Self { permit, call: Some(call), before: None, asks_for_head }
+    pub(super) fn calling(call: S::Future, permit: HeldPermit<A::Permit>, asks_for: AsksFor) -> Self {
+        Self { permit, call: Some(call), before: None, asks_for }
     }
 
     /// A call that begins when this service, which was not polled ready yet, is ready.
     pub(super) fn readying(service: S, request: Request<ReqB>, permit: HeldPermit<A::Permit>) -> Self {
-        let asks_for_head = bodiless::to_method(request.method());
-        Self { permit, asks_for_head, ..Self::before(BeforeCall::Parked(Parked { wait: None, service, request })) }
+        let asks_for = AsksFor::of(&request);
+        Self { permit, asks_for, ..Self::before(BeforeCall::Parked(Parked { wait: None, service, request })) }
     }
 
     /// A call that begins when the wait is over, and then this service is ready.
     pub(super) fn waiting(wait: A::Wait, service: S, request: Request<ReqB>) -> Self {
-        let asks_for_head = bodiless::to_method(request.method());
-        Self { asks_for_head, ..Self::before(BeforeCall::Parked(Parked { wait: Some(wait), service, request })) }
+        let asks_for = AsksFor::of(&request);
+        Self { asks_for, ..Self::before(BeforeCall::Parked(Parked { wait: Some(wait), service, request })) }
     }
 
     #[cold]
@@ -99,7 +108,14 @@ where
     }
 
     fn before(before: BeforeCall<S, S::Error, A, ReqB>) -> Self {
-        Self { permit: HeldPermit::new(None), call: None, before: Some(Box::new(before)), asks_for_head: false }
+        Self { permit: HeldPermit::new(None), call: None, before: Some(Box::new(before)), asks_for: AsksFor::Body }
+    }
+}
+
+impl AsksFor {
+    #[inline]
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        if bodiless::to_method(request.method()) { Self::Head } else { Self::Body }
     }
 }
 
@@ -172,18 +188,22 @@ where
         let Some(call) = this.call.as_pin_mut() else { return Poll::Pending };
         let held = this.permit;
         let mut polled = held.poll(cx, |cx| call.poll(cx));
-        let permit = match &mut polled {
-            Poll::Ready(Ok(response)) => watch(response, held, *this.asks_for_head),
+        let (permit, left) = match &mut polled {
+            Poll::Ready(Ok(response)) => {
+                let permit = watch(response, held, *this.asks_for);
+                let left = if permit.is_empty() { DataLeft::Unknown } else { DataLeft::of(response.body()) };
+                (permit, left)
+            }
             Poll::Ready(Err(err)) => {
                 held.end(PermitEnd::Failed(err));
-                HeldPermit::new(None)
+                (HeldPermit::new(None), DataLeft::Unknown)
             }
             Poll::Pending => return Poll::Pending,
         };
         match polled {
             Poll::Ready(Ok(response)) => {
-                let (head, body) = response.into_parts();
-                Poll::Ready(Ok(Response::from_parts(head, GuardedBody::new(ResponseBody::inner(body), permit))))
+                let body = |body| GuardedBody::new(ResponseBody::inner(body), permit, left);
+                Poll::Ready(Ok(response.map(body)))
             }
             Poll::Ready(Err(err)) => Poll::Ready(Err(err)),
             Poll::Pending => Poll::Pending,
@@ -193,13 +213,10 @@ where
 
 /// The head is here. What sees the body end, where that matters still.
 #[inline]
-fn watch<B: Body, P: Permit>(
-    response: &mut Response<B>,
-    held: &mut HeldPermit<P>,
-    asks_for_head: bool,
-) -> HeldPermit<P> {
+fn watch<B: Body, P: Permit>(response: &mut Response<B>, held: &mut HeldPermit<P>, asks_for: AsksFor) -> HeldPermit<P> {
     let Some(permit) = held.get_mut() else { return HeldPermit::new(None) };
-    let has_body = !asks_for_head && !bodiless::with_status(response.status()) && !response.body().is_end_stream();
+    let has_body =
+        asks_for == AsksFor::Body && !bodiless::with_status(response.status()) && !response.body().is_end_stream();
     let watch = permit.head(response, has_body);
     if watch == Watch::Nothing || !has_body {
         held.end(PermitEnd::Head);

@@ -8,11 +8,10 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::GuardedBody;
-use super::future::GuardedFuture;
+use super::future::{AsksFor, GuardedFuture};
 use super::held::HeldPermit;
 use super::{Admission, Admit};
 use crate::error::BoxError;
-use crate::proto::bodiless;
 use crate::rt::ready::take_ready;
 
 /// A service behind a gate that admits calls, makes them wait, or refuses them.
@@ -85,47 +84,67 @@ where
     }
 
     #[inline]
-    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        let Some(gate) = &self.gate else {
-            return GuardedFuture::calling(self.inner.call(request), HeldPermit::new(None), false);
-        };
-        let readiness = mem::replace(&mut self.readiness, Readiness::Unasked);
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        match &self.gate {
+            Some(gate) => Self::admit(gate, &mut self.readiness, &mut self.inner, request),
+            None => GuardedFuture::calling(self.inner.call(request), HeldPermit::new(None), AsksFor::Body),
+        }
+    }
+}
+
+impl<S, A> Guarded<S, A>
+where
+    S: Clone,
+    A: Admit,
+{
+    /// Calls the service, if the gate admits the call. Apart: a request that was lent to a gate is copied when it is sent.
+    #[inline(never)]
+    fn admit<ReqB, ResB>(
+        gate: &A,
+        readiness: &mut Readiness,
+        inner: &mut S,
+        mut request: Request<ReqB>,
+    ) -> GuardedFuture<S, A, ReqB>
+    where
+        S: Service<Request<ReqB>, Response = Response<ResB>>,
+        S::Error: std::error::Error + 'static,
+        ReqB: Body + 'static,
+    {
+        let readiness = mem::replace(readiness, Readiness::Unasked);
         let permit = match gate.admit(&mut request) {
             Admission::Pass(permit) => Some(permit),
             Admission::Aside => None,
             Admission::Wait(wait) => {
-                self.give_back(readiness);
-                return GuardedFuture::waiting(wait, self.inner.clone(), request);
+                give_back(inner, readiness);
+                return GuardedFuture::waiting(wait, inner.clone(), request);
             }
             Admission::Refuse(rejection) => {
-                self.give_back(readiness);
+                give_back(inner, readiness);
                 return GuardedFuture::refused(rejection, &request);
             }
         };
         let mut permit = HeldPermit::new(permit);
         if readiness != Readiness::Ready {
             // Most are ready, and then the call needs no box. Otherwise the call's task polls again.
-            match permit.poll(&mut Context::from_waker(Waker::noop()), |cx| self.inner.poll_ready(cx)) {
+            match permit.poll(&mut Context::from_waker(Waker::noop()), |cx| inner.poll_ready(cx)) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(err)) => return GuardedFuture::failed(err, permit),
                 // The polled clone itself: a call must not wait for a place that its own service holds.
-                Poll::Pending => return GuardedFuture::readying(take_ready(&mut self.inner), request, permit),
+                Poll::Pending => return GuardedFuture::readying(take_ready(inner), request, permit),
             }
         }
-        let asks_for_head = bodiless::to_method(request.method());
+        let asks_for = AsksFor::of(&request);
         let unwinding = permit.begin_call();
-        let call = self.inner.call(request);
+        let call = inner.call(request);
         unwinding.returned();
-        GuardedFuture::calling(call, permit, asks_for_head)
+        GuardedFuture::calling(call, permit, asks_for)
     }
 }
 
-impl<S: Clone, A> Guarded<S, A> {
-    /// The service is not called: returns the place that it may hold.
-    fn give_back(&mut self, readiness: Readiness) {
-        if readiness != Readiness::Unasked {
-            self.inner = self.inner.clone();
-        }
+/// The service is not called: returns the place that it may hold.
+fn give_back<S: Clone>(inner: &mut S, readiness: Readiness) {
+    if readiness != Readiness::Unasked {
+        *inner = inner.clone();
     }
 }
 

@@ -93,10 +93,16 @@ pin_project! {
 /// Holds the observer until it knows how the body ended.
 struct ObserverSlot<W: BodyObserver> {
     watch: Option<W>,
-    /// Whether a length was announced at first.
-    sized: bool,
-    /// Whether all data of the announced length was forwarded.
-    whole: bool,
+    left: DataLeft,
+}
+
+/// What is left of the announced length of a body. Trailers may follow: a body that is polled further has not ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DataLeft {
+    /// No length was announced.
+    Unknown,
+    Some,
+    None,
 }
 
 /// Inspects a result in place and reports on drop: a result that is inspected by reference and then returned would be
@@ -121,8 +127,14 @@ impl<B: Body, W: BodyObserver> Observed<B, W> {
     /// Returns the body; without an observer it is unchanged.
     #[inline]
     pub(crate) fn new(body: B, watch: Option<W>) -> Self {
-        let most = watch.as_ref().and_then(|_| body.size_hint().upper());
-        Self { body, slot: ObserverSlot { watch, sized: most.is_some(), whole: most == Some(0) } }
+        let left = if watch.is_some() { DataLeft::of(&body) } else { DataLeft::Unknown };
+        Self::known(body, watch, left)
+    }
+
+    /// The same for a body that was asked what is left: asking it here would copy it to memory first.
+    #[inline]
+    pub(crate) fn known(body: B, watch: Option<W>, left: DataLeft) -> Self {
+        Self { body, slot: ObserverSlot { watch, left } }
     }
 }
 
@@ -227,8 +239,8 @@ impl<B: Body, W: BodyObserver> Drop for FrameGuard<'_, B, W> {
                 }
                 if self.body.is_end_stream() {
                     self.slot.report(BodyEnd::Complete);
-                } else if self.slot.sized {
-                    self.slot.whole = has_no_more_data(&*self.body);
+                } else if self.slot.left != DataLeft::Unknown {
+                    self.slot.left = DataLeft::of(&*self.body);
                 }
             }
             FrameKind::End => self.slot.report(BodyEnd::Complete),
@@ -266,14 +278,21 @@ impl<W: BodyObserver> ObserverSlot<W> {
 
 impl<W: BodyObserver> Drop for ObserverSlot<W> {
     fn drop(&mut self) {
-        self.report(if self.whole { BodyEnd::Complete } else { BodyEnd::Dropped });
+        self.report(if self.left == DataLeft::None { BodyEnd::Complete } else { BodyEnd::Dropped });
     }
 }
 
-/// Whether no data is left. Trailers may follow: a body that is polled further has not ended.
-#[inline]
-fn has_no_more_data<B: Body>(body: &B) -> bool {
-    body.size_hint().upper() == Some(0)
+// === impl DataLeft ===
+
+impl DataLeft {
+    #[inline]
+    pub(crate) fn of<B: Body>(body: &B) -> Self {
+        match body.size_hint().upper() {
+            None => Self::Unknown,
+            Some(0) => Self::None,
+            Some(_) => Self::Some,
+        }
+    }
 }
 
 #[cfg(test)]
