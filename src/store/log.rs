@@ -280,7 +280,6 @@ mod tests {
     #[test]
     fn a_store_that_reads_twice_finds_the_same_parts() {
         let (mut recorder, log) = Recorder::open(LogLimits { bytes: 1_000_000, lag: Duration::from_secs(1) });
-        log.set_number(1);
         let mut write = |n: u8| recorder.part(BodyPart::Data(Bytes::from(vec![n; 10])));
         let lengths = || {
             let mut reader = log.observer().unwrap();

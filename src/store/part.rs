@@ -23,14 +23,19 @@ pub(super) const OVERHEAD: usize = 64;
 /// KiB in hyper and in h2), which a 50-byte event would keep alive.
 const COMPACT_BELOW: usize = 4096;
 
-/// Short data that is stored for long is merged into blocks of at most this size.
-const LONGEST_BLOCK: usize = 16 * 1024;
+/// A part as it is held.
+pub(super) enum StoredPart {
+    Whole(BodyPart),
+    /// Short data, copied; data that follows may be added to it.
+    Block(BytesMut),
+}
 
-/// Copies short data into chunks. A chunk is never longer than the data copied before it, so at most half of the memory
-/// is unused.
-#[derive(Debug, Default)]
+/// Copies short data into blocks. A block is never longer than the data copied so far, so at most half of the memory is
+/// unused.
+#[derive(Default)]
 pub(super) struct Compactor {
-    chunk: BytesMut,
+    /// What is left of a block that a reader has read.
+    spare: BytesMut,
     copied: usize,
 }
 
@@ -74,42 +79,48 @@ impl fmt::Debug for BodyPart {
     }
 }
 
-/// Merges data into the block before it and returns their cost; `None`: they stay separate.
-pub(super) fn merge(block: &mut BodyPart, next: &BodyPart) -> Option<usize> {
-    let (BodyPart::Data(data), BodyPart::Data(next)) = (&mut *block, next) else { return None };
-    if next.len() >= COMPACT_BELOW || data.len().saturating_add(next.len()) > LONGEST_BLOCK {
-        return None;
-    }
-    // The data is a block of its own, unless it shares a chunk with others, or a reader still has it.
-    let mut bytes = match std::mem::take(data).try_into_mut() {
-        Ok(bytes) => bytes,
-        Err(shared) => {
-            let mut bytes = BytesMut::with_capacity(shared.len().saturating_add(next.len()).max(COMPACT_BELOW));
-            bytes.extend_from_slice(&shared);
-            bytes
-        }
-    };
-    bytes.extend_from_slice(next);
-    *data = bytes.freeze();
-    Some(block.cost())
-}
-
 // === impl Compactor ===
 
 impl Compactor {
     /// Copies `part` out of the read buffer that it was a slice of.
-    pub(super) fn compact(&mut self, part: &BodyPart) -> BodyPart {
+    pub(super) fn hold(&mut self, part: &BodyPart) -> StoredPart {
         match part {
             BodyPart::Data(data) if (1..COMPACT_BELOW).contains(&data.len()) => {
-                if self.chunk.capacity() < data.len() {
-                    // The last chunk is freed with the parts that were copied to it.
-                    self.chunk = BytesMut::with_capacity(data.len().max(self.copied.min(COMPACT_BELOW)));
-                }
                 self.copied = self.copied.saturating_add(data.len());
-                self.chunk.extend_from_slice(data);
-                BodyPart::Data(self.chunk.split().freeze())
+                let mut block = std::mem::take(&mut self.spare);
+                if block.capacity() < data.len() {
+                    block = BytesMut::with_capacity(data.len().max(self.copied.min(COMPACT_BELOW)));
+                }
+                block.extend_from_slice(data);
+                StoredPart::Block(block)
             }
-            part => part.clone(),
+            part => StoredPart::Whole(part.clone()),
+        }
+    }
+
+    /// Adds `next` to the block before it. Returns whether there was room.
+    pub(super) fn add(&mut self, block: &mut StoredPart, next: &BodyPart) -> bool {
+        let (StoredPart::Block(block), BodyPart::Data(data)) = (block, next) else { return false };
+        let fits = data.len() <= block.capacity() - block.len();
+        if fits {
+            self.copied = self.copied.saturating_add(data.len());
+            block.extend_from_slice(data);
+        }
+        fits
+    }
+
+    /// Returns `held` for a reader: nothing is added to it from now on.
+    pub(super) fn share(&mut self, held: &mut StoredPart) -> BodyPart {
+        match held {
+            StoredPart::Whole(part) => part.clone(),
+            StoredPart::Block(block) => {
+                let part = BodyPart::Data(block.split().freeze());
+                if block.capacity() > self.spare.capacity() {
+                    self.spare = std::mem::take(block);
+                }
+                *held = StoredPart::Whole(part.clone());
+                part
+            }
         }
     }
 }
@@ -118,14 +129,36 @@ impl Compactor {
 mod tests {
     use super::*;
 
+    fn piece(length: usize) -> BodyPart {
+        BodyPart::Data(Bytes::from(vec![7; length]))
+    }
+
+    /// Holds pieces as they come. Only the first of each group of this size finds a reader that waits.
+    fn held(pieces: impl IntoIterator<Item = BodyPart>, group: usize) -> Vec<BodyPart> {
+        let mut compactor = Compactor::default();
+        let mut held: Vec<StoredPart> = Vec::new();
+        for (number, piece) in pieces.into_iter().enumerate() {
+            if number % group == 0 {
+                if let Some(last) = held.last_mut() {
+                    compactor.share(last);
+                }
+            }
+            let is_added = held.last_mut().is_some_and(|last| compactor.add(last, &piece));
+            if !is_added {
+                held.push(compactor.hold(&piece));
+            }
+        }
+        held.iter_mut().map(|held| compactor.share(held)).collect()
+    }
+
     #[test]
     fn short_data_does_not_keep_a_read_buffer_alive() {
-        let mut compactor = Compactor::default();
         let mut buffer = BytesMut::from(&vec![7; 8192][..]);
         let event = BodyPart::Data(buffer.split_to(50).freeze());
         drop(buffer);
-        let held = compactor.compact(&event);
-        assert_eq!(held, event);
+        assert_eq!(held([event.clone()], 1), [event.clone()]);
+        let mut compactor = Compactor::default();
+        let _held = compactor.hold(&event);
         let BodyPart::Data(event) = event else { panic!("no data") };
         assert!(event.is_unique(), "the buffer is shared");
     }
@@ -133,51 +166,42 @@ mod tests {
     #[test]
     fn a_short_answer_takes_little_more_than_its_bytes() {
         for pieces in [1, 2, 30, 200] {
-            let mut compactor = Compactor::default();
-            let held: Vec<BodyPart> =
-                (0..pieces).map(|_| compactor.compact(&BodyPart::Data(Bytes::from_static(&[7; 50])))).collect();
-            drop(compactor);
-            let mut taken = 0;
-            // The last piece of a chunk frees it.
-            for part in held {
-                let BodyPart::Data(data) = part else { panic!("no data") };
-                taken += data.try_into_mut().map_or(0, |chunk| chunk.capacity());
+            for group in [1, 3, 1000] {
+                let held = held((0..pieces).map(|_| piece(50)), group);
+                let mut taken = 0;
+                // The last piece of a block has the rest of it.
+                for part in held {
+                    let BodyPart::Data(data) = part else { panic!("no data") };
+                    taken += data.try_into_mut().map_or_else(|piece| piece.len(), |block| block.capacity());
+                }
+                assert!((50 * pieces..=2 * 50 * pieces).contains(&taken), "{taken} for {pieces} pieces");
             }
-            assert!(taken <= 2 * 50 * pieces, "{taken} for {pieces} pieces");
         }
     }
 
     #[test]
     fn long_data_is_shared_and_not_copied() {
-        let data = Bytes::from(vec![7; COMPACT_BELOW]);
-        let BodyPart::Data(held) = Compactor::default().compact(&BodyPart::Data(data.clone())) else {
-            panic!("no data")
-        };
+        let BodyPart::Data(data) = piece(COMPACT_BELOW) else { panic!("no data") };
+        let held = held([piece(50), BodyPart::Data(data.clone())], 1000);
+        let [_, BodyPart::Data(held)] = &held[..] else { panic!("not apart") };
         assert_eq!(held.as_ptr(), data.as_ptr());
     }
 
     #[test]
     fn copies_stay_apart() {
-        let mut compactor = Compactor::default();
-        let sent: Vec<Bytes> = (0..2000_usize).map(|i| Bytes::from(vec![u8::try_from(i % 251).unwrap(); i])).collect();
-        let held: Vec<BodyPart> = sent.iter().map(|data| compactor.compact(&BodyPart::Data(data.clone()))).collect();
-        for (sent, held) in sent.into_iter().zip(held) {
-            assert_eq!(held, BodyPart::Data(sent));
-        }
+        let sent: Vec<BodyPart> =
+            (0..2000_usize).map(|i| BodyPart::Data(Bytes::from(vec![u8::try_from(i % 251).unwrap(); i]))).collect();
+        assert_eq!(held(sent.clone(), 1), sent);
     }
 
     #[test]
-    fn merged_parts_cost_little_more_than_their_bytes() {
-        let event = || Compactor::default().compact(&BodyPart::Data(Bytes::from_static(&[7; 50])));
-        let mut block = event();
-        for merged in 2..=300 {
-            let cost = merge(&mut block, &event());
-            assert_eq!(cost, Some(50 * merged + OVERHEAD));
-        }
-        assert_eq!(block, BodyPart::Data(Bytes::from(vec![7; 50 * 300])));
-        let long = BodyPart::Data(Bytes::from(vec![7; COMPACT_BELOW]));
-        assert_eq!(merge(&mut block, &long), None, "it is shared, and not copied");
-        assert_eq!(merge(&mut block, &BodyPart::Trailers(Arc::default())), None);
+    fn pieces_that_no_reader_waits_for_are_held_in_few_blocks() {
+        let mut pieces: Vec<BodyPart> = (0..4000).map(|_| piece(50)).collect();
+        pieces.push(BodyPart::Trailers(Arc::default()));
+        let blocks = held(pieces, usize::MAX);
+        assert!(blocks.len() < 4000 * 50 / COMPACT_BELOW + 12, "{} blocks", blocks.len());
+        let lengths = blocks.iter().map(|block| block.cost() - OVERHEAD);
+        assert_eq!(lengths.sum::<usize>(), 4000 * 50);
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl LogReader {
     pub(crate) fn next_recorded(&mut self) -> Option<BodyPart> {
         let mut state = self.shared.state();
         let was_full = state.broadcast.is_full();
-        let read = state.broadcast.read(self.id);
+        let read = state.read(self.id);
         let has_room_again = was_full && !state.broadcast.is_full();
         drop(state);
         if has_room_again {
@@ -244,12 +244,16 @@ impl fmt::Debug for LogReader {
 // === impl State ===
 
 impl State {
+    fn read(&mut self, reader: ReaderId) -> NextPart<BodyPart> {
+        self.broadcast.read_with(reader, |held| self.compactor.share(held))
+    }
+
     fn find(&mut self, reader: &LogReader, wanted: WantedPart) -> Option<FoundPart> {
         let read = match (wanted, &self.head) {
             (WantedPart::Head, Some(head)) => return Some(FoundPart::Head(head.clone())),
             (WantedPart::Head, None) if self.broadcast.has_ended() => NextPart::End,
             (WantedPart::Head, None) => NextPart::Wait,
-            (WantedPart::Part, _) => self.broadcast.read(reader.id),
+            (WantedPart::Part, _) => self.read(reader.id),
         };
         Some(match read {
             NextPart::Wait => return None,

@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 
 use super::head::Head;
 use super::log::ResponseLog;
-use super::part::{BodyPart, Compactor, merge};
-use super::shared::Shared;
+use super::part::{BodyPart, OVERHEAD, StoredPart};
+use super::shared::{Shared, State};
 use crate::error::{BoxError, SharedError};
 use crate::policy::broadcast::{LogLimits, ReaderId};
 
@@ -38,7 +38,6 @@ use crate::policy::broadcast::{LogLimits, ReaderId};
 /// ```
 pub struct Recorder {
     shared: Arc<Shared>,
-    compactor: Compactor,
     head_cost: usize,
     /// The head has memory of its own.
     has_compact_head: bool,
@@ -64,7 +63,7 @@ impl Recorder {
     pub(crate) fn open(limits: LogLimits) -> (Self, ResponseLog) {
         let shared = Arc::new(Shared::new(limits));
         let log = ResponseLog::of(shared.clone());
-        (Self { shared, compactor: Compactor::default(), head_cost: 0, has_compact_head: false, is_over: false }, log)
+        (Self { shared, head_cost: 0, has_compact_head: false, is_over: false }, log)
     }
 
     /// The log that it writes.
@@ -126,18 +125,19 @@ impl Recorder {
     /// A `reader` that has read everything before it gets the part back, and will not read it again.
     pub(crate) fn append(&mut self, part: BodyPart, reader: Option<ReaderId>) -> AppendedPart {
         let mut state = self.shared.state();
-        let is_held_for_long = state.number.is_some() && !state.was_observed;
-        let broadcast = &mut state.broadcast;
-        if is_held_for_long {
-            broadcast.merge_last(merge);
-        }
+        let State { broadcast, compactor, was_observed, .. } = &mut *state;
         let next = reader.filter(|&id| broadcast.is_at_tip(id));
-        // Without a recording, and with one listener, no other reader can join.
-        let is_shared = broadcast.is_recording() || broadcast.listeners() > 1;
-        let mut hold = || if is_shared { self.compactor.compact(&part) } else { part.clone() };
-        match next {
-            Some(reader) => broadcast.push_read(reader, hold, part.cost()),
-            None => broadcast.push(hold(), part.cost()),
+        let cost = part.cost();
+        let is_added =
+            !*was_observed && broadcast.add_to_last(next, cost - OVERHEAD, |last| compactor.add(last, &part));
+        if !is_added {
+            // Without a recording, and with one listener, no other reader can join.
+            let is_shared = broadcast.is_recording() || broadcast.listeners() > 1;
+            let mut hold = || if is_shared { compactor.hold(&part) } else { StoredPart::Whole(part.clone()) };
+            match next {
+                Some(reader) => broadcast.push_read(reader, hold, cost),
+                None => broadcast.push(hold(), cost),
+            }
         }
         let waker = next.and_then(|reader| state.take_waker(reader));
         let appended = AppendedPart {

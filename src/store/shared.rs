@@ -6,7 +6,7 @@ use std::task::{Wake, Waker};
 
 use super::drive::Drive;
 use super::head::Head;
-use super::part::BodyPart;
+use super::part::{Compactor, StoredPart};
 use crate::call::RetryReport;
 use crate::error::SharedError;
 use crate::policy::broadcast::{Broadcast, LogLimits, ReaderId};
@@ -19,7 +19,8 @@ pub(super) struct Shared {
 }
 
 pub(super) struct State {
-    pub(super) broadcast: Broadcast<BodyPart, Option<Waker>>,
+    pub(super) broadcast: Broadcast<StoredPart, Option<Waker>>,
+    pub(super) compactor: Compactor,
     pub(super) head: Option<Arc<Head>>,
     pub(super) failure: Option<SharedError>,
     pub(super) driver: Option<Arc<dyn Drive>>,
@@ -53,6 +54,7 @@ impl Shared {
     pub(super) fn new(limits: LogLimits) -> Self {
         let state = State {
             broadcast: Broadcast::new(limits),
+            compactor: Compactor::default(),
             head: None,
             failure: None,
             driver: None,

@@ -146,7 +146,7 @@ use crate::store::answers::{Resumable, ResumableAnswers};
 ///
 /// A request that may be recognised: the layer reads and hashes its body before it calls the upstream; one store look-up;
 /// one allocation for the call; a short lock at every frame. Callers share frames; only short frames are copied, once,
-/// into chunks. The layer spawns one task when the last caller leaves, for the grace. Other requests cost a look at the
+/// into blocks. The layer spawns one task when the last caller leaves, for the grace. Other requests cost a look at the
 /// method and the headers. Figures: `benches/README.md`.
 #[derive(Clone, Debug)]
 pub struct DedupLayer<St = MemoryStore> {
@@ -367,7 +367,9 @@ impl<St> DedupLayer<St> {
     }
 
     /// The longest answer that can be joined late and replayed, in bytes; each frame counts 64 bytes more than its
-    /// length. Default: 1 MiB. A longer answer is shared by the callers that joined in time.
+    /// length. Short frames of a stream that one caller reads are held together, in blocks of up to 4 KiB: each block counts
+    /// as a frame, and callers that join late get it as one. Default: 1 MiB. A longer answer is shared by the callers that
+    /// joined in time.
     #[must_use]
     pub fn max_response(self, bytes: usize) -> Self {
         self.with(|config| config.limits.bytes = bytes)

@@ -65,7 +65,7 @@ enum Phase {
 #[derive(Debug)]
 struct HeldPart<P> {
     part: P,
-    /// The number of the first part, if several were merged.
+    /// Its number, and of the first one if others were added to it.
     number: u64,
     cost: usize,
     /// The number of listeners that have not read it. Counted only in a window.
@@ -126,7 +126,7 @@ const MAX_LOOKED_AT: usize = 8;
 
 // === impl Broadcast ===
 
-impl<P: Clone, A: Default> Broadcast<P, A> {
+impl<P, A: Default> Broadcast<P, A> {
     pub(crate) fn new(limits: LogLimits) -> Self {
         Self {
             limits,
@@ -220,7 +220,8 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         self.readers.iter_mut(from).map(|(place, reader)| (place, &mut reader.attached))
     }
 
-    pub(crate) fn read(&mut self, id: ReaderId) -> NextPart<P> {
+    /// Reads the next part, as `share` returns it.
+    pub(crate) fn read_with<T>(&mut self, id: ReaderId, share: impl FnOnce(&mut P) -> T) -> NextPart<T> {
         let (recording, ended) = (self.is_recording(), self.has_ended());
         let Some(next) = self.readers.get(id.0).map(|reader| reader.next) else { return NextPart::Lost };
         let index = self.index(next);
@@ -234,7 +235,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         }
         let Some(held) = self.parts.get_mut(index) else { return if ended { NextPart::End } else { NextPart::Wait } };
         reader.next = behind;
-        let part = held.part.clone();
+        let part = share(&mut held.part);
         if !recording {
             held.unread -= 1;
             self.drop_read_parts();
@@ -292,28 +293,38 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         }
     }
 
-    /// Merges the last part of a recording into the one before it, so that it costs only its bytes: unless a reader is
-    /// between the two, or `merge` declines. `merge` returns their new cost.
-    pub(crate) fn merge_last(&mut self, merge: impl FnOnce(&mut P, &P) -> Option<usize>) {
-        if !self.is_recording() {
-            return;
+    /// Adds the next part to the last one of a recording, so that it costs only its bytes: if no reader waits for it except
+    /// `reader`, which has then read it, and `add` has room for it. Returns whether it did.
+    pub(crate) fn add_to_last(
+        &mut self,
+        reader: Option<ReaderId>,
+        cost: usize,
+        add: impl FnOnce(&mut P) -> bool,
+    ) -> bool {
+        let sum = self.cost.saturating_add(cost);
+        if !self.is_recording() || sum > self.limits.bytes || self.is_awaited(reader) {
+            return false;
         }
-        let Some(last) = self.parts.pop_back() else { return };
-        let mut readers = self.readers.iter_mut(0).map(|(_, reader)| reader);
-        // With many readers one is mostly between, and the search would cost more than merging saves.
-        let is_between = readers.by_ref().take(MAX_LOOKED_AT).any(|reader| reader.next == last.number);
-        let has_more = readers.next().is_some();
-        let merged = match self.parts.back_mut() {
-            Some(before) if !is_between && !has_more => merge(&mut before.part, &last.part).map(|cost| (before, cost)),
-            _ => None,
-        };
-        match merged {
-            Some((before, cost)) => {
-                self.cost = self.cost.saturating_sub(before.cost).saturating_sub(last.cost).saturating_add(cost);
-                before.cost = cost;
-            }
-            None => self.parts.push_back(last),
+        let Some(last) = self.parts.back_mut() else { return false };
+        if !add(&mut last.part) {
+            return false;
         }
+        last.cost = last.cost.saturating_add(cost);
+        self.cost = sum;
+        self.tip += 1;
+        if let Some(reader) = reader.and_then(|id| self.readers.get_mut(id.0)) {
+            reader.next = self.tip;
+        }
+        true
+    }
+
+    /// Whether a reader except `reader` may have read all parts so far.
+    fn is_awaited(&mut self, reader: Option<ReaderId>) -> bool {
+        let (tip, place) = (self.tip, reader.map(|id| id.0));
+        let mut readers = self.readers.iter_mut(0);
+        // With many readers one mostly has, and the search would cost more than it saves.
+        let mut looked_at = readers.by_ref().take(MAX_LOOKED_AT);
+        looked_at.any(|(at, reader)| reader.next == tip && Some(at) != place) || readers.next().is_some()
     }
 
     /// Turns the recording into a window: no caller can join any more, and there is no replay.
@@ -436,10 +447,10 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
     }
 }
 
-/// The index of the part with this number. No reader is inside a merged part.
+/// The index of the part with this number. No reader is between parts that are held as one.
 fn index_of<P>(parts: &VecDeque<HeldPart<P>>, first: u64, number: u64) -> usize {
     let direct = usize::try_from(number.saturating_sub(first)).unwrap_or(usize::MAX);
-    // Nothing before it was merged.
+    // Nothing was added to those before it.
     if parts.get(direct).is_some_and(|held| held.number == number) {
         return direct;
     }

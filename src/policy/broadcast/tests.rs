@@ -5,6 +5,12 @@ use super::*;
 const S: Duration = Duration::from_secs(1);
 const LIMITS: LogLimits = LogLimits { bytes: 10, lag: Duration::from_secs(5) };
 
+impl<P: Clone, A: Default> Broadcast<P, A> {
+    fn read(&mut self, id: ReaderId) -> NextPart<P> {
+        self.read_with(id, |part| part.clone())
+    }
+}
+
 /// A broadcast of numbered parts that cost 1 each, or what the test says.
 fn broadcast(parts: u64) -> Broadcast<u64, ()> {
     let mut broadcast = Broadcast::new(LIMITS);
@@ -47,27 +53,31 @@ fn a_reader_is_at_the_end_when_it_has_read_all_and_no_more_comes() {
 }
 
 #[test]
-fn only_the_parts_of_a_recording_are_merged_and_a_single_one_stays() {
-    let sum = |one: &mut u64, other: &u64| {
-        *one += other;
-        Some(1)
-    };
-    let mut single = broadcast(1);
-    assert_eq!(single.lag(), LIMITS.lag);
-    single.merge_last(sum);
-    let id = single.join().unwrap();
-    assert_eq!((drain(&mut single, id), single.cost()), (vec![0], 1));
-    let mut recording = broadcast(3);
-    recording.merge_last(sum);
-    assert_eq!(recording.cost(), 2);
-    let id = recording.join().unwrap();
-    assert_eq!(drain(&mut recording, id), [0, 3]);
-    let mut window = broadcast(0);
-    let id = window.join().unwrap();
+fn a_part_is_added_to_the_last_one_of_a_recording_unless_another_reader_waits_for_it() {
+    fn add(broadcast: &mut Broadcast<u64, ()>, reader: Option<ReaderId>, part: u64) -> bool {
+        broadcast.add_to_last(reader, 1, |last| {
+            *last += part;
+            true
+        })
+    }
+    let mut recording = broadcast(0);
+    let (reads, waits) = (recording.join().unwrap(), recording.join().unwrap());
+    assert!(!add(&mut recording, Some(reads), 1), "there is none before it");
+    recording.push_read(reads, || 1, 5);
+    assert!(add(&mut recording, Some(reads), 2));
+    assert_eq!((recording.cost(), drain(&mut recording, waits)), (6, vec![3]));
+    assert!(drain(&mut recording, reads).is_empty());
+    assert!(!add(&mut recording, Some(reads), 3), "the other reader waits for it");
+    recording.leave(waits);
+    assert!(!add(&mut recording, None, 3), "nobody has read it");
+    assert!(add(&mut recording, Some(reads), 3));
+    recording.push_read(reads, || 4, 3);
+    assert!(!add(&mut recording, Some(reads), 5), "the recording is full");
+    let late = recording.join().unwrap();
+    assert_eq!(drain(&mut recording, late), [6, 4]);
+    let mut window = broadcast(1);
     window.stop_recording();
-    (1..4).for_each(|part| window.push(part, 1));
-    window.merge_last(sum);
-    assert_eq!((window.cost(), drain(&mut window, id)), (3, vec![1, 2, 3]));
+    assert!(!add(&mut window, None, 1));
 }
 
 #[test]
@@ -564,19 +574,22 @@ proptest! {
                     }
                 }
                 MergeStep::Push => {
-                    broadcast.merge_last(|block, next| {
-                        (block.len() < 5).then(|| {
-                            block.extend(next);
-                            block.len() + 10
-                        })
-                    });
-                    let at_tip = readers.iter_mut().find(|(id, _)| pushed % 2 == 0 && broadcast.is_at_tip(*id));
-                    match at_tip {
-                        Some((id, next)) => {
-                            broadcast.push_read(*id, || vec![pushed], 11);
-                            *next = pushed + 1;
+                    let at_tip = readers.iter().position(|(id, _)| pushed % 2 == 0 && broadcast.is_at_tip(*id));
+                    let id = at_tip.map(|index| readers[index].0);
+                    let is_added = broadcast.add_to_last(id, 1, |block| {
+                        let fits = block.len() < 5;
+                        if fits {
+                            block.push(pushed);
                         }
+                        fits
+                    });
+                    match id {
+                        _ if is_added => {}
+                        Some(id) => broadcast.push_read(id, || vec![pushed], 11),
                         None => broadcast.push(vec![pushed], 11),
+                    }
+                    if let Some(index) = at_tip {
+                        readers[index].1 = pushed + 1;
                     }
                     pushed += 1;
                 }

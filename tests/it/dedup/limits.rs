@@ -113,9 +113,12 @@ async fn small_frames_count_for_what_they_take_to_hold() {
     let leader = send(&service, post("hi")).await;
     let say = stage.call().await.ok();
     let mut leader = leader.await.unwrap().unwrap();
+    // Each of their frames is held apart.
+    let mut joined = send(&service, post("hi")).await.await.unwrap().unwrap();
     for _ in 0..100_000 / 65 + 1 {
         say.data("x");
         next(&mut leader).await;
+        next(&mut joined).await;
         assert!(store.bytes() < 110_000);
     }
     let again = send(&service, post("hi")).await;
