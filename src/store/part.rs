@@ -33,10 +33,12 @@ pub(super) enum StoredPart {
 /// Copies short data into blocks. A block is never longer than the data copied so far, so at most half of the memory is
 /// unused.
 #[derive(Default)]
+// What each part writes stands first.
+#[repr(C)]
 pub(super) struct Compactor {
+    copied: usize,
     /// What is left of a block that a reader has read.
     spare: BytesMut,
-    copied: usize,
 }
 
 // === impl BodyPart ===
@@ -156,7 +158,7 @@ mod tests {
         let mut buffer = BytesMut::from(&vec![7; 8192][..]);
         let event = BodyPart::Data(buffer.split_to(50).freeze());
         drop(buffer);
-        assert_eq!(held([event.clone()], 1), [event.clone()]);
+        assert_eq!(held([event.clone()], 1), std::slice::from_ref(&event));
         let mut compactor = Compactor::default();
         let _held = compactor.hold(&event);
         let BodyPart::Data(event) = event else { panic!("no data") };

@@ -13,12 +13,26 @@ use crate::policy::broadcast::{Broadcast, LogLimits, ReaderId};
 use crate::rt::deadline::SharedDeadline;
 use crate::rt::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 
+// What each frame reads and writes stands together, here and in the types inside: with many streams, each frame fetches
+// these cache lines from memory.
+#[repr(C)]
 pub(super) struct Shared {
-    state: Mutex<State>,
     wake_count: AtomicU64,
+    state: Mutex<State>,
 }
 
+#[repr(C)]
 pub(super) struct State {
+    /// A store has read along: it may read again, and must find the same parts.
+    pub(super) was_observed: bool,
+    /// The recorded part stays readable after a failure.
+    pub(super) is_held_when_failed: bool,
+    /// A store feeds the log, and has not yet written the part that was recorded in the other process.
+    pub(super) is_behind: bool,
+    /// A task keeps the call alive while there is no listener.
+    pub(super) is_watched: bool,
+    /// The waker of a recorder that waits for room.
+    pub(super) recorder_waker: Option<Waker>,
     pub(super) broadcast: Broadcast<StoredPart, Option<Waker>>,
     pub(super) compactor: Compactor,
     pub(super) head: Option<Arc<Head>>,
@@ -29,16 +43,6 @@ pub(super) struct State {
     pub(super) report: Option<RetryReport>,
     /// Identifies the log, for callers that come back.
     pub(super) number: Option<u64>,
-    /// A store has read along: it may read again, and must find the same parts.
-    pub(super) was_observed: bool,
-    /// The recorded part stays readable after a failure.
-    pub(super) is_held_when_failed: bool,
-    /// A store feeds the log, and has not yet written the part that was recorded in the other process.
-    pub(super) is_behind: bool,
-    /// The waker of a recorder that waits for room.
-    pub(super) recorder_waker: Option<Waker>,
-    /// A task keeps the call alive while there is no listener.
-    pub(super) is_watched: bool,
     /// How often the last listener left.
     pub(super) abandon_count: u64,
     /// Counts the held data, until the last listener has left.

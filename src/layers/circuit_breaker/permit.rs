@@ -30,8 +30,17 @@ use crate::rt::clock;
 
 /// Held by one call: counts its result.
 #[derive(Debug)]
+// What each frame reads and writes stands first.
+#[repr(C)]
 pub struct BreakerPermit {
     phase: Phase,
+    /// Since when it waits for its first data; of a stream, when data last was evidence of life.
+    since: Nanos,
+    /// Whether the inner body had nothing when it was last polled.
+    pending: bool,
+    /// Whether the inner service has been called.
+    sent: bool,
+    needs_trailers: bool,
     classifier: Classifier,
     caller: Caller,
     /// Tells whether a layer outside has cancelled the call on purpose.
@@ -43,13 +52,6 @@ pub struct BreakerPermit {
     learns: Option<Box<NewModel>>,
     /// When it began, where it matters how long it takes.
     started: Nanos,
-    /// Since when it waits for its first data; of a stream, when data last was evidence of life.
-    since: Nanos,
-    /// Whether the inner service has been called.
-    sent: bool,
-    /// Whether the inner body had nothing when it was last polled.
-    pending: bool,
-    needs_trailers: bool,
     /// What the trailers said, if it was no success.
     trailers: Option<Box<CallResult>>,
 }

@@ -8,15 +8,17 @@ use crate::rt::timeout::StreamTimeout;
 
 /// The deadline of one call and its timer: first owned by the future, then by the body.
 #[derive(Debug)]
+// What each frame reads and writes stands first.
+#[repr(C)]
 pub struct DeadlineLimit {
-    deadline: CallDeadline,
-    /// The remaining time when the call began.
-    pub(super) total: Duration,
-    timeout: StreamTimeout,
     /// The number of ready frames that have read the clock.
     clock_reads: u8,
     /// The number of polls that neither read the clock nor ask the timer.
     free_polls: u8,
+    deadline: CallDeadline,
+    timeout: StreamTimeout,
+    /// The remaining time when the call began.
+    pub(super) total: Duration,
     pub(super) emitter: Emitter,
 }
 

@@ -24,26 +24,28 @@ use crate::store::answers::AnswerInFlight;
 use crate::store::{AppendedPart, BodyPart, Head, Lease, Recorder, ResponseLog, Retention};
 
 /// Records the answer to a shared call, and holds the lease of its key.
+// What each frame reads and writes stands first: with many streams, each frame fetches these cache lines from memory.
+#[repr(C)]
 pub(super) struct ResponseRecorder<L> {
     recorder: Recorder,
-    lease: Option<L>,
-    /// Its share of the memory of all calls.
-    reservation: Reservation,
-    source: KeySource,
-    /// How long it is stored.
-    window: Duration,
     /// How it is stored, as far as known.
     storable: Storable,
     /// The store has no more room.
     storage_full: bool,
-    /// The remaining bytes of the body, if its head names the length.
-    missing: Option<u64>,
     /// Its gRPC status is still expected; without it, it broke off.
     owes_status: bool,
     /// Finds that status in the body of a gRPC-Web answer.
     web_trailers: Option<WebTrailersReader>,
     /// Its end does not prove that it is complete.
     has_unproven_end: bool,
+    source: KeySource,
+    /// The remaining bytes of the body, if its head names the length.
+    missing: Option<u64>,
+    /// Its share of the memory of all calls.
+    reservation: Reservation,
+    lease: Option<L>,
+    /// How long it is stored.
+    window: Duration,
     /// A stream guard inside reports its end here.
     ending: Option<Ending>,
     tenant: Fingerprint,

@@ -32,22 +32,24 @@ pub(crate) struct LogLimits {
 
 /// The parts of an answer, and its readers. `A` is attached to each reader (its waker).
 #[derive(Debug)]
+// What each part reads and writes stands first.
+#[repr(C)]
 pub(crate) struct Broadcast<P, A> {
-    limits: LogLimits,
     phase: Phase,
-    parts: VecDeque<HeldPart<P>>,
-    /// The number of the first held part. Parts are numbered from the beginning.
-    first: u64,
+    /// The store has no more room: the window counts as full at any size.
+    storage_full: bool,
+    readers: Slab<ReaderState<A>>,
+    listeners: usize,
     /// The number of the next part.
     tip: u64,
     /// The total cost of the held parts.
     cost: usize,
-    readers: Slab<ReaderState<A>>,
-    listeners: usize,
+    parts: VecDeque<HeldPart<P>>,
+    limits: LogLimits,
+    /// The number of the first held part. Parts are numbered from the beginning.
+    first: u64,
     /// Since when readers that have read everything wait for the slowest.
     waiting_since: Option<Instant>,
-    /// The store has no more room: the window counts as full at any size.
-    storage_full: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

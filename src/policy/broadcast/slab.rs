@@ -1,5 +1,7 @@
 /// A list with reusable places. The first place needs no allocation: most calls have one reader.
 #[derive(Debug)]
+// The place of most readers stands first.
+#[repr(C)]
 pub(super) struct Slab<T> {
     first: Option<T>,
     rest: Vec<Option<T>>,

@@ -12,17 +12,19 @@ use crate::rt::clock;
 use crate::store::{Claim, ClaimRequest, Lease, Retention};
 
 /// The lease of a [`MemoryStore`](super::MemoryStore).
+// What each frame reads and writes stands first.
+#[repr(C)]
 pub struct MemoryLease {
-    store: Arc<Stored>,
-    key: Fingerprint,
-    tenant: Fingerprint,
-    id: u64,
-    /// The bytes taken for the recording: the bytes used, rounded up.
-    charge: Charge,
-    used: usize,
     fits: bool,
     /// Its entry was neither stored nor removed yet.
     is_in_flight: bool,
+    used: usize,
+    /// The bytes taken for the recording: the bytes used, rounded up.
+    charge: Charge,
+    store: Arc<Stored>,
+    id: u64,
+    key: Fingerprint,
+    tenant: Fingerprint,
 }
 
 /// The cost of an entry besides its recording: its places in the maps, its log, and the key.
