@@ -54,6 +54,12 @@ impl Concurrency {
         matches!(self, Self::Fixed(_))
     }
 
+    /// Whether a call's result changes the limit.
+    #[inline]
+    pub(super) fn counts_losses(self) -> bool {
+        matches!(self, Self::Auto { .. })
+    }
+
     pub(super) fn most(self) -> u32 {
         match self {
             Self::Fixed(limit) => limit,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use http::Request;
 use http_body::Body;
 
-use super::permit::{AwaitedHead, QueuePermit};
+use super::permit::{QueuePermit, WatchedCall};
 use super::shared::{PlaceResult, Shared};
 use super::uploading::Uploading;
 use super::wait::{Patience, QueueWait};
@@ -39,19 +39,19 @@ impl Admit for QueueGate {
         if let Some(uploading) = Uploading::of(request, shared.uploads()) {
             return self.admit_upload(tenant, &uploading, request);
         }
-        let waiting = shared.counts_losses().then(|| Box::new(AwaitedHead::new(request, shared, None)));
+        let watched = shared.counts_losses().then(|| WatchedCall::new(request, shared, None));
         let mut patience = None;
         let arrived = shared.arrive(tenant, || {
             let (now, known) = patience_of(request, shared.config.max_wait);
             (now, patience.insert(known).left(now))
         });
         match arrived {
-            PlaceResult::Place(place) => Admission::Pass(QueuePermit::new(shared.hold(), place, waiting)),
+            PlaceResult::Place(place) => Admission::Pass(QueuePermit::new(shared.hold(), &place, watched)),
             PlaceResult::Full { expected } => Admission::Refuse(shared.refuse(expected)),
             PlaceResult::Waits(ticket) => {
                 Notices::report(request.extensions(), || Notice::Queue { expected: shared.expected_wait(tenant) });
                 let patience = patience.unwrap_or_else(|| patience_of(request, shared.config.max_wait).1);
-                Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, patience, waiting))
+                Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, patience, watched))
             }
         }
     }
@@ -72,19 +72,19 @@ impl QueueGate {
         let Self(shared) = self;
         let (now, patience) = patience_of(request, shared.config.max_wait);
         let now = || (now, patience.left(now));
-        let waiting = Box::new(AwaitedHead::new(request, shared, Some(uploading.clone())));
+        let watched = WatchedCall::new(request, shared, Some(uploading.clone()));
         let expected = match uploading.places().arrive(tenant, now) {
             PlaceResult::Place(place) => {
                 uploading.begin(place);
                 match shared.arrive(tenant, now) {
                     PlaceResult::Place(place) => {
-                        return Admission::Pass(QueuePermit::new(shared.hold(), place, Some(waiting)));
+                        return Admission::Pass(QueuePermit::new(shared.hold(), &place, Some(watched)));
                     }
                     PlaceResult::Waits(ticket) => {
                         let expected = shared.expected_wait(tenant);
                         Notices::report(request.extensions(), || Notice::Queue { expected });
-                        let waiting = Some(waiting);
-                        return Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, patience, waiting));
+                        let watched = Some(watched);
+                        return Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, patience, watched));
                     }
                     PlaceResult::Full { expected } => expected,
                 }
@@ -92,7 +92,7 @@ impl QueueGate {
             PlaceResult::Waits(ticket) => {
                 let expected = uploading.places().expected_wait(tenant);
                 Notices::report(request.extensions(), || Notice::Queue { expected });
-                return Admission::Wait(QueueWait::for_upload(shared.hold(), tenant, ticket, patience, waiting));
+                return Admission::Wait(QueueWait::for_upload(shared.hold(), tenant, ticket, patience, watched));
             }
             PlaceResult::Full { expected } => expected,
         };

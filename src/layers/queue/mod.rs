@@ -1,5 +1,6 @@
 //! Calls that wait for each other, fairly, for an upstream with a limit: see [`QueueLayer`].
 
+mod awaited_head;
 mod config;
 mod gate;
 mod layer;

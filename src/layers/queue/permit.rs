@@ -1,117 +1,107 @@
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, Waker};
 
 use http::{Request, Response};
 use http_body::Body;
 
+use super::awaited_head::{AwaitedHead, HeadState};
 use super::shared::Shared;
 use super::state::HeldPlace;
 use super::uploading::Uploading;
 use crate::admission::{Permit, PermitEnd, Watch};
-use crate::body::request::Upload;
 use crate::policy::queue::Load;
-use crate::policy::timeout_profile::TimeoutProfile;
 use crate::policy::verdict::{Classifier, Health, Outcome, Verdict};
 use crate::rejection::{Rejection, RejectionKind};
-use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
-use crate::rt::sync::{AtomicU32, Ordering};
 
-/// A place, held until the call has ended.
+/// A place, held until the call has ended. A pair of words stays in registers where it is moved: a larger permit would be
+/// copied through memory, and each copy would wait for the writes before it.
 #[derive(Debug)]
 pub struct QueuePermit {
     shared: ThreadArc<Shared>,
-    place: HeldPlace,
-    load: Load,
-    /// Odd while the call waits for its reader.
-    turn: u32,
-    /// For an adaptive limit, the state to judge a cancelled call; and for a request that is still being sent.
-    waiting: Option<Box<AwaitedHead>>,
+    /// The place, and whether its head is [`WATCHED`].
+    slot: u32,
 }
 
-/// The state of a call that waits for its head.
+/// A call whose head matters: with an adaptive limit, or while its request is still being sent.
 #[derive(Debug)]
-pub(super) struct AwaitedHead {
-    since: Instant,
-    upload: Upload,
-    /// Tells whether a layer outside has cancelled it on purpose.
-    cancellation: Option<Cancellation>,
-    /// An upstream that has had the complete request for this long is slow.
-    patience: Duration,
-    /// Set if an adaptive limit's classifier reads the request.
-    classifier: Option<Classifier>,
+pub(super) struct WatchedCall {
+    head: Box<AwaitedHead>,
     uploading: Option<Arc<Uploading>>,
 }
 
-// === impl Waiting ===
+/// The layer watches its head. There are fewer slots.
+const WATCHED: u32 = 1 << 31;
 
-impl AwaitedHead {
+// === impl WatchedCall ===
+
+impl WatchedCall {
     pub(super) fn new<B: Body + 'static>(
         request: &mut Request<B>,
         shared: &Shared,
         uploading: Option<Arc<Uploading>>,
     ) -> Self {
-        let profile = request.extensions().get().copied().unwrap_or(TimeoutProfile::EXTENDED_THINKING);
-        Self {
-            since: clock::now(),
-            upload: Upload::watch(request.body_mut()),
-            cancellation: request.extensions().get().cloned(),
-            patience: profile.first_byte / 2,
-            classifier: if shared.counts_losses() { shared.config.classifier.reading(request) } else { None },
-            uploading,
-        }
+        let sending = uploading.clone().map(Waker::from);
+        Self { head: Box::new(AwaitedHead::new(request, &shared.config, sending)), uploading }
     }
 
     pub(super) fn uploading(&self) -> Option<&Uploading> {
         self.uploading.as_deref()
-    }
-
-    /// Whether the upstream kept the caller waiting so long that its leaving counts against the upstream.
-    fn was_slow(&self) -> bool {
-        let sent = match &self.upload {
-            Upload::AtOnce => Some(self.since),
-            Upload::Watched(watch) => watch.sent_since().map(|sent| sent.max(self.since)),
-            Upload::Unknown => None,
-        };
-        let is_cancelled = self.cancellation.as_ref().is_some_and(Cancellation::is_cancelled);
-        sent.is_some_and(|sent| clock::now().saturating_duration_since(sent) >= self.patience) && !is_cancelled
     }
 }
 
 // === impl QueuePermit ===
 
 impl QueuePermit {
-    pub(super) fn new(shared: ThreadArc<Shared>, place: HeldPlace, waiting: Option<Box<AwaitedHead>>) -> Self {
-        let waiting = waiting.map(|mut waiting| {
-            // The wait for the upstream starts only now.
-            waiting.since = clock::now();
-            waiting.uploading().inspect(|uploading| uploading.holds(&shared, place.slot));
-            waiting
-        });
-        Self { shared, place, load: Load::Unknown, turn: 0, waiting }
-    }
-
-    /// Notes whose turn it is. Only this call writes it.
     #[inline]
-    fn set_turn(&mut self, turn: u32) {
-        self.turn = turn;
-        if let Some(shown) = self.shared.turn(&self.place) {
-            AtomicU32::store(shown, turn, Ordering::Relaxed);
+    pub(super) fn new(shared: ThreadArc<Shared>, place: &HeldPlace, watched: Option<WatchedCall>) -> Self {
+        match watched {
+            None => Self { shared, slot: place.slot },
+            Some(watched) => Self::watched(shared, place, watched),
         }
     }
 
-    fn classify(&self, outcome: &Outcome<'_>) -> Verdict {
-        let of_call = self.waiting.as_ref().and_then(|waiting| waiting.classifier.as_ref());
+    #[inline(never)]
+    fn watched(shared: ThreadArc<Shared>, place: &HeldPlace, watched: WatchedCall) -> Self {
+        let WatchedCall { mut head, uploading } = watched;
+        // The wait for the upstream starts only now.
+        head.since = clock::now();
+        shared.set_head(place, HeadState::Awaited(head));
+        uploading.inspect(|uploading| uploading.holds(&shared, place.slot));
+        Self { shared, slot: place.slot | WATCHED }
+    }
+
+    #[inline]
+    fn place(&self) -> HeldPlace {
+        HeldPlace { slot: self.slot & !WATCHED }
+    }
+
+    #[inline]
+    fn is_watched(&self) -> bool {
+        self.slot & WATCHED != 0
+    }
+
+    fn classify(&self, of_call: Option<&Classifier>, outcome: &Outcome<'_>) -> Verdict {
         of_call.unwrap_or(&self.shared.config.classifier).classify(outcome)
     }
 
+    /// The head is here: if it was watched, its result follows.
+    #[inline(never)]
+    fn judge<B>(&self, response: &Response<B>) {
+        let HeadState::Awaited(awaited) = self.shared.take_head(&self.place()) else { return };
+        if self.shared.counts_losses() {
+            let load = self.load_of(awaited.classifier.as_ref(), response);
+            self.shared.set_head(&self.place(), HeadState::Judged(load));
+        }
+        awaited.sending.into_iter().for_each(Waker::wake);
+    }
+
     /// Judges the upstream's capacity by a head.
-    fn load_of<B>(&self, response: &Response<B>) -> Load {
+    fn load_of<B>(&self, of_call: Option<&Classifier>, response: &Response<B>) -> Load {
         let refused = Rejection::of(response).map(Rejection::kind);
         let status = response.status().as_u16();
-        match self.classify(&Outcome::head(response)).health {
+        match self.classify(of_call, &Outcome::head(response)).health {
             _ if refused == Some(RejectionKind::FirstByteTimeout) => Load::Lost,
             Health::Throttled => Load::Lost,
             Health::Failure if refused.is_none() && matches!(status, 503 | 529) => Load::Lost,
@@ -120,58 +110,61 @@ impl QueuePermit {
         }
     }
 
-    #[inline]
-    fn leave_to_reader(&mut self) {
-        self.set_turn(self.turn.wrapping_add(1) | 1);
+    /// What a watched call shows at its end.
+    #[inline(never)]
+    fn load_at_end(&self, end: PermitEnd<'_>) -> Load {
+        match (self.shared.take_head(&self.place()), end) {
+            (HeadState::Judged(load), PermitEnd::Head | PermitEnd::Complete) => load,
+            // The head shows the loss; whether the rest would have been served is unknown.
+            (HeadState::Judged(Load::Lost), PermitEnd::Broken(_) | PermitEnd::Dropped) => Load::Lost,
+            (HeadState::Awaited(awaited), end) => {
+                let load =
+                    if self.shared.counts_losses() { self.load_without_head(&awaited, end) } else { Load::Unknown };
+                awaited.sending.into_iter().for_each(Waker::wake);
+                load
+            }
+            _ => Load::Unknown,
+        }
+    }
+
+    fn load_without_head(&self, awaited: &AwaitedHead, end: PermitEnd<'_>) -> Load {
+        match end {
+            // As in the breaker: if callers cancel first, no time limit ends a call.
+            PermitEnd::Dropped if awaited.was_slow() => Load::Lost,
+            PermitEnd::Failed(err) => {
+                let verdict = self.classify(awaited.classifier.as_ref(), &Outcome::failure(err));
+                // A refused connection counts like a refusing status.
+                if verdict.health == Health::Failure && verdict.not_executed { Load::Lost } else { Load::Unknown }
+            }
+            _ => Load::Unknown,
+        }
     }
 }
 
 impl Permit for QueuePermit {
     #[inline]
     fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        if self.turn % 2 == 1 {
-            self.set_turn(self.turn.wrapping_add(1));
-        }
+        self.shared.return_to_upstream(&self.place());
         poll(cx)
     }
 
     #[inline]
     fn head<B: Body>(&mut self, response: &mut Response<B>, _has_body: bool) -> Watch {
-        if self.shared.counts_losses() {
-            self.load = self.load_of(response);
+        if self.is_watched() {
+            self.judge(response);
         }
-        if let Some(waiting) = self.waiting.take() {
-            waiting.uploading().inspect(|uploading| uploading.end());
-        }
-        self.leave_to_reader();
+        self.shared.leave_to_reader(&self.place());
         Watch::Body
     }
 
     #[inline]
     fn data(&mut self, _is_empty: bool) {
-        self.leave_to_reader();
+        self.shared.leave_to_reader(&self.place());
     }
 
+    #[inline]
     fn end(self, end: PermitEnd<'_>) {
-        if let Some(uploading) = self.waiting.as_ref().and_then(|waiting| waiting.uploading()) {
-            uploading.end();
-        }
-        if !self.shared.counts_losses() {
-            return self.shared.leave(&self.place, Load::Unknown);
-        }
-        let load = match end {
-            PermitEnd::Head | PermitEnd::Complete => self.load,
-            // The head shows the loss; whether the rest would have been served is unknown.
-            PermitEnd::Broken(_) | PermitEnd::Dropped if self.load == Load::Lost => Load::Lost,
-            // As in the breaker: if callers cancel first, no time limit ends a call.
-            PermitEnd::Dropped if self.waiting.as_ref().is_some_and(|waiting| waiting.was_slow()) => Load::Lost,
-            PermitEnd::Failed(err) => {
-                let verdict = self.classify(&Outcome::failure(err));
-                // A refused connection counts like a refusing status.
-                if verdict.health == Health::Failure && verdict.not_executed { Load::Lost } else { Load::Unknown }
-            }
-            PermitEnd::Broken(_) | PermitEnd::Dropped | PermitEnd::Panicked => Load::Unknown,
-        };
-        self.shared.leave(&self.place, load);
+        let load = if self.is_watched() { self.load_at_end(end) } else { Load::Unknown };
+        self.shared.leave(&self.place(), load);
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::config::{Concurrency, Config, part_for_uploads};
+use super::awaited_head::{HeadState, Heads};
+use super::config::{Config, part_for_uploads};
 use super::slots::{Slots, Taken, shortened};
 use super::state::{HeldPlace, PlaceWaiter, State, UNREAD, Woken};
 use crate::admission::{CallerHasher, gauge_add};
@@ -16,12 +17,13 @@ use crate::policy::queue::{EnqueueResult, Load, Ticket};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
 use crate::rt::entropy::Entropy;
-use crate::rt::sync::{AtomicBool, AtomicU32, Mutex, Ordering, lock};
+use crate::rt::sync::{AtomicBool, Mutex, Ordering, lock};
 
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) callers: CallerHasher,
     slots: Slots,
+    heads: Heads,
     state: Mutex<State>,
     /// Whether a new call would have to wait. A hint for readers without the lock.
     is_full: AtomicBool,
@@ -78,6 +80,7 @@ impl Shared {
             config,
             callers: CallerHasher::default(),
             slots,
+            heads: Heads::new(),
             state: Mutex::new(state),
             is_full: AtomicBool::new(false),
             are_shown: AtomicBool::new(false),
@@ -157,7 +160,7 @@ impl Shared {
     /// Whether a call's result changes the limit.
     #[inline]
     pub(super) fn counts_losses(&self) -> bool {
-        matches!(self.config.limit, Concurrency::Auto { .. })
+        self.config.limit.counts_losses()
     }
 
     #[inline]
@@ -165,7 +168,7 @@ impl Shared {
         self.show_entered();
         let slot = taken.slot;
         self.slots.set_since(slot, if taken.uses % MEASURED_IDLE == 0 { self.micros() } else { 0 });
-        HeldPlace { slot, round: 0 }
+        HeldPlace { slot }
     }
 
     /// The time for measurements; never zero.
@@ -264,8 +267,24 @@ impl Shared {
         self.slots.set_uploading(slot, is_uploading);
     }
 
-    pub(super) fn turn(&self, place: &HeldPlace) -> Option<&AtomicU32> {
-        self.slots.turn(place.slot)
+    /// The call that has this place waits for its upstream again.
+    #[inline]
+    pub(super) fn return_to_upstream(&self, place: &HeldPlace) {
+        self.slots.return_to_upstream(place.slot);
+    }
+
+    /// The call that has this place waits for its reader now.
+    #[inline]
+    pub(super) fn leave_to_reader(&self, place: &HeldPlace) {
+        self.slots.leave_to_reader(place.slot);
+    }
+
+    pub(super) fn set_head(&self, place: &HeldPlace, head: HeadState) {
+        self.heads.set(place.slot, head, self.slots.len());
+    }
+
+    pub(super) fn take_head(&self, place: &HeldPlace) -> HeadState {
+        self.heads.take(place.slot)
     }
 
     pub(super) fn stats(&self) -> QueueStats {

@@ -55,6 +55,7 @@ const NEAR: u32 = 16;
 const TENANT: u32 = 2;
 /// Its call's request is still being sent; the other bits identify the call.
 const UPLOADING: u32 = 1 << 31;
+const READER: u32 = 1;
 /// The number of threads with a hint of their own.
 const THREADS: usize = 64;
 
@@ -218,8 +219,25 @@ impl Slots {
         }
     }
 
-    pub(super) fn turn(&self, slot: u32) -> Option<&AtomicU32> {
-        self.get(slot).map(|slot| &slot.turn)
+    /// The call that has this place waits for its upstream again, if it waited for its reader.
+    #[inline]
+    pub(super) fn return_to_upstream(&self, slot: u32) {
+        if let Some(slot) = self.get(slot) {
+            let turn = slot.turn.load(Ordering::Relaxed);
+            // Only its call writes here, once the request has been sent.
+            if Self::is_unread(turn) {
+                slot.turn.store(turn.wrapping_add(1) & !UPLOADING, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The call that has this place waits for its reader now. Its request was sent.
+    #[inline]
+    pub(super) fn leave_to_reader(&self, slot: u32) {
+        if let Some(slot) = self.get(slot) {
+            let turn = slot.turn.load(Ordering::Relaxed);
+            slot.turn.store((turn.wrapping_add(1) | READER) & !UPLOADING, Ordering::Relaxed);
+        }
     }
 
     /// The request of the call that has this place is still being sent, or no longer.
@@ -233,6 +251,11 @@ impl Slots {
     /// Whether this is the turn of a call whose request is still being sent.
     pub(super) const fn is_uploading(turn: u32) -> bool {
         turn & UPLOADING != 0
+    }
+
+    /// Whether this is the turn of a call that waits for its reader.
+    pub(super) const fn is_unread(turn: u32) -> bool {
+        turn & (UPLOADING | READER) == READER
     }
 
     pub(super) fn turns(&self) -> impl Iterator<Item = &AtomicU32> {

@@ -17,6 +17,8 @@ pub(super) struct State {
     free_slots: Vec<u32>,
     /// The turns at the last check.
     seen: Box<[u32]>,
+    /// The rounds in which an adaptive limit gave its places.
+    rounds: Box<[u32]>,
     /// The call that checks, and the next time.
     sweeper: Option<Ticket>,
     sweep: Option<Instant>,
@@ -36,8 +38,6 @@ pub(super) enum PlaceWaiter {
 #[derive(Debug)]
 pub(super) struct HeldPlace {
     pub(super) slot: u32,
-    /// Of an adaptive limit.
-    pub(super) round: u32,
 }
 
 /// Wakers to call when the lock is free. One in the usual case.
@@ -60,6 +60,7 @@ impl State {
             vacant: if limit.is_fixed() { Vec::new() } else { (0..places).rev().collect() },
             free_slots: (places..slots.len()).rev().collect(),
             seen: slots.turns().map(|_| 0).collect(),
+            rounds: if limit.counts_losses() { slots.turns().map(|_| 0).collect() } else { Box::default() },
             sweeper: None,
             sweep: None,
             granted: 0,
@@ -87,16 +88,20 @@ impl State {
         slots.assign(slot, grant.tenant);
         self.granted = self.granted.wrapping_add(1);
         slots.set_since(slot, if self.granted % MEASURED == 1 { now() } else { 0 });
-        HeldPlace { slot, round: grant.round }
+        if let Some(round) = at(&mut self.rounds, slot) {
+            *round = grant.round;
+        }
+        HeldPlace { slot }
     }
 
     pub(super) fn leave(&mut self, place: &HeldPlace, load: Load, hold: Option<Micros>, slots: &Slots) {
         if let Some(tenant) = slots.tenant(place.slot) {
-            self.places.leave(PlaceGrant { tenant, round: place.round }, load, hold);
+            let round = at(&mut self.rounds, place.slot).map_or(0, |round| *round);
+            self.places.leave(PlaceGrant { tenant, round }, load, hold);
         }
         slots.vacate(place.slot);
         // The next call here has not been looked at.
-        if let Some(seen) = usize::try_from(place.slot).ok().and_then(|slot| self.seen.get_mut(slot)) {
+        if let Some(seen) = at(&mut self.seen, place.slot) {
             *seen = 0;
         }
         if slots.is_place(place.slot) {
@@ -167,14 +172,17 @@ impl State {
         for (turn, seen) in slots.turns().zip(&mut self.seen) {
             let turn = turn.load(Ordering::Relaxed);
             if turn == *seen {
-                let is_uploading = Slots::is_uploading(turn);
-                uploading += u32::from(is_uploading);
-                unread += u32::from(!is_uploading && turn % 2 == 1);
+                uploading += u32::from(Slots::is_uploading(turn));
+                unread += u32::from(Slots::is_unread(turn));
             }
             *seen = turn;
         }
         (unread, uploading)
     }
+}
+
+fn at(list: &mut [u32], slot: u32) -> Option<&mut u32> {
+    list.get_mut(usize::try_from(slot).ok()?)
 }
 
 // === impl Waiter ===

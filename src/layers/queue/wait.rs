@@ -1,8 +1,9 @@
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::permit::{AwaitedHead, QueuePermit};
+use super::permit::{QueuePermit, WatchedCall};
 use super::shared::{PlaceResult, Shared, WaitState};
+use super::state::HeldPlace;
 use crate::admission::Wait;
 use crate::event::Event;
 use crate::policy::queue::Ticket;
@@ -21,12 +22,13 @@ pub struct QueueWait {
     ticket: Option<Ticket>,
     /// It waits for a place among the calls whose requests are still being sent, and then for one among all.
     is_for_upload: bool,
-    patience: Patience,
+    deadline_is_first: bool,
+    until: Option<Instant>,
     timeout: Timeout,
     /// For the call that checks the readers.
     sweep: LazyTimer,
-    /// Of the call, for its permit.
-    waiting: Option<Box<AwaitedHead>>,
+    /// For its permit, if its head matters. Boxed: most waiting calls have none.
+    watched: Option<Box<WatchedCall>>,
 }
 
 /// How long a call can wait.
@@ -49,8 +51,12 @@ impl Patience {
     }
 
     pub(super) fn left(&self, now: Instant) -> Duration {
-        self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(now))
+        left(self.until, now)
     }
+}
+
+fn left(until: Option<Instant>, now: Instant) -> Duration {
+    until.map_or(Duration::MAX, |until| until.saturating_duration_since(now))
 }
 
 // === impl QueueWait ===
@@ -61,10 +67,12 @@ impl QueueWait {
         tenant: u64,
         ticket: Ticket,
         patience: Patience,
-        waiting: Option<Box<AwaitedHead>>,
+        watched: Option<WatchedCall>,
     ) -> Self {
+        let Patience { until, deadline_is_first } = patience;
         let (timeout, sweep) = (Timeout::default(), LazyTimer::default());
-        Self { shared, tenant, ticket: Some(ticket), is_for_upload: false, patience, timeout, sweep, waiting }
+        let (ticket, is_for_upload, watched) = (Some(ticket), false, watched.map(Box::new));
+        Self { shared, tenant, ticket, is_for_upload, deadline_is_first, until, timeout, sweep, watched }
     }
 
     pub(super) fn for_upload(
@@ -72,16 +80,16 @@ impl QueueWait {
         tenant: u64,
         ticket: Ticket,
         patience: Patience,
-        waiting: Box<AwaitedHead>,
+        watched: WatchedCall,
     ) -> Self {
-        let mut wait = Self::for_place(shared, tenant, ticket, patience, Some(waiting));
+        let mut wait = Self::for_place(shared, tenant, ticket, patience, Some(watched));
         wait.is_for_upload = true;
         wait
     }
 
     /// Where it waits.
     fn places(&self) -> &Shared {
-        let uploading = || self.waiting.as_ref().and_then(|waiting| waiting.uploading());
+        let uploading = || self.watched.as_ref().and_then(|watched| watched.uploading());
         let for_upload = if self.is_for_upload { uploading() } else { None };
         for_upload.map_or(&*self.shared, |uploading| uploading.places())
     }
@@ -89,12 +97,16 @@ impl QueueWait {
     fn give_up(&mut self) -> Rejection {
         let expected = self.places().expected_wait(self.tenant);
         self.end();
-        if self.patience.deadline_is_first {
+        if self.deadline_is_first {
             let kind = RejectionKind::DeadlineExceeded;
             self.shared.config.emitter.emit(&Event::Refused { kind });
             return Rejection::new(kind);
         }
         self.shared.refuse(expected)
+    }
+
+    fn pass(&mut self, place: &HeldPlace) -> QueuePermit {
+        QueuePermit::new(self.shared.clone(), place, self.watched.take().map(|watched| *watched))
     }
 
     fn end(&mut self) {
@@ -111,21 +123,21 @@ impl Wait for QueueWait {
         while let Some(ticket) = self.ticket {
             let sweep = match self.places().ask(ticket, cx.waker()) {
                 WaitState::Place(place) if self.is_for_upload => {
-                    self.waiting.as_ref().and_then(|waiting| waiting.uploading()).inspect(|it| it.begin(place));
+                    self.watched.as_ref().and_then(|watched| watched.uploading()).inspect(|it| it.begin(place));
                     (self.ticket, self.is_for_upload) = (None, false);
                     let now = clock::now();
-                    match self.shared.arrive(self.tenant, || (now, self.patience.left(now))) {
+                    match self.shared.arrive(self.tenant, || (now, left(self.until, now))) {
                         PlaceResult::Waits(ticket) => self.ticket = Some(ticket),
                         PlaceResult::Full { expected } => return Poll::Ready(Err(self.shared.refuse(expected))),
                         PlaceResult::Place(place) => {
-                            return Poll::Ready(Ok(QueuePermit::new(self.shared.clone(), place, self.waiting.take())));
+                            return Poll::Ready(Ok(self.pass(&place)));
                         }
                     }
                     continue;
                 }
                 WaitState::Place(place) => {
                     self.ticket = None;
-                    return Poll::Ready(Ok(QueuePermit::new(self.shared.clone(), place, self.waiting.take())));
+                    return Poll::Ready(Ok(self.pass(&place)));
                 }
                 WaitState::Full => {
                     self.ticket = None;
@@ -134,7 +146,7 @@ impl Wait for QueueWait {
                 }
                 WaitState::Wait(sweep) => sweep,
             };
-            if self.patience.until.is_some_and(|until| self.timeout.poll_until(until, cx).is_ready()) {
+            if self.until.is_some_and(|until| self.timeout.poll_until(until, cx).is_ready()) {
                 return Poll::Ready(Err(self.give_up()));
             }
             let Some(sweep) = sweep else { return Poll::Pending };
