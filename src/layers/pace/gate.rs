@@ -77,7 +77,13 @@ fn limited<B: Body + 'static>(
     let charge = is_charged.then(|| Box::new(CallCharge { demand, tokens, share: Share::default(), classifier }));
     let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
     if is_shared {
-        let turn = PeersTurn { tenant, demand, notices: Notices::of(request.extensions()), place: None };
+        let turn = PeersTurn {
+            tenant,
+            demand,
+            notices: Notices::of(request.extensions()),
+            place: None,
+            share: Share::default(),
+        };
         return Admission::Wait(PaceWait::for_a_turn(limit, turn, until, charge));
     }
     match limit.arrive(tenant, demand, now, patience) {

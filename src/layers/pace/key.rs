@@ -49,7 +49,7 @@ struct State {
 struct PacedCall {
     demand: Demand,
     /// The latest end of its wait.
-    until: Option<Instant>,
+    until: Micros,
     waker: Option<Waker>,
 }
 
@@ -144,7 +144,8 @@ impl Limit {
             }
         }
         state.waiting = state.waiting.and(demand);
-        let ticket = state.line.push(tenant, PacedCall { demand, until: now.checked_add(patience), waker: None });
+        let ticket =
+            state.line.push(tenant, PacedCall { demand, until: at.saturating_add(micros(patience)), waker: None });
         drop(state);
         // It finds out that it has been evicted.
         evicted.into_iter().for_each(Waker::wake);
@@ -257,7 +258,7 @@ impl Limit {
         let until = state.pacer.throttled(grant, demand, hint.map(micros), at);
         self.is_open.store(false, Ordering::Relaxed);
         let finds_out = state.pacer.finds_out();
-        let late = state.late(now, at);
+        let late = state.late(at);
         self.wake_next(state, Some(grant.tenant), at);
         late.into_iter().for_each(Waker::wake);
         until.map(|until| PeerPause::new(Duration::from_micros(until.saturating_sub(at)), finds_out))
@@ -384,7 +385,7 @@ impl Pausing for Limit {
         let mut state = lock(&self.state);
         state.pacer.pause(micros(pause.wait), pause.finds_out, at);
         self.is_open.store(false, Ordering::Relaxed);
-        let late = state.late(now, at);
+        let late = state.late(at);
         self.wake_next(state, None, at);
         late.into_iter().for_each(Waker::wake);
     }
@@ -432,13 +433,11 @@ impl State {
     }
 
     /// The calls that cannot wait for the end of the common pause: they are refused now.
-    fn late(&mut self, now: Instant, at: Micros) -> Vec<Waker> {
+    fn late(&mut self, at: Micros) -> Vec<Waker> {
         let mut late = Vec::new();
-        let paused = self.pacer.paused_until().saturating_sub(at);
-        if let Some(end) = now.checked_add(Duration::from_micros(paused)).filter(|_| paused > 0) {
-            self.line.for_each_mut(|waiter| {
-                late.extend(waiter.waker.clone().filter(|_| waiter.until.is_some_and(|until| until < end)));
-            });
+        let end = self.pacer.paused_until();
+        if end > at {
+            self.line.for_each_mut(|waiter| late.extend(waiter.waker.clone().filter(|_| waiter.until < end)));
         }
         late
     }

@@ -31,7 +31,6 @@ pub struct PaceWait {
     charge: Option<Box<CallCharge>>,
     /// Set if the rates are shared with other processes.
     turn: Option<Box<PeersTurn>>,
-    share: Share,
 }
 
 /// A call that takes its turn among those of all processes.
@@ -43,6 +42,8 @@ pub(super) struct PeersTurn {
     pub(super) notices: Option<Notices>,
     /// Its place while it waits to ask for a turn, or to get one.
     pub(super) place: Option<Ticket>,
+    /// Its share of the rates, once it has a turn.
+    pub(super) share: Share,
 }
 
 #[derive(Debug)]
@@ -95,8 +96,8 @@ impl PaceWait {
         charge: Option<Box<CallCharge>>,
     ) -> Self {
         limit.count_waiting(1.0);
-        let (timeout, timer, share) = (Timeout::default(), LazyTimer::default(), Share::default());
-        Self { limit, stage, until, deadline_is_first, timeout, timer, charge, turn, share }
+        let (timeout, timer) = (Timeout::default(), LazyTimer::default());
+        Self { limit, stage, until, deadline_is_first, timeout, timer, charge, turn }
     }
 
     /// Its tenant and its demand.
@@ -127,12 +128,18 @@ impl PaceWait {
         }
         self.leave_place();
         // Returns its reservation at the other processes.
-        self.share = Share::default();
+        self.set_share(Share::default());
     }
 
     fn leave_place(&mut self) {
         if let Some(place) = self.turn.as_mut().and_then(|turn| turn.place.take()) {
             self.limit.leave_turns(place);
+        }
+    }
+
+    fn set_share(&mut self, share: Share) {
+        if let Some(turn) = &mut self.turn {
+            turn.share = share;
         }
     }
 
@@ -158,8 +165,8 @@ impl PaceWait {
 
     fn pass(&mut self, grant: Grant) -> PacePermit {
         self.is_over();
-        if let Some(charge) = &mut self.charge {
-            charge.share = std::mem::take(&mut self.share);
+        if let (Some(charge), Some(turn)) = (&mut self.charge, &mut self.turn) {
+            charge.share = std::mem::take(&mut turn.share);
         }
         PacePermit::new(self.limit.clone(), grant, self.charge.take())
     }
@@ -211,16 +218,15 @@ impl PaceWait {
     /// Whether its turn fell into a pause: it then takes another turn after the pause. The first reservation is not
     /// returned, since the turns after it are taken: calls that got it would coincide with theirs.
     fn loses_its_turn(&mut self, now: Instant) -> bool {
-        let Some(reserved) = self.share.reserved.take() else { return false };
-        match self.limit.hold(self.call().0, now) {
+        let Some(turn) = self.turn.as_mut().filter(|turn| turn.share.reserved.is_some()) else { return false };
+        match self.limit.hold(turn.tenant, now) {
             Hold::All(wait) | Hold::Own(wait) if wait > SLACK_MICROS => {
-                reserved.keep();
+                if let Some(reserved) = turn.share.reserved.take() {
+                    reserved.keep();
+                }
                 true
             }
-            _ => {
-                self.share.reserved = Some(reserved);
-                false
-            }
+            _ => false,
         }
     }
 
@@ -237,7 +243,7 @@ impl PaceWait {
         };
         let now = clock::now();
         let Stage::Asks(asking) = std::mem::replace(&mut self.stage, Stage::Held(now)) else { return Poll::Pending };
-        self.share = asking.share(turn);
+        self.set_share(asking.share(turn));
         let place = self.turn.as_ref().and_then(|turn| turn.place);
         let wait = match turn {
             PeerTurn::Go { wait } => wait,
@@ -288,7 +294,7 @@ impl Wait for PaceWait {
                         }
                         TurnWait::Alone { processes } => {
                             self.leave_place();
-                            self.share = Share::alone(processes);
+                            self.set_share(Share::alone(processes));
                             self.stage = Stage::Turn(now);
                             continue;
                         }
@@ -320,7 +326,8 @@ impl Wait for PaceWait {
                     self.until = self.until.map(|until| until.max(now.checked_add(SLACK).unwrap_or(until)));
                     let patience = self.patience(now);
                     let (tenant, demand) = self.call();
-                    match self.limit.arrive(tenant, demand.times(self.share.processes), now, patience) {
+                    let processes = self.turn.as_ref().map_or(1, |turn| turn.share.processes);
+                    match self.limit.arrive(tenant, demand.times(processes), now, patience) {
                         PaceDecision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
                         PaceDecision::Waits(ticket, wait) => {
                             self.report(wait);

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::num::NonZeroU64;
+use std::num::NonZeroU32;
 
 use super::chunks::Chunks;
 
@@ -22,21 +22,21 @@ pub(crate) struct FairQueue<T> {
     /// Tenants in the order in which they are served. An empty queue stays until it comes first.
     round: VecDeque<u64>,
     waiting: usize,
-    /// The serial of the last ticket.
-    serial: u64,
+    /// The serial of the last ticket. It repeats after four billion tickets.
+    serial: u32,
 }
 
 /// Identifies a waiter. The ticket of a removed waiter matches none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    serial: NonZeroU64,
+    serial: NonZeroU32,
     place: u32,
 }
 
 #[derive(Debug)]
 struct WaitingCall<T> {
     /// `None`: the place is free.
-    serial: Option<NonZeroU64>,
+    serial: Option<NonZeroU32>,
     tenant: u64,
     waiter: Option<T>,
     /// Whether it is in its tenant's queue, and its neighbours there.
@@ -89,7 +89,7 @@ impl<T> FairQueue<T> {
     /// Adds a waiter at the end of its tenant's queue.
     pub(crate) fn push(&mut self, tenant: u64, waiter: T) -> Ticket {
         self.serial = self.serial.wrapping_add(1);
-        let serial = NonZeroU64::new(self.serial).unwrap_or(NonZeroU64::MIN);
+        let serial = NonZeroU32::new(self.serial).unwrap_or(NonZeroU32::MIN);
         if !self.tenants.contains_key(&tenant) {
             self.drop_all_empty_lines();
             self.round.push_back(tenant);
