@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::{HeaderName, HeaderValue, Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::Full;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
@@ -62,6 +62,7 @@ fn tables(runtime: &Runtime, cost: CostOf<'_>) {
         "tower ConcurrencyLimit",
         "tower-resilience Bulkhead",
         "supersede, no conversation",
+        "queue, off",
         "all three, off",
     ] {
         table::over(title, cost(title), bare, None);
@@ -114,6 +115,7 @@ const CASES: &[Case] = &[
     Case { name: "supersede, no conversation", run: |n| calls(supersede().layer(Upstream), ask, n) },
     Case { name: "supersede, a message of 14 bytes", run: |n| calls(supersede().layer(Upstream), message, n) },
     Case { name: "its hashes alone", run: |n| calls(Hashing, message, n) },
+    Case { name: "queue, off", run: |n| calls(QueueLayer::disabled().layer(Upstream), ask, n) },
     Case {
         name: "all three, off",
         run: |n| {
@@ -143,7 +145,7 @@ impl Service<Request<CallBody>> for Upstream {
 
     #[inline(never)]
     fn call(&mut self, request: Request<CallBody>) -> Answer {
-        drop(black_box(request));
+        black_box(&request);
         Answer
     }
 }
@@ -217,21 +219,15 @@ where
     let mut cx = Context::from_waker(Waker::noop());
     for _ in 0..n {
         while service.poll_ready(&mut cx).is_pending() {}
-        if let Some(response) = finish(service.call(request())) {
-            let mut body = pin!(response.into_body());
-            while let Poll::Ready(Some(frame)) = black_box(body.as_mut().poll_frame(&mut cx)) {
-                drop(black_box(frame));
+        let mut future = pin!(service.call(request()));
+        let answer = loop {
+            if let Poll::Ready(answer) = poll(future.as_mut(), &mut cx) {
+                break answer;
             }
-        }
-    }
-}
-
-fn finish<F: Future<Output = Result<T, E>>, T, E>(future: F) -> Option<T> {
-    let mut future = pin!(future);
-    let mut cx = Context::from_waker(Waker::noop());
-    loop {
-        if let Poll::Ready(output) = poll(future.as_mut(), &mut cx) {
-            return output.ok();
+        };
+        if let Ok(response) = answer {
+            let mut body = pin!(response.into_body());
+            while let Poll::Ready(Some(_)) = black_box(&poll_frame(body.as_mut(), &mut cx)) {}
         }
     }
 }
@@ -240,6 +236,14 @@ fn finish<F: Future<Output = Result<T, E>>, T, E>(future: F) -> Option<T> {
 #[inline(never)]
 fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
     future.poll(cx)
+}
+
+type FrameOf<B> = Result<Frame<<B as Body>::Data>, <B as Body>::Error>;
+
+/// The call of a server, likewise.
+#[inline(never)]
+fn poll_frame<B: Body>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<Option<FrameOf<B>>> {
+    body.poll_frame(cx)
 }
 
 /// The best of several runs: other work on the machine only slows a run down.
@@ -288,8 +292,9 @@ where
         call
     };
     let first = call();
+    let mut calls = Vec::with_capacity(WAITERS as usize);
     let before = alloc::bytes();
-    let calls: Vec<_> = (0..WAITERS).map(|_| call()).collect();
+    calls.extend((0..WAITERS).map(|_| call()));
     let bytes = alloc::bytes() - before;
     drop((calls, first));
     bytes / u64::from(WAITERS)
