@@ -17,9 +17,8 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::presets::{self, ResilienceLayer};
 use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
 use tower_buttress::{
-    Attempts, CallBody, CircuitBreakerLayer, CircuitState, DedupRole, Event, FallbackLayer, Model, PaceLayer,
-    QueueLayer, Rate, Rejection, RejectionKind, Resumable, RetryAfterBackoffLayer, ServedBy, SupersedeLayer,
-    TimeoutProfile, error,
+    CallBody, CircuitBreakerLayer, CircuitState, DedupRole, Event, FallbackLayer, Model, PaceLayer, QueueLayer, Rate,
+    Rejection, RejectionKind, Resumable, RetryAfterBackoffLayer, ServedBy, SupersedeLayer, TimeoutProfile, error,
 };
 
 use crate::support::{Log, Script, Step, secs};
@@ -329,7 +328,7 @@ fn a_stack_can_be_shared_and_shown() {
 #[cfg(feature = "tower")]
 #[tokio::test(start_paused = true)]
 async fn by_name_on_a_builder_they_are_the_same_layers() {
-    use tower_buttress::ServiceBuilderExt;
+    use tower_buttress::{Attempts, ServiceBuilderExt};
 
     let (service, calls) = upstream(&[429, 200]);
     let (backup, _) = upstream(&[200]);

@@ -140,6 +140,7 @@ const fn retry_info(_: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::time::Duration;
 
     use http::{HeaderValue, Response};
 
@@ -189,7 +190,7 @@ mod tests {
     fn a_pushback_is_obeyed() {
         let pushback = |ms| [("grpc-status", "14"), ("grpc-retry-pushback-ms", ms)];
         let verdict = trailers_only(&pushback("70"));
-        assert_eq!(verdict.retry_after(), Some(std::time::Duration::from_millis(70).into()));
+        assert_eq!(verdict.retry_after(), Some(Duration::from_millis(70).into()));
         assert!(verdict.not_executed);
         assert_eq!(trailers_only(&pushback("-1")).next, NextStep::TryAnother);
         assert_eq!(trailers_only(&[("grpc-status", "0"), ("grpc-retry-pushback-ms", "70")]), DONE);

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::net::{TcpSocket, TcpStream};
@@ -174,7 +174,8 @@ where
 }
 
 /// All that a body hands on, and the error that it ends with.
-pub(crate) async fn read<B>(response: Response<B>) -> (String, Option<BoxError>)
+#[allow(dead_code, reason = "not all features and crates that share this file read bodies")]
+pub(crate) async fn read<B>(response: http::Response<B>) -> (String, Option<BoxError>)
 where
     B: Body<Data = Bytes, Error = BoxError> + Unpin,
 {
