@@ -30,7 +30,7 @@ pub(super) fn keys_in_file(path: &str) -> Result<Keys, String> {
 }
 
 fn variable_value(variable: &str) -> Result<String, String> {
-    std::env::var(variable).map_err(|_| "this environment variable is not set".to_owned())
+    std::env::var(variable).map_err(|_| "no environment variable of this name is set".to_owned())
 }
 
 fn secret(variable: &str) -> Result<HeaderValue, String> {

@@ -374,13 +374,18 @@ mod tests {
         let unset = ["--fallback", "http://h", "--fallback-authorization-env", "GATEWAY_TEST_NO_SUCH_VARIABLE"];
         assert_eq!(
             line(&unset),
-            "invalid value 'GATEWAY_TEST_NO_SUCH_VARIABLE' for '--fallback-authorization-env <VAR>': this environment \
-             variable is not set"
+            "invalid value '***' for '--fallback-authorization-env <VAR>': no environment variable of this name is set"
         );
-        let header = ["--upstream-header", "x-api-key=GATEWAY_TEST_NO_SUCH_VARIABLE"];
-        assert!(line(&header).starts_with("invalid value 'x-api-key=GATEWAY_TEST_NO_SUCH_VARIABLE' for "));
         // A credential in place of a variable's name.
-        for secret in ["sk-s3cret", "s3cret_s3cret", "AKIAS3CRET", "Bearer S3CRET_S3CRET", "x-api-key=sk_s3cret"] {
+        for secret in [
+            "sk-s3cret",
+            "s3cret_s3cret",
+            "AKIAS3CRET",
+            "SK_S3CRET_1",
+            "x-api-key=SK_S3CRET_1",
+            "Bearer S3CRET_S3CRET",
+            "x-api-key=sk_s3cret",
+        ] {
             for option in ["--upstream-header", "--upstream-authorization-env"] {
                 let line = line(&[option, secret]);
                 assert!(line.contains("'***'") && !line.to_lowercase().contains("s3cret"), "{line}");

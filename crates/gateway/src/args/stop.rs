@@ -48,16 +48,10 @@ fn may_be_secret(command: &Command, option: &str, value: &str) -> bool {
     let is_guarded = arg.get_id().as_str().starts_with("embeddings")
         || arg.get_help_heading().is_some_and(|heading| [TRUST, CALLERS].contains(&heading));
     let may_hold_one = match arg.get_value_names().and_then(|names| names.first()).map(|name| name.as_str()) {
-        Some("VAR") => !is_variable(value),
-        Some("NAME=VAR") => !value.split_once('=').is_some_and(|(_, variable)| is_variable(variable)),
+        // A credential may look like the name of a variable.
+        Some("VAR" | "NAME=VAR") => true,
         Some("FILE") => value.contains(':'),
         _ => value.contains(['@', '?']),
     };
     is_guarded && may_hold_one
-}
-
-/// Whether this looks like the name of a variable, such as `EU_KEY`, and not like a credential: few of these have no lower
-/// case letter.
-fn is_variable(value: &str) -> bool {
-    value.contains('_') && value.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
 }

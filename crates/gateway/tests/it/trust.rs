@@ -80,7 +80,7 @@ fn unreadable_keys_are_a_one_line_error() {
     assert!(wrong(&["--caller-keys-env", OPERATOR]).ends_with(": line 1 is not name:key"));
     assert!(
         wrong(&["--caller-keys-env", "GATEWAY_TEST_NO_SUCH_VARIABLE"])
-            .ends_with("this environment variable is not set")
+            .ends_with("no environment variable of this name is set")
     );
 }
 
