@@ -47,12 +47,23 @@ fn separator(name: &HeaderName) -> Option<u8> {
 
 /// Whether the text is the key, alone, after a scheme, as a cookie or as a protocol of a WebSocket.
 fn is_key(name: &HeaderName, text: &[u8], key: &[u8]) -> bool {
+    if *name == COOKIE {
+        return is_key_in_cookie(text, key);
+    }
     let rest = text.trim_ascii().strip_suffix(key);
     rest.is_some_and(|rest| match rest.last() {
         None | Some(b' ' | b'\t') => true,
-        Some(b'=') => *name == COOKIE,
         Some(b'.') => *name == SEC_WEBSOCKET_PROTOCOL,
         Some(_) => false,
+    })
+}
+
+/// The same for a cookie, whose value may be in quotes and percent-encoded.
+fn is_key_in_cookie(cookie: &[u8], key: &[u8]) -> bool {
+    let cookie = cookie.trim_ascii();
+    [cookie, &paths::decoded(cookie)].into_iter().any(|text| {
+        let rest = text.strip_suffix(key).or_else(|| text.strip_suffix(b"\"")?.strip_suffix(key));
+        rest.is_some_and(|rest| matches!(rest.last(), None | Some(b' ' | b'\t' | b'=' | b'"')))
     })
 }
 
@@ -112,6 +123,7 @@ mod tests {
         let lists = [
             ("cookie", "theme=dark; key=k; lang=en", "theme=dark; lang=en"),
             ("cookie", "key=k; session=\"a\"", "session=\"a\""),
+            ("cookie", "key=\"k\"; a=\"kk\"; auth=Bearer%20k; b=%22k%22; c=%6b; d=%6bk; e=k\"", "a=\"kk\"; d=%6bk"),
             ("cookie", "a=1;b=kk; c=k.", "a=1;b=kk; c=k."),
             ("sec-websocket-protocol", "realtime, openai-insecure-api-key.k,v2", "realtime,v2"),
             ("sec-websocket-protocol", "realtime, k", "realtime"),
@@ -125,6 +137,11 @@ mod tests {
             let left = request.headers().get_all(name).iter().map(|value| value.to_str().unwrap());
             assert!(left.eq(lists.iter().filter(|(of, ..)| name == *of).map(|(.., left)| *left)), "{request:?}");
         }
+
+        let cookies = "a=%41%; b=%2541%25; c=\"%41%\"; d=A%";
+        let mut request = Request::get("/v1").header("cookie", cookies).body(()).unwrap();
+        remove(&mut request, b"%41%");
+        assert_eq!(request.headers()["cookie"], "d=A%", "a key with percent signs");
 
         let mut request = Request::get("/v1?key=k").body(()).unwrap();
         remove(&mut request, b"k");
