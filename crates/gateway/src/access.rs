@@ -17,6 +17,8 @@ use super::attempts::{ATTEMPTS, Cause};
 use super::calls::{CallState, CallsInFlight, UnderWay};
 use super::figures::{CallFigures, CallOutcome};
 use super::ids::{self, RequestId};
+use super::proxy::DEDUP;
+use super::routes::RouteName;
 use super::upstream::UpstreamCalls;
 use super::{answers, problem, telemetry};
 
@@ -42,6 +44,8 @@ pub(crate) struct Access {
 struct AnswerHead {
     status: Option<StatusCode>,
     served_by: Option<HeaderValue>,
+    dedup: Option<HeaderValue>,
+    route: Option<RouteName>,
     attempts: Option<HeaderValue>,
     model: Option<Model>,
     asked: Option<UpstreamCalls>,
@@ -108,6 +112,8 @@ impl Access {
         self.head = AnswerHead {
             status: Some(response.status()),
             served_by: headers.get(problem::SERVED_BY).cloned(),
+            dedup: headers.get(DEDUP).cloned(),
+            route: extensions.get().cloned(),
             attempts: headers.get(ATTEMPTS).cloned(),
             model: extensions.get().cloned(),
             asked: extensions.get().cloned(),
@@ -163,7 +169,7 @@ impl AnswerHead {
 impl Drop for Access {
     fn drop(&mut self) {
         let total = self.begun.elapsed();
-        let AnswerHead { status, served_by, model, ending, cost, .. } = &self.head;
+        let AnswerHead { status, served_by, dedup, route, model, ending, cost, .. } = &self.head;
         CallFigures::of_this_process().ended(*status, self.outcome, total, self.first_byte);
         let usage = cost.map(|cost| cost.usage).or_else(|| ending.as_ref().and_then(Ending::total_usage));
         tracing::info!(
@@ -172,6 +178,7 @@ impl Drop for Access {
             method = %self.method,
             path = self.path,
             tenant = self.tenant.as_ref().map(Tenant::as_str),
+            route = route.as_ref().map(RouteName::as_str),
             model = model.as_ref().map(Model::as_str),
             status = status.map(|status| status.as_u16()),
             outcome = self.outcome.as_str(),
@@ -179,6 +186,7 @@ impl Drop for Access {
             error = self.error,
             attempts = self.head.attempts(),
             served_by = served_by.as_ref().and_then(|name| name.to_str().ok()),
+            dedup = dedup.as_ref().and_then(|role| role.to_str().ok()),
             bytes = self.bytes,
             input_tokens = usage.and_then(|usage| usage.input),
             output_tokens = usage.and_then(|usage| usage.output),

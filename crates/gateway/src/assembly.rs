@@ -22,7 +22,7 @@ use super::live::Live;
 use super::load::Loads;
 use super::local::{Local, Shown};
 use super::proxy::{Proxy, RequestBody};
-use super::routes::{Routes, Served};
+use super::routes::{RouteName, Routes, Served};
 use super::shutdown::Shutdown;
 use super::stack::{Shared, Stack};
 use super::state::States;
@@ -87,7 +87,8 @@ impl Assembly {
             let mut state = self.states.take(plan.name, count);
             let stack = Stack::new(&plan, &mut state, &mut circuits, &shared).service(&shared);
             states.push((plan.name.to_owned(), state));
-            routes.push(Served { calls: plan.calls, upstream: plan.upstream, stack: IdleClones::new(stack) });
+            let (name, stack) = (RouteName::new(plan.name), IdleClones::new(stack));
+            routes.push(Served { name, calls: plan.calls, upstream: plan.upstream, stack });
         }
         self.states.put(states);
         loads.add("callers", None, &self.states.callers(&args.callers));

@@ -1,5 +1,6 @@
 //! Counts the attempts of a call and writes them into the headers of its answer.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response};
@@ -48,9 +49,9 @@ impl CallAttempts {
     /// The answer when no upstream answered.
     pub(crate) fn failed(&self, error: &BoxError) -> Response<AnswerBody> {
         static WARNINGS: Seldom = Seldom::new();
-        let cause = cause(error);
+        let cause = cause(error.as_ref());
         if let Some(left_out) = WARNINGS.one_more(Instant::now()) {
-            warn(left_out, &cause);
+            warn(left_out, "the upstream did not answer", &cause);
         }
         let attempts = Some(self.report.attempts()).filter(|attempts| *attempts > 0);
         let mut response = count(attempts.unwrap_or(self.asked.times()), problem::bad_gateway(error));
@@ -97,20 +98,26 @@ impl CallAttempts {
     }
 }
 
+/// Logs why the server of embeddings did not answer.
+pub(crate) fn embeddings_failed(error: &(dyn Error + 'static)) {
+    static WARNINGS: Seldom = Seldom::new();
+    if let Some(left_out) = WARNINGS.one_more(Instant::now()) {
+        warn(left_out, "the server of embeddings did not answer", &cause(error));
+    }
+}
+
 /// Why no upstream answered.
-fn cause(error: &BoxError) -> String {
-    let chain = telemetry::chain(error.as_ref());
-    match upstream::certificate_advice(error.as_ref()) {
+fn cause(error: &(dyn Error + 'static)) -> String {
+    let chain = telemetry::chain(error);
+    match upstream::certificate_advice(error) {
         Some(advice) => format!("{chain}; {advice}"),
         None => chain,
     }
 }
 
-fn warn(left_out: u64, cause: &str) {
-    match left_out {
-        0 => tracing::warn!("the upstream did not answer: {cause}"),
-        _ => tracing::warn!(left_out, "the upstream did not answer: {cause}"),
-    }
+fn warn(left_out: u64, what: &str, cause: &str) {
+    let left_out = Some(left_out).filter(|count| *count > 0);
+    tracing::warn!(left_out, "{what}: {cause}");
 }
 
 fn count(attempts: u32, mut response: Response<AnswerBody>) -> Response<AnswerBody> {
@@ -163,8 +170,8 @@ mod tests {
         let writer = written.clone();
         let lines = tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(move || writer.clone());
         tracing::subscriber::with_default(lines.finish(), || {
-            warn(0, "lost");
-            warn(2, "lost");
+            warn(0, "the upstream did not answer", "lost");
+            warn(2, "the upstream did not answer", "lost");
         });
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         let [first, second] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
@@ -202,7 +209,7 @@ mod tests {
         let connectors = Connectors::new(&trust(false, ca).unwrap()).map(|connector| connect.layer(connector));
         let request = Request::get(format!("{url}/")).body(Empty::<Bytes>::new().map_err(BoxError::from)).unwrap();
         let failed = Forward::new(&connectors, url.parse().unwrap()).oneshot(request).await.map(drop);
-        cause(&failed.map_err(BoxError::from).unwrap_err())
+        cause(&failed.unwrap_err())
     }
 
     #[tokio::test]

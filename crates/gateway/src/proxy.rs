@@ -24,7 +24,7 @@ use super::headers::Peer;
 use super::idle_clones::IdleClones;
 use super::inspect::{Inspector, MaybeRead, NoMemory, NotInspected, UnclearModel};
 use super::problem::SERVED_BY;
-use super::routes::{RouteMatch, Routes};
+use super::routes::{RouteMatch, RouteName, Routes};
 use super::shutdown::Shutdown;
 use super::trailers::UnannouncedTrailers;
 use super::tunnel::{self, TooManyTunnels, Tunnel, Tunnels};
@@ -33,7 +33,7 @@ use super::upload::{ObservedUpload, UploadReports};
 use super::{headers, problem, telemetry};
 
 /// Whether an equal request came before: `leader`, `joined`, `replayed`, or `resumed`. Absent if that is unknown.
-const DEDUP: HeaderName = HeaderName::from_static("x-gateway-dedup");
+pub(crate) const DEDUP: HeaderName = HeaderName::from_static("x-gateway-dedup");
 
 /// The request body inside the stack.
 pub(crate) type RequestBody = CallBody;
@@ -48,6 +48,9 @@ pub(crate) struct Proxy<S> {
     tunnels: Tunnels,
     shutdown: Shutdown,
 }
+
+/// The stack of a call, and the name of its route.
+type NamedStack<'a, S> = (&'a IdleClones<S>, Option<&'a RouteName>);
 
 // === impl Proxy ===
 
@@ -104,8 +107,8 @@ impl<S> Proxy<S> {
         };
         let model = parts.extensions.get::<Model>().cloned();
         call.read(model.as_ref(), attempts.asked());
-        let stack = match self.stack(&matched, &parts, model.as_ref()) {
-            Ok(stack) => stack,
+        let (stack, route) = match self.stack(&matched, &parts, model.as_ref()) {
+            Ok(found) => found,
             Err(refusal) => {
                 return match body {
                     MaybeRead::Begun(body) => sender.refuse(body.into_rest(), refusal()).await,
@@ -131,6 +134,9 @@ impl<S> Proxy<S> {
         response.extensions_mut().insert(attempts.asked().clone());
         if let Some(model) = model {
             response.extensions_mut().insert(model);
+        }
+        if let Some(route) = route {
+            response.extensions_mut().insert(route.clone());
         }
         let Some(mut rest) = rest else { return response };
         match rest.try_recv() {
@@ -164,16 +170,16 @@ impl<S> Proxy<S> {
         if is_last_hop(parts) { Err(problem::empty(StatusCode::NO_CONTENT).into()) } else { Ok(matched) }
     }
 
-    /// The stack of a call. `Err` makes the refusal when there is none.
+    /// Finds the stack of a call. `Err` makes the refusal when there is none.
     fn stack<'a>(
         &'a self,
         matched: &RouteMatch<'a, S>,
         parts: &Parts,
         model: Option<&Model>,
-    ) -> Result<&'a IdleClones<S>, fn() -> Response<AnswerBody>> {
+    ) -> Result<NamedStack<'a, S>, fn() -> Response<AnswerBody>> {
         match *matched {
-            RouteMatch::At(route) => return Ok(&route.stack),
-            RouteMatch::Answers(stack) => return Ok(stack),
+            RouteMatch::At(route) => return Ok((&route.stack, route.name.as_ref())),
+            RouteMatch::Answers(stack) => return Ok((stack, None)),
             // The caller must not choose which limits apply.
             RouteMatch::Unsure if parts.extensions.get::<UnclearModel>().is_some() => {
                 return Err(problem::unclear_model);
@@ -183,7 +189,10 @@ impl<S> Proxy<S> {
         }
         let found = self.routes.find(parts.uri.path(), model.map(Model::as_str));
         let Some(route) = found else { return Err(problem::no_route) };
-        if route.upstream.has_target(&parts.uri) { Ok(&route.stack) } else { Err(problem::invalid_path) }
+        if !route.upstream.has_target(&parts.uri) {
+            return Err(problem::invalid_path);
+        }
+        Ok((&route.stack, route.name.as_ref()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Selects the stack for a call.
 
+use std::sync::Arc;
+
 use super::answers;
 use super::args::CallFilter;
 use super::idle_clones::IdleClones;
@@ -19,10 +21,16 @@ pub(crate) struct Routes<S> {
 /// A route with its stack.
 #[derive(Debug)]
 pub(crate) struct Served<S> {
+    /// `None`: the calls outside of routes.
+    pub(crate) name: Option<RouteName>,
     pub(crate) calls: CallFilter,
     pub(crate) upstream: Upstream,
     pub(crate) stack: IdleClones<S>,
 }
+
+/// In a response's extensions: the route of its call, for the log.
+#[derive(Clone, Debug)]
+pub(crate) struct RouteName(Arc<str>);
 
 /// What a request's head says about its route.
 pub(crate) enum RouteMatch<'a, S> {
@@ -34,6 +42,19 @@ pub(crate) enum RouteMatch<'a, S> {
     /// Upstreams may read the path as one of another route.
     Ambiguous,
     Nowhere,
+}
+
+// === impl RouteName ===
+
+impl RouteName {
+    /// `None` if there is no name.
+    pub(crate) fn new(name: &str) -> Option<Self> {
+        (!name.is_empty()).then(|| Self(name.into()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 // === impl Routes ===

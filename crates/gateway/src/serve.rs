@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -29,7 +29,7 @@ use super::preface::Prefaced;
 use super::proxy::RequestBody;
 use super::shutdown::{OpenGuard, Shutdown};
 use super::socket::{Socket, SocketReset};
-use super::telemetry;
+use super::telemetry::{self, Seldom};
 use super::trailers::{TrailerWriter, UnannouncedTrailers};
 use super::versions::{FIRST_REQUEST, Versions};
 
@@ -156,8 +156,12 @@ where
         let Err(error) = closed else { return };
         let cause = telemetry::chain(error.as_ref());
         if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
-            // It was no request, so it has no line of a call.
-            tracing::info!(peer = %came.address, "a request was refused: {cause}");
+            // It was no request, so it has no line of a call. Anyone can send many of them.
+            static REFUSALS: Seldom = Seldom::new();
+            if let Some(left_out) = REFUSALS.one_more(Instant::now()) {
+                let left_out = Some(left_out).filter(|count| *count > 0);
+                tracing::info!(peer = %came.address, left_out, "a request was refused: {cause}");
+            }
         } else {
             tracing::debug!(peer = %came.address, "a connection failed: {cause}");
         }

@@ -1,10 +1,12 @@
 //! Configures answers to similar requests.
 
+use http::Request;
 use hyper_util::client::legacy::connect::Connect;
-use tower::Layer;
-use tower_buttress::{CircuitBreakerLayer, OpenAiEmbeddings, Similar};
+use tower::{Layer, ServiceExt};
+use tower_buttress::{CallBody, CircuitBreakerLayer, OpenAiEmbeddings, Similar};
 
 use super::args::{LayerArgs, SimilarArgs, Switch};
+use super::attempts;
 use super::upstream::{Connectors, Forward};
 
 /// The settings of similar answers; `None`: off.
@@ -19,7 +21,12 @@ where
     let (threshold, upstream) = (similar.0?, embeddings.clone()?);
     let breaker = if args.breaker == Switch::On { CircuitBreakerLayer::new() } else { CircuitBreakerLayer::disabled() };
     let url = upstream.url()?;
-    let service = breaker.layer(Forward::new(connectors, upstream));
+    // For the layer an error only means that there is no similar answer.
+    let forward = ServiceExt::<Request<CallBody>>::map_err(Forward::new(connectors, upstream), |error| {
+        attempts::embeddings_failed(&error);
+        error
+    });
+    let service = breaker.layer(forward);
     let embedder = OpenAiEmbeddings::new(service, url, embeddings_model.clone().unwrap_or_default());
     let embedder = args
         .similar

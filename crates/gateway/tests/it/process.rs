@@ -311,17 +311,45 @@ fn a_variable_that_is_no_option_is_noticed() {
 
 #[test]
 fn a_request_that_cannot_be_read_is_logged() {
-    let log = log_of(&mut command("--listen 127.0.0.1:0"), |addr| {
-        for head in ["GET /\0 HTTP/1.1\r\n\r\n".to_owned(), format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(1 << 20))] {
-            let mut stream = TcpStream::connect(addr).unwrap();
-            // The gateway may answer and close before it has read all of it.
-            let _ = stream.write_all(head.as_bytes());
-            let _ = stream.read_to_end(&mut Vec::new());
-        }
-    });
-    let lines =
-        log.lines().filter(|line| line.contains("INFO a request was refused: ") && line.contains("peer=127.0.0.1"));
-    assert_eq!(lines.count(), 2, "{log}");
+    let refused = |heads: &[String]| {
+        let log = log_of(&mut command("--listen 127.0.0.1:0"), |addr| {
+            for head in heads {
+                let mut stream = TcpStream::connect(addr).unwrap();
+                // The gateway may answer and close before it has read all of it.
+                let _ = stream.write_all(head.as_bytes());
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        });
+        let is_refusal = |line: &&str| line.contains("INFO a request was refused: ") && line.contains("peer=127.0.0.1");
+        log.lines().filter(is_refusal).count()
+    };
+    let (no_path, endless) =
+        ("GET /\0 HTTP/1.1\r\n\r\n".to_owned(), format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(1 << 20)));
+    assert_eq!([refused(std::slice::from_ref(&no_path)), refused(&[endless])], [1, 1]);
+    // At most one line in a second: otherwise anyone could fill the log.
+    let begun = Instant::now();
+    let lines = refused(&vec![no_path; 100]);
+    assert!((1..=1 + begun.elapsed().as_secs()).contains(&(lines as u64)), "{lines} lines in {:?}", begun.elapsed());
+}
+
+#[test]
+fn a_server_of_embeddings_that_does_not_answer_is_logged() {
+    let nowhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let options = "--listen 127.0.0.1:0 --last-good on --similar 0.9 --embeddings-model m";
+    let (log, begun) = (log_file(), Instant::now());
+    let file = std::fs::File::create(&log).unwrap();
+    let program =
+        Program::start_with(command(options).args(["--embeddings", &format!("http://{nowhere}")]).stderr(file));
+    // Its message is embedded once it is stored.
+    let question = HELLO.replace("Hello", "What is the capital of France?");
+    send(program.addr, "/v1/chat/completions", "authorization: me\r\nx-fault: gap=0s\r\n", &question);
+    let is_told = |line: &str| {
+        line.contains("WARN the server of embeddings did not answer: ") && line.contains("Connection refused")
+    };
+    while !std::fs::read_to_string(&log).unwrap().lines().any(is_told) {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -345,6 +373,8 @@ fn an_access_line_in_json_says_what_became_of_a_call() {
         ("ending", "whole".into()),
         ("attempts", serde_json::json!(2)),
         ("served_by", "upstream".into()),
+        ("dedup", "leader".into()),
+        ("route", serde_json::Value::Null),
         ("input_tokens", serde_json::json!(1)),
     ] {
         assert_eq!(call[name], value, "{name}: {call}");
@@ -353,6 +383,32 @@ fn an_access_line_in_json_says_what_became_of_a_call() {
         assert!(call[name].as_u64().unwrap() > 0, "{name}: {call}");
     }
     assert!(call["first_data_ms"].is_u64(), "{call}");
+}
+
+#[test]
+fn an_access_line_names_the_route_and_tells_calls_from_their_repetitions() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let provider = runtime.block_on(Provider::start()).unwrap();
+    let path = std::env::temp_dir().join(format!("buttress-access-{}.toml", std::process::id()));
+    let route = format!("[[route]]\nname = 'chat'\nmodel = 'sim'\nupstream = 'http://{}'\n", provider.addr());
+    std::fs::write(&path, route).unwrap();
+    let mut command = command("--listen 127.0.0.1:0 --log-format json");
+    let log = log_of(command.arg("--config").arg(&path), |addr| {
+        for id in ["first", "second"] {
+            let headers =
+                format!("authorization: me\r\nidempotency-key: k\r\nx-request-id: {id}\r\nx-fault: gap=0s\r\n");
+            assert!(send(addr, "/v1/chat/completions", &headers, HELLO).contains("data: [DONE]"));
+        }
+        send(addr, "/v1/chat/completions", "x-request-id: elsewhere\r\n", &HELLO.replace("sim", "other"));
+    });
+    std::fs::remove_file(&path).unwrap();
+    let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let calls = lines.filter(|line| line["message"] == "call");
+    let told: Vec<_> =
+        calls.map(|call| ["id", "route", "dedup"].map(|name| call[name].as_str().map(str::to_owned))).collect();
+    let expected = [["first", "chat", "leader"], ["second", "chat", "replayed"], ["elsewhere", "", ""]];
+    let expected = expected.map(|call| call.map(|field| Some(field.to_owned()).filter(|field| !field.is_empty())));
+    assert_eq!(told, expected, "{log}");
 }
 
 #[test]
