@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rustls::pki_types::UnixTime;
 use rustls::{ClientConfig, ServerConfig};
 use tower_buttress::CircuitBreakerConfig;
 
@@ -56,6 +57,13 @@ impl CheckedConfig {
         };
         // Reading files and the system's roots blocks.
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// Why clients refuse the gateway's certificate, if its time has not come or is over. The gateway starts with it: those
+    /// that do not check it are served.
+    pub(crate) fn outdated(&self) -> Option<String> {
+        let misfit = tls::outdated(self.args.server.tls_cert.as_deref()?, UnixTime::now())?;
+        Some(self.args.places.describe(&misfit))
     }
 
     /// The upstream of calls outside of routes; `None`: there is none. Starts the simulated provider where it is

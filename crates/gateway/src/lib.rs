@@ -180,6 +180,7 @@ impl Gateway {
         let is_alone = admin.is_none();
         let shown = if is_alone && addr.ip().to_canonical().is_loopback() { Shown::All } else { Shown::Health };
         fleet.greet();
+        config.outdated().inspect(|why| tracing::warn!("{why}"));
         let memory = Memory::new(config.args.server.memory.0.unwrap_or(usize::MAX));
         let mut assembly = Assembly::new(fleet, events, memory, shutdown.clone(), shown, is_alone);
         let (live, current) = watch::channel(Arc::new(assembly.open(&config, upstream)));
@@ -196,6 +197,7 @@ impl Gateway {
                     Ok::<_, String>((config, upstream))
                 };
                 let done = read.await.map(|(config, upstream)| {
+                    config.outdated().inspect(|why| tracing::warn!("{why}"));
                     let before = live.borrow().clone();
                     let mut next = assembly.open(&config, upstream);
                     next.callers.succeed(&before.callers);

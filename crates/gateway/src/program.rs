@@ -61,7 +61,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
 /// Checks what would otherwise fail only at the start.
 fn check(args: &Args) -> Result<(), String> {
     Fleet::new(&args.fleet, &telemetry::observer(&Events::new()))?;
-    CheckedConfig::new(args.clone()).map(drop)
+    CheckedConfig::new(args.clone())?.outdated().map_or(Ok(()), Err)
 }
 
 /// Runs the gateway until a signal stops it.

@@ -33,8 +33,9 @@ impl Program {
         let addr = loop {
             line.clear();
             assert_ne!(out.read_line(&mut line).unwrap(), 0, "it ended");
-            if let Some((_, rest)) = line.split_once("gateway on http://") {
-                break rest.split(',').next().unwrap().parse().unwrap();
+            if let Some((_, url)) = line.split_once("gateway on ") {
+                let addr = url.split("://").nth(1).unwrap();
+                break addr.split(',').next().unwrap().trim().parse().unwrap();
             }
         };
         Self { child, out, addr }
@@ -157,7 +158,23 @@ fn a_configuration_is_checked_without_a_start() {
     std::fs::write(path, "tls_cert = '/nowhere'\ntls_key = '/nowhere'\n").unwrap();
     let (code, lines) = complaint(command("--check-config").env("GATEWAY_CONFIG", path));
     assert_eq!((code, lines.lines().count()), (1, 1), "{lines}");
-    std::fs::remove_file(path).unwrap();
+
+    let [chain, key] = ["pem", "key"].map(|kind| format!("{path}.{kind}"));
+    let mut names = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    names.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let own = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(&chain, names.self_signed(&own).unwrap().pem()).unwrap();
+    std::fs::write(&key, own.serialize_pem()).unwrap();
+    std::fs::write(path, format!("tls_cert = '{chain}'\ntls_key = '{key}'\nlisten = '127.0.0.1:0'\n")).unwrap();
+    let (code, lines) = complaint(&mut command(&format!("--config {path} --check-config")));
+    let told =
+        format!("gateway: {path}:1: tls_cert: --tls-cert: the certificate in {chain} expired at 2021-01-01T00:00:00Z");
+    assert!(code == 1 && lines.starts_with(&told), "{lines}");
+    let log = log_of(&mut command(&format!("--config {path}")), |_| {});
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains(" expired at ")), "{log}");
+    for file in [path, &chain, &key] {
+        std::fs::remove_file(file).unwrap();
+    }
 }
 
 #[test]
