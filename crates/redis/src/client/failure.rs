@@ -5,21 +5,41 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 /// The failure of a command, with the words of Redis or of the connection.
 pub(crate) enum CommandFailure {
     /// A working Redis, with the right settings, would not answer so.
-    Lost(String),
+    Lost(OutageCause),
     /// Redis refused this command.
     Refused(String),
 }
 
-// === impl Failure ===
+/// The cause of an outage.
+pub(crate) struct OutageCause {
+    pub(crate) words: String,
+    /// Redis said it, not the connection.
+    pub(crate) is_by_redis: bool,
+}
+
+// === impl CommandFailure ===
 
 impl CommandFailure {
     /// There is no connection: any reason is an outage, also a refused database.
     pub(crate) fn unconnected(why: &RedisError) -> Self {
-        Self::Lost(describe(why))
+        Self::Lost(OutageCause::of(why))
     }
 
     pub(crate) fn of(why: &RedisError) -> Self {
-        if is_outage(why) { Self::Lost(describe(why)) } else { Self::Refused(describe(why)) }
+        if is_outage(why) { Self::Lost(OutageCause::of(why)) } else { Self::Refused(describe(why)) }
+    }
+}
+
+// === impl OutageCause ===
+
+impl OutageCause {
+    pub(crate) fn silence() -> Self {
+        Self { words: "no answer in time".to_owned(), is_by_redis: false }
+    }
+
+    fn of(why: &RedisError) -> Self {
+        let is_by_redis = why.code().is_some() || why.kind() == ErrorKind::AuthenticationFailed;
+        Self { words: describe(why), is_by_redis }
     }
 }
 

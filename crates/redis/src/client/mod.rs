@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tower_buttress::{Event, Observer};
 
 use self::clock::Clock;
-use self::failure::{CommandFailure, is_outage};
+use self::failure::{CommandFailure, OutageCause, is_outage};
 use self::gate::Gate;
 use self::link::{Line, Link};
 use self::operation::{Operation, OperationResult, Watcher};
@@ -48,7 +48,8 @@ use crate::options::{Outage, RedisOptions};
 ///   wait. From then on no operation is sent, and callers continue at once without Redis. A task probes after 1 s,
 ///   then 2 s, up to every 30 s, until Redis answers. If Redis fails again within 10 s of its return, the task waits 2
 ///   s, then 4 s, up to 30 s.
-/// - *Redis refuses everything* (no permission, a wrong password or database): the same, with Redis's words.
+/// - *Redis refuses everything* (no permission, a wrong password or database): the same, with Redis's words. If Redis did
+///   not answer at first, its words are reported when it does.
 /// - *Redis refuses an operation* (its memory is full): that operation fails, with an
 ///   [`Event::BackendRefused`](tower_buttress::Event::BackendRefused) at most every 10 s.
 /// - *The connection is lost* (a restart of Redis, an idle timeout of a proxy): the operation is repeated once on a
@@ -205,17 +206,18 @@ impl Redis {
             }
             Err(_) => {
                 let shut = inner.gate().timed_out(sent, now());
-                self.on_failure(shut, "no answer in time");
+                self.on_failure(shut, &OutageCause::silence());
                 (OperationResult::TimedOut, Err(BackendError::Unreachable))
             }
         }
     }
 
-    fn on_failure(&self, shut: bool, why: &str) {
+    fn on_failure(&self, shut: bool, why: &OutageCause) {
         if shut {
             self.inner.subscriptions.check();
-            self.inner.report(Reachability::Unreachable { since: now(), why: why.into() });
-            tokio::spawn(probe(Arc::downgrade(&self.inner)));
+            let since = now();
+            self.inner.report(Reachability::Unreachable { since, why: why.words.as_str().into() });
+            tokio::spawn(probe(Arc::downgrade(&self.inner), since, why.is_by_redis));
         }
     }
 }
@@ -237,8 +239,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 static PING: LuaScript = LuaScript::new("ping", include_str!("../scripts/ping.lua"));
 
-/// Probes until Redis answers, then opens the gate.
-async fn probe(inner: Weak<ClientState>) {
+/// Probes until Redis answers, then opens the gate. `is_told_by_redis`: Redis itself said why it is unreachable. If it was only
+/// the connection, Redis's first words are reported too: they say what to do.
+async fn probe(inner: Weak<ClientState>, since: Instant, mut is_told_by_redis: bool) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
         let ping = inner.ping();
@@ -253,6 +256,12 @@ async fn probe(inner: Weak<ClientState>) {
                 drop(inner);
                 tokio::time::sleep(wait).await;
                 continue;
+            }
+            Ok(Err(
+                CommandFailure::Lost(OutageCause { words, is_by_redis: true }) | CommandFailure::Refused(words),
+            )) if !is_told_by_redis => {
+                is_told_by_redis = true;
+                inner.report(Reachability::Unreachable { since, why: words.into() });
             }
             Ok(Err(_)) => {}
             // The connection may be half open.

@@ -244,6 +244,25 @@ async fn a_redis_that_wants_a_password_is_not_reached_without_one() {
 }
 
 #[tokio::test]
+async fn the_words_of_a_redis_that_was_down_are_told_once_it_is_up() {
+    let mut server = Server::start();
+    let events = Events::default();
+    let redis = Redis::new(server.options().observer(Arc::new(events.clone()))).unwrap();
+    server.kill();
+    assert_eq!(claim(&redis, 1).await.0, Err(BackendError::Unreachable));
+    server.require("secret");
+    server.start_again();
+    until("its words are told", || events.all().len() > 1).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let told = events.all();
+    let [first, second] = &told[..] else { panic!("{told:?}") };
+    assert!(first.starts_with("redis: unreachable: Connection refused"), "{told:?}");
+    assert!(second.starts_with("redis: unreachable: NOAUTH "), "{told:?}");
+    let shown = redis.reachability().borrow().clone();
+    assert!(matches!(&shown, Reachability::Unreachable { why, .. } if why.starts_with("NOAUTH")), "{shown:?}");
+}
+
+#[tokio::test]
 async fn a_connection_of_the_application_is_used() {
     let server = Server::start();
     let client = redis::Client::open(server.url()).unwrap();

@@ -83,6 +83,11 @@ impl Server {
         self.child.wait().unwrap();
     }
 
+    /// From its next start on it asks for this password.
+    pub(crate) fn require(&mut self, password: &'static str) {
+        self.arguments.extend(["--requirepass", password]);
+    }
+
     /// Starts it again on the same port, empty.
     pub(crate) fn start_again(&mut self) {
         for _ in 0..50 {
