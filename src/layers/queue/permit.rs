@@ -20,7 +20,7 @@ use crate::rt::per_thread::ThreadArc;
 #[derive(Debug)]
 pub struct QueuePermit {
     shared: ThreadArc<Shared>,
-    /// The place, and whether its head is [`WATCHED`].
+    /// The place, and whether it is [`WATCHED`] or [`UNREAD`].
     slot: u32,
 }
 
@@ -31,8 +31,10 @@ pub(super) struct WatchedCall {
     uploading: Option<Arc<Uploading>>,
 }
 
-/// The layer watches its head. There are fewer slots.
+/// The layer watches its head. There are fewer slots than this bit and the next.
 const WATCHED: u32 = 1 << 31;
+/// It waits for its reader. Also in its slot, for the calls that wait for a place.
+const UNREAD: u32 = 1 << 30;
 
 // === impl WatchedCall ===
 
@@ -74,12 +76,18 @@ impl QueuePermit {
 
     #[inline]
     fn place(&self) -> HeldPlace {
-        HeldPlace { slot: self.slot & !WATCHED }
+        HeldPlace { slot: self.slot & !(WATCHED | UNREAD) }
     }
 
     #[inline]
     fn is_watched(&self) -> bool {
         self.slot & WATCHED != 0
+    }
+
+    #[inline]
+    fn leave_to_reader(&mut self) {
+        self.slot |= UNREAD;
+        self.shared.leave_to_reader(&self.place());
     }
 
     fn classify(&self, of_call: Option<&Classifier>, outcome: &Outcome<'_>) -> Verdict {
@@ -144,7 +152,10 @@ impl QueuePermit {
 impl Permit for QueuePermit {
     #[inline]
     fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        self.shared.return_to_upstream(&self.place());
+        if self.slot & UNREAD != 0 {
+            self.slot &= !UNREAD;
+            self.shared.return_to_upstream(&self.place());
+        }
         poll(cx)
     }
 
@@ -153,13 +164,13 @@ impl Permit for QueuePermit {
         if self.is_watched() {
             self.judge(response);
         }
-        self.shared.leave_to_reader(&self.place());
+        self.leave_to_reader();
         Watch::Body
     }
 
     #[inline]
     fn data(&mut self, _is_empty: bool) {
-        self.shared.leave_to_reader(&self.place());
+        self.leave_to_reader();
     }
 
     #[inline]

@@ -219,15 +219,13 @@ impl Slots {
         }
     }
 
-    /// The call that has this place waits for its upstream again, if it waited for its reader.
+    /// The call that has this place waited for its reader, and waits for its upstream again.
     #[inline]
     pub(super) fn return_to_upstream(&self, slot: u32) {
         if let Some(slot) = self.get(slot) {
-            let turn = slot.turn.load(Ordering::Relaxed);
             // Only its call writes here, once the request has been sent.
-            if Self::is_unread(turn) {
-                slot.turn.store(turn.wrapping_add(1) & !UPLOADING, Ordering::Relaxed);
-            }
+            let turn = slot.turn.load(Ordering::Relaxed);
+            slot.turn.store(turn.wrapping_add(1) & !UPLOADING, Ordering::Relaxed);
         }
     }
 
