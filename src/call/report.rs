@@ -1,7 +1,7 @@
 //! The result of a call's attempts, for a caller that gets an error instead of a response.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Receives, in a request's extensions, how many attempts [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer) made,
 /// and whether further ones are pointless.
@@ -35,8 +35,8 @@ pub struct RetryReport(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     attempts: AtomicU64,
-    /// Of the call that this one joined.
-    joined: OnceLock<RetryReport>,
+    /// Of the call that this one joined last.
+    joined: Mutex<Option<RetryReport>>,
 }
 
 /// A bit above the number of attempts.
@@ -64,20 +64,48 @@ impl RetryReport {
     }
 
     fn get(&self) -> u64 {
-        match (self.0.attempts.load(Relaxed), self.0.joined.get()) {
-            (0, Some(joined)) => joined.0.attempts.load(Relaxed),
-            (attempts, _) => attempts,
+        match self.0.attempts.load(Relaxed) {
+            0 => self.0.joined().as_ref().map_or(0, |joined| joined.0.attempts.load(Relaxed)),
+            attempts => attempts,
         }
     }
 
     /// Reports the attempts of `other` from now on, while its own call makes none.
     pub(crate) fn join(&self, other: &Self) {
         if !Arc::ptr_eq(&self.0, &other.0) {
-            let _ = self.0.joined.set(other.clone());
+            let before = self.0.joined().replace(other.clone());
+            drop(before);
         }
     }
 
     pub(crate) fn set(&self, attempts: u32, is_final: bool) {
         self.0.attempts.store(u64::from(attempts) | if is_final { FINAL } else { 0 }, Relaxed);
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn joined(&self) -> MutexGuard<'_, Option<RetryReport>> {
+        self.joined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_attempts_are_those_of_the_call_that_was_joined_last() {
+        let [own, first, second] = [(); 3].map(|()| RetryReport::new());
+        first.set(3, true);
+        own.join(&first);
+        assert_eq!((own.attempts(), own.is_final()), (3, true));
+        own.join(&second);
+        assert_eq!((own.attempts(), own.is_final()), (0, false), "it has none yet");
+        second.set(1, false);
+        assert_eq!((own.attempts(), own.is_final()), (1, false));
+        own.set(2, false);
+        assert_eq!(own.attempts(), 2, "its own");
     }
 }
