@@ -20,7 +20,7 @@ use crate::rt::per_thread::ThreadArc;
 #[derive(Debug)]
 pub struct QueuePermit {
     shared: ThreadArc<Shared>,
-    /// The place, and whether it is [`WATCHED`] or [`UNREAD`].
+    /// The place, and whether it is [`WATCHED`] or [`ANSWERED`].
     slot: u32,
 }
 
@@ -33,8 +33,8 @@ pub(super) struct WatchedCall {
 
 /// The layer watches its head. There are fewer slots than this bit and the next.
 const WATCHED: u32 = 1 << 31;
-/// It waits for its reader. Also in its slot, for the calls that wait for a place.
-const UNREAD: u32 = 1 << 30;
+/// Its head is here: it may wait for its reader.
+const ANSWERED: u32 = 1 << 30;
 
 // === impl WatchedCall ===
 
@@ -76,18 +76,12 @@ impl QueuePermit {
 
     #[inline]
     fn place(&self) -> HeldPlace {
-        HeldPlace { slot: self.slot & !(WATCHED | UNREAD) }
+        HeldPlace { slot: self.slot & !(WATCHED | ANSWERED) }
     }
 
     #[inline]
     fn is_watched(&self) -> bool {
         self.slot & WATCHED != 0
-    }
-
-    #[inline]
-    fn leave_to_reader(&mut self) {
-        self.slot |= UNREAD;
-        self.shared.leave_to_reader(&self.place());
     }
 
     fn classify(&self, of_call: Option<&Classifier>, outcome: &Outcome<'_>) -> Verdict {
@@ -152,8 +146,7 @@ impl QueuePermit {
 impl Permit for QueuePermit {
     #[inline]
     fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        if self.slot & UNREAD != 0 {
-            self.slot &= !UNREAD;
+        if self.slot & ANSWERED != 0 {
             self.shared.return_to_upstream(&self.place());
         }
         poll(cx)
@@ -164,13 +157,14 @@ impl Permit for QueuePermit {
         if self.is_watched() {
             self.judge(response);
         }
-        self.leave_to_reader();
+        self.slot |= ANSWERED;
+        self.shared.leave_to_reader(&self.place());
         Watch::Body
     }
 
     #[inline]
     fn data(&mut self, _is_empty: bool) {
-        self.leave_to_reader();
+        self.shared.leave_to_reader(&self.place());
     }
 
     #[inline]

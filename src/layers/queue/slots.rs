@@ -27,7 +27,7 @@ pub(super) struct Slots {
 
 struct PlaceSlot {
     holder: AtomicU64,
-    /// How often the wait of its call changed between upstream and reader: odd means reader. Or [`UPLOADING`].
+    /// Two more with each frame that its call left to its reader, and odd while it waits for that. Or [`UPLOADING`].
     turn: AtomicU32,
     /// How many calls took it.
     uses: AtomicU32,
@@ -219,13 +219,13 @@ impl Slots {
         }
     }
 
-    /// The call that has this place waited for its reader, and waits for its upstream again.
+    /// The call that has this place waits for its upstream again. Its request was sent.
     #[inline]
     pub(super) fn return_to_upstream(&self, slot: u32) {
         if let Some(slot) = self.get(slot) {
             // Only its call writes here, once the request has been sent.
             let turn = slot.turn.load(Ordering::Relaxed);
-            slot.turn.store(turn.wrapping_add(1) & !UPLOADING, Ordering::Relaxed);
+            slot.turn.store(turn & !READER, Ordering::Relaxed);
         }
     }
 
@@ -234,7 +234,7 @@ impl Slots {
     pub(super) fn leave_to_reader(&self, slot: u32) {
         if let Some(slot) = self.get(slot) {
             let turn = slot.turn.load(Ordering::Relaxed);
-            slot.turn.store((turn.wrapping_add(1) | READER) & !UPLOADING, Ordering::Relaxed);
+            slot.turn.store((turn.wrapping_add(2) | READER) & !UPLOADING, Ordering::Relaxed);
         }
     }
 
