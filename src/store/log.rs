@@ -292,4 +292,19 @@ mod tests {
         let second = lengths();
         assert_eq!(second[..first.len()], first);
     }
+
+    #[test]
+    fn frames_that_stay_apart_share_their_memory() {
+        let (mut recorder, log) = Recorder::open(LogLimits { bytes: 1_000_000, lag: Duration::from_secs(1) });
+        // A store may read again: from now on each frame stays a part.
+        drop(log.observer());
+        (0..1_000).for_each(|_| recorder.part(BodyPart::Data(Bytes::from(vec![7; 50]))));
+        let mut reader = log.observer().unwrap();
+        let mut end = std::ptr::null();
+        let apart = std::iter::from_fn(|| reader.next_recorded()).filter(|part| {
+            let BodyPart::Data(data) = part else { panic!("no data") };
+            data.as_ptr() != std::mem::replace(&mut end, data.as_ptr_range().end)
+        });
+        assert!(apart.count() < 1_000 * 50 / 4096 + 12);
+    }
 }

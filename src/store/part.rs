@@ -37,7 +37,7 @@ pub(super) enum StoredPart {
 #[repr(C)]
 pub(super) struct Compactor {
     copied: usize,
-    /// What is left of a block that a reader has read.
+    /// What is left of a block that has ended.
     spare: BytesMut,
 }
 
@@ -113,17 +113,27 @@ impl Compactor {
 
     /// Returns `held` for a reader: nothing is added to it from now on.
     pub(super) fn share(&mut self, held: &mut StoredPart) -> BodyPart {
-        match held {
-            StoredPart::Whole(part) => part.clone(),
-            StoredPart::Block(block) => {
-                let part = BodyPart::Data(block.split().freeze());
-                if block.capacity() > self.spare.capacity() {
-                    self.spare = std::mem::take(block);
-                }
-                *held = StoredPart::Whole(part.clone());
-                part
-            }
+        let part = match held {
+            StoredPart::Whole(part) => return part.clone(),
+            StoredPart::Block(block) => self.freeze(block),
+        };
+        *held = StoredPart::Whole(part.clone());
+        part
+    }
+
+    /// Ends a block. What is left of it takes the data that is held next.
+    pub(super) fn close(&mut self, held: &mut StoredPart) {
+        if let StoredPart::Block(block) = held {
+            *held = StoredPart::Whole(self.freeze(block));
         }
+    }
+
+    fn freeze(&mut self, block: &mut BytesMut) -> BodyPart {
+        let part = BodyPart::Data(block.split().freeze());
+        if block.capacity() > self.spare.capacity() {
+            self.spare = std::mem::take(block);
+        }
+        part
     }
 }
 

@@ -131,6 +131,8 @@ impl Recorder {
         let is_added =
             !*was_observed && broadcast.add_to_last(next, cost - OVERHEAD, |last| compactor.add(last, &part));
         if !is_added {
+            // Nothing is added to the last part from now on: what is left of its block takes the next one.
+            broadcast.last_mut().into_iter().for_each(|last| compactor.close(last));
             // Without a recording, and with one listener, no other reader can join.
             let is_shared = broadcast.is_recording() || broadcast.listeners() > 1;
             let mut hold = || if is_shared { compactor.hold(&part) } else { StoredPart::Whole(part.clone()) };

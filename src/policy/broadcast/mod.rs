@@ -320,6 +320,11 @@ impl<P, A: Default> Broadcast<P, A> {
         true
     }
 
+    /// The last part that is held.
+    pub(crate) fn last_mut(&mut self) -> Option<&mut P> {
+        self.parts.back_mut().map(|held| &mut held.part)
+    }
+
     /// Whether a reader except `reader` may have read all parts so far.
     fn is_awaited(&mut self, reader: Option<ReaderId>) -> bool {
         let (tip, place) = (self.tip, reader.map(|id| id.0));
