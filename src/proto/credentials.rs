@@ -54,8 +54,22 @@ const SECRET_KEYS: [&str; 12] = [
     "client",
 ];
 /// The words before a `token` that make it a place in a list, not a secret.
-const CURSORS: [&str; 9] =
-    ["page", "next", "previous", "prev", "continuation", "pagination", "cursor", "starting", "sync"];
+const CURSORS: [&str; 14] = [
+    "page",
+    "paging",
+    "pagination",
+    "next",
+    "previous",
+    "prev",
+    "continuation",
+    "cursor",
+    "scroll",
+    "start",
+    "starting",
+    "after",
+    "resume",
+    "sync",
+];
 /// The query parameter of an OAuth code, whose last word says nothing in other names.
 const OAUTH_CODE: &str = "code";
 /// The schemes before a credential; alone they are not a credential.
@@ -130,10 +144,11 @@ pub(crate) fn are_equal(one: &Parts, other: &Parts) -> bool {
 /// - each field and each parameter of the query whose name ends in the word `token`, `secret`, `auth`, `authorization`, `password`, `signature`,
 ///   `apikey`, `credential`, `jwt` or `assertion`, or in `key` behind `api`, `auth`, `access`, `subscription`, `secret`, `functions`, `rapidapi`,
 ///   `account`, `master`, `virtual`, `private` or `client` (`x-auth-token`, `sessionToken`, `ocp-apim-subscription-key`,
-///   `cf-access-client-secret`). A word ends before a capital letter, and at each character that is neither a letter nor a digit. A place in a list
-///   stays: a `token` behind `page`, `next`, `previous`, `prev`, `continuation`, `pagination`, `cursor`, `starting` or `sync` (`page_token`,
-///   `nextPageToken`). So does `max_tokens`, which ends in another word. A parameter that is withheld without need (`csrf_token`) costs a
-///   backup less than a secret that is sent to it;
+///   `cf-access-client-secret`). A word ends at each character that is neither a letter nor a digit, and where a capital begins the next
+///   one (`IDToken`). A parameter stays that is a place in a list: a `token` behind `page`, `paging`, `pagination`, `next`, `previous`, `prev`,
+///   `continuation`, `cursor`, `scroll`, `start`, `starting`, `after`, `resume` or `sync` (`page_token`, `nextPageToken`). So does `max_tokens`,
+///   which ends in another word. A parameter that is withheld without need (`csrf_token`) costs a backup less than a secret that is sent
+///   to it;
 /// - each field whose value is marked [sensitive](HeaderValue::set_sensitive): mark others;
 /// - the members of `Sec-WebSocket-Protocol` that begin with `openai-insecure-api-key.`;
 /// - a user in the URI, and the parameters `key`, `token`, `sig` and `code` of its query.
@@ -179,23 +194,31 @@ fn is_known(name: &HeaderName, value: &HeaderValue) -> bool {
 fn is_named_secret(name: &[u8]) -> bool {
     let (before, last) = split_last_word(name);
     let (_, of) = split_last_word(before);
-    let is = |word: &[u8], among: &[&str]| among.iter().any(|one| word.eq_ignore_ascii_case(one.as_bytes()));
-    match () {
-        () if is(last, &["key"]) => is(of, &SECRET_KEYS),
-        () if is(last, &["token"]) => !is(of, &CURSORS),
-        () => is(last, &SECRET_WORDS),
-    }
+    if is_word(last, &["key"]) { is_word(of, &SECRET_KEYS) } else { is_word(last, &SECRET_WORDS) }
+}
+
+/// Whether a parameter is a place in a list: `page_token`.
+fn is_cursor(name: &[u8]) -> bool {
+    let (before, last) = split_last_word(name);
+    let (_, of) = split_last_word(before);
+    is_word(last, &["token"]) && is_word(of, &CURSORS)
+}
+
+fn is_word(word: &[u8], among: &[&str]) -> bool {
+    among.iter().any(|one| word.eq_ignore_ascii_case(one.as_bytes()))
 }
 
 /// What is before the last word of the name, and this word. Words are separated by characters that are neither letters
-/// nor digits, or begin with a capital letter.
+/// nor digits, or begin with a capital: in `IDToken` the last one.
 fn split_last_word(name: &[u8]) -> (&[u8], &[u8]) {
     let end = name.iter().rposition(u8::is_ascii_alphanumeric).map_or(0, |last| last + 1);
-    let begins = |pair: &[u8]| match pair {
-        [before, first] => !before.is_ascii_alphanumeric() || before.is_ascii_lowercase() && first.is_ascii_uppercase(),
-        _ => false,
+    let begins = |&at: &usize| {
+        let (before, first, next) = (name[at - 1], name[at], name.get(at + 1));
+        let is_capital =
+            first.is_ascii_uppercase() && (!before.is_ascii_uppercase() || next.is_some_and(u8::is_ascii_lowercase));
+        !before.is_ascii_alphanumeric() || is_capital
     };
-    let start = name[..end].windows(2).rposition(begins).map_or(0, |before| before + 1);
+    let start = (1..end).rev().find(begins).unwrap_or(0);
     (&name[..start], &name[start..end])
 }
 
@@ -252,7 +275,7 @@ fn is_set(parameter: &str) -> bool {
 
 fn is_secret(parameter: &str) -> bool {
     let name: Vec<u8> = decoded(name_of(parameter)).collect();
-    is_among(parameter, &QUERY) || is_among(parameter, &[OAUTH_CODE]) || is_named_secret(&name)
+    is_among(parameter, &QUERY) || is_among(parameter, &[OAUTH_CODE]) || is_named_secret(&name) && !is_cursor(&name)
 }
 
 fn is_among(parameter: &str, names: &[&str]) -> bool {
@@ -355,20 +378,13 @@ mod tests {
                 ("apikey", "s"),
                 ("token", "s"),
                 ("cf-access-jwt-assertion", "s"),
+                ("x-sync-token", "s"),
             ],
         );
         assert!(!has_any(&secrets.headers, &secrets.uri), "no provider bills an account by them");
         withhold(&mut secrets);
         assert!(secrets.headers.is_empty(), "{:?}", secrets.headers);
-        for kept in [
-            "idempotency-key",
-            "sec-websocket-key",
-            "key",
-            "x-max-tokens",
-            "x-author",
-            "openai-organization",
-            "x-next-page-token",
-        ] {
+        for kept in ["idempotency-key", "sec-websocket-key", "key", "x-max-tokens", "x-author", "openai-organization"] {
             let mut head = head("/", &[(kept, "v")]);
             withhold(&mut head);
             assert_eq!(head.headers.len(), 1, "{kept}");
@@ -428,6 +444,12 @@ mod tests {
             "user%5Bapi_key%5D",
             "session%5Ftoken",
             "APIKey",
+            "XApiKey",
+            "IDToken",
+            "SASToken",
+            "oauth2Token",
+            "sha256Signature",
+            "ACCESS_TOKEN",
             "private_key",
         ];
         for name in QUERY.into_iter().chain(further) {
@@ -438,7 +460,7 @@ mod tests {
         assert_eq!(withheld("/b?k%65y=secret&alt=sse"), "/b?alt=sse");
         assert_eq!(withheld("http://me@a/?key=secret"), "http://a/");
         assert_eq!(withheld("/b?X-Amz-Signature=secret&page_token=2"), "/b?page_token=2");
-        let cursors = "/b?page_token=1&pageToken=2&next_token=3&nextPageToken=4&continuation%5Ftoken=5&NextToken=6";
+        let cursors = "/b?page_token=1&pageToken=2&next_token=3&nextPageToken=4&continuation%5Ftoken=5&NextToken=6&resume_token=7&pagingToken=8";
         let others = "/b?max_tokens=1&maxTokens=2&zipcode=3&error_code=4&sort_key=5&author=6&%C3%A9=7&=8&_=9";
         for kept in [cursors, others, "/b?monkey=1&key%=2&ke=y", "/b?a=key", "/b?", "/b", "http://a/?tokens=5"] {
             assert_eq!(withheld(kept), kept);
