@@ -92,11 +92,12 @@ impl QueuePermit {
     #[inline(never)]
     fn judge<B>(&self, response: &Response<B>) {
         let HeadState::Awaited(awaited) = self.shared.take_head(&self.place()) else { return };
+        // First: the classifier is the user's, and may panic.
+        awaited.sending.into_iter().for_each(Waker::wake);
         if self.shared.counts_losses() {
             let load = self.load_of(awaited.classifier.as_ref(), response);
             self.shared.set_head(&self.place(), HeadState::Judged(load));
         }
-        awaited.sending.into_iter().for_each(Waker::wake);
     }
 
     /// Judges the upstream's capacity by a head.

@@ -23,7 +23,7 @@ pub(crate) struct FairQueue<T> {
     round: VecDeque<u64>,
     waiting: usize,
     /// The serial of the last ticket. It repeats after four billion tickets.
-    serial: u32,
+    serial: NonZeroU32,
 }
 
 /// Identifies a waiter. The ticket of a removed waiter matches none.
@@ -73,7 +73,7 @@ impl<T> FairQueue<T> {
             tenants: HashMap::default(),
             round: VecDeque::new(),
             waiting: 0,
-            serial: 0,
+            serial: NonZeroU32::MAX,
         }
     }
 
@@ -88,8 +88,8 @@ impl<T> FairQueue<T> {
 
     /// Adds a waiter at the end of its tenant's queue.
     pub(crate) fn push(&mut self, tenant: u64, waiter: T) -> Ticket {
-        self.serial = self.serial.wrapping_add(1);
-        let serial = NonZeroU32::new(self.serial).unwrap_or(NonZeroU32::MIN);
+        let serial = self.serial.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        self.serial = serial;
         if !self.tenants.contains_key(&tenant) {
             self.drop_all_empty_lines();
             self.round.push_back(tenant);
