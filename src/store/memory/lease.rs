@@ -12,8 +12,6 @@ use crate::rt::clock;
 use crate::store::{Claim, ClaimRequest, Lease, Retention};
 
 /// The lease of a [`MemoryStore`](super::MemoryStore).
-// What each frame reads and writes stands first.
-#[repr(C)]
 pub struct MemoryLease {
     fits: bool,
     /// Its entry was neither stored nor removed yet.
