@@ -80,6 +80,9 @@ impl RetryReport {
 
     pub(crate) fn set(&self, attempts: u32, is_final: bool) {
         self.0.attempts.store(u64::from(attempts) | if is_final { FINAL } else { 0 }, Relaxed);
+        // Its own call counts now. Calls that joined each other at different times would keep each other's reports.
+        let joined = self.0.joined().take();
+        drop(joined);
     }
 }
 
@@ -107,5 +110,16 @@ mod tests {
         assert_eq!((own.attempts(), own.is_final()), (1, false));
         own.set(2, false);
         assert_eq!(own.attempts(), 2, "its own");
+    }
+
+    #[test]
+    fn reports_that_joined_each_other_do_not_keep_each_other() {
+        let [one, other] = [(); 2].map(|()| RetryReport::new());
+        let known = Arc::downgrade(&one.0);
+        one.join(&other);
+        one.set(1, false);
+        other.join(&one);
+        drop((one, other));
+        assert_eq!(known.strong_count(), 0);
     }
 }

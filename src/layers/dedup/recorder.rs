@@ -34,11 +34,11 @@ pub(super) struct ResponseRecorder<L> {
     storage_full: bool,
     /// Its gRPC status is still expected; without it, it broke off.
     owes_status: bool,
-    /// Finds that status in the body of a gRPC-Web answer.
-    web_trailers: Option<WebTrailersReader>,
     /// Its end does not prove that it is complete.
     has_unproven_end: bool,
     source: KeySource,
+    /// Finds the gRPC status in the body of a gRPC-Web answer. Boxed, since other answers have none.
+    web_trailers: Option<Box<WebTrailersReader>>,
     /// The remaining bytes of the body, if its head names the length.
     missing: Option<u64>,
     /// Its share of the memory of all calls.
@@ -139,7 +139,7 @@ impl<L: Lease> ResponseRecorder<L> {
     fn expect_status(&mut self, head: &HeaderMap) {
         let framing = grpc::framing(head).filter(|_| grpc::status(head).is_none());
         self.owes_status = framing.is_some();
-        self.web_trailers = (framing == Some(GrpcFraming::Web)).then(WebTrailersReader::default);
+        self.web_trailers = (framing == Some(GrpcFraming::Web)).then(Box::default);
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {

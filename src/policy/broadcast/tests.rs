@@ -62,14 +62,14 @@ fn a_part_is_added_to_the_last_one_of_a_recording_unless_another_reader_waits_fo
     }
     let mut recording = broadcast(0);
     let (reads, waits) = (recording.join().unwrap(), recording.join().unwrap());
-    assert!(!add(&mut recording, Some(reads), 1), "there is none before it");
+    assert!(!add(&mut recording, Some(reads), 1), "nothing is held yet");
     recording.push_read(reads, || 1, 5);
     assert!(add(&mut recording, Some(reads), 2));
     assert_eq!((recording.cost(), drain(&mut recording, waits)), (6, vec![3]));
     assert!(drain(&mut recording, reads).is_empty());
     assert!(!add(&mut recording, Some(reads), 3), "the other reader waits for it");
     recording.leave(waits);
-    assert!(!add(&mut recording, None, 3), "nobody has read it");
+    assert!(!add(&mut recording, None, 3), "no reader has read the part before");
     assert!(add(&mut recording, Some(reads), 3));
     recording.push_read(reads, || 4, 3);
     assert!(!add(&mut recording, Some(reads), 5), "the recording is full");
