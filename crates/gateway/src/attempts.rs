@@ -50,9 +50,7 @@ impl CallAttempts {
     pub(crate) fn failed(&self, error: &BoxError) -> Response<AnswerBody> {
         static WARNINGS: Seldom = Seldom::new();
         let cause = cause(error.as_ref());
-        if let Some(left_out) = WARNINGS.one_more(Instant::now()) {
-            warn(left_out, "the upstream did not answer", &cause);
-        }
+        WARNINGS.log(Instant::now(), |left_out| tracing::warn!(left_out, "the upstream did not answer: {cause}"));
         let attempts = Some(self.report.attempts()).filter(|attempts| *attempts > 0);
         let mut response = count(attempts.unwrap_or(self.asked.times()), problem::bad_gateway(error));
         response.extensions_mut().insert(Cause(cause));
@@ -101,9 +99,9 @@ impl CallAttempts {
 /// Logs why the server of embeddings did not answer.
 pub(crate) fn embeddings_failed(error: &(dyn Error + 'static)) {
     static WARNINGS: Seldom = Seldom::new();
-    if let Some(left_out) = WARNINGS.one_more(Instant::now()) {
-        warn(left_out, "the server of embeddings did not answer", &cause(error));
-    }
+    WARNINGS.log(Instant::now(), |left_out| {
+        tracing::warn!(left_out, "the server of embeddings did not answer: {}", cause(error));
+    });
 }
 
 /// Why no upstream answered.
@@ -113,11 +111,6 @@ fn cause(error: &(dyn Error + 'static)) -> String {
         Some(advice) => format!("{chain}; {advice}"),
         None => chain,
     }
-}
-
-fn warn(left_out: u64, what: &str, cause: &str) {
-    let left_out = Some(left_out).filter(|count| *count > 0);
-    tracing::warn!(left_out, "{what}: {cause}");
 }
 
 fn count(attempts: u32, mut response: Response<AnswerBody>) -> Response<AnswerBody> {
@@ -170,8 +163,11 @@ mod tests {
         let writer = written.clone();
         let lines = tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(move || writer.clone());
         tracing::subscriber::with_default(lines.finish(), || {
-            warn(0, "the upstream did not answer", "lost");
-            warn(2, "the upstream did not answer", "lost");
+            let (warnings, start) = (Seldom::new(), Instant::now());
+            for millis in [0, 1, 2, 1_000] {
+                let now = start + Duration::from_millis(millis);
+                warnings.log(now, |left_out| tracing::warn!(left_out, "the upstream did not answer: lost"));
+            }
         });
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         let [first, second] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };

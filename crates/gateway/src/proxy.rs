@@ -170,7 +170,7 @@ impl<S> Proxy<S> {
         if is_last_hop(parts) { Err(problem::empty(StatusCode::NO_CONTENT).into()) } else { Ok(matched) }
     }
 
-    /// Finds the stack of a call. `Err` makes the refusal when there is none.
+    /// Finds the stack of a call, or returns a function that makes the refusal.
     fn stack<'a>(
         &'a self,
         matched: &RouteMatch<'a, S>,

@@ -158,10 +158,9 @@ where
         if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
             // It was no request, so it has no line of a call. Anyone can send many of them.
             static REFUSALS: Seldom = Seldom::new();
-            if let Some(left_out) = REFUSALS.one_more(Instant::now()) {
-                let left_out = Some(left_out).filter(|count| *count > 0);
+            REFUSALS.log(Instant::now(), |left_out| {
                 tracing::info!(peer = %came.address, left_out, "a request was refused: {cause}");
-            }
+            });
         } else {
             tracing::debug!(peer = %came.address, "a connection failed: {cause}");
         }

@@ -60,7 +60,7 @@ struct Reporter {
     events: Events,
 }
 
-/// Limits warnings of one kind to one a second, so that an upstream that is down does not fill the disk.
+/// Limits log lines of one kind to one a second, so that an upstream that is down does not fill the disk.
 #[derive(Debug)]
 pub(crate) struct Seldom(Mutex<(Option<Instant>, u64)>);
 
@@ -82,15 +82,19 @@ impl Seldom {
         Self(Mutex::new((None, 0)))
     }
 
-    /// `Some` if this warning is to be written, with the number of those left out since the last.
-    pub(crate) fn one_more(&self, now: Instant) -> Option<u64> {
-        let (last, left_out) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Calls `write` unless the last line was written less than a second ago, with the number of lines left out since then, if
+    /// there are any.
+    pub(crate) fn log(&self, now: Instant, write: impl FnOnce(Option<u64>)) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, left_out) = &mut *state;
         if last.is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
             *left_out = left_out.saturating_add(1);
-            return None;
+            return;
         }
         *last = Some(now);
-        Some(std::mem::take(left_out))
+        let left_out = std::mem::take(left_out);
+        drop(state);
+        write(Some(left_out).filter(|count| *count > 0));
     }
 }
 
@@ -208,7 +212,11 @@ mod tests {
     #[test]
     fn warnings_of_one_kind_come_once_a_second_and_say_how_many_were_left_out() {
         let (seldom, start) = (Seldom::new(), Instant::now());
-        let at = [0, 1, 999, 1_000, 1_001, 5_000].map(|millis| seldom.one_more(start + Duration::from_millis(millis)));
-        assert_eq!(at, [Some(0), None, None, Some(2), None, Some(1)]);
+        let at = [0, 1, 999, 1_000, 1_001, 5_000, 6_000].map(|millis| {
+            let mut written = None;
+            seldom.log(start + Duration::from_millis(millis), |left_out| written = Some(left_out));
+            written
+        });
+        assert_eq!(at, [Some(None), None, None, Some(Some(2)), None, Some(Some(1)), Some(None)]);
     }
 }
