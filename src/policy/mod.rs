@@ -29,4 +29,5 @@ pub(crate) mod timeout_profile;
 pub(crate) mod unattended;
 pub(crate) mod upstream_error;
 pub mod verdict;
+pub(crate) mod wait_end;
 pub(crate) mod window;

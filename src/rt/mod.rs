@@ -1,5 +1,6 @@
 //! Clocks and timers: the only place that reads a clock or arms a timer.
 
+pub(crate) mod alarm;
 pub(crate) mod cancellation;
 pub(crate) mod clock;
 pub(crate) mod deadline;

@@ -42,15 +42,15 @@ impl Admit for QueueGate {
         let watched = shared.counts_losses().then(|| WatchedCall::new(request, shared, None));
         let mut patience = None;
         let arrived = shared.arrive(tenant, || {
-            let (now, known) = patience_of(request, shared.config.max_wait);
-            (now, patience.insert(known).left(now))
+            let (now, known) = *patience.insert(patience_of(request, shared.config.max_wait));
+            (now, known.left)
         });
         match arrived {
             PlaceResult::Place(place) => Admission::Pass(QueuePermit::new(shared.hold(), &place, watched)),
             PlaceResult::Full { expected } => Admission::Refuse(shared.refuse(expected)),
             PlaceResult::Waits(ticket) => {
                 Notices::report(request.extensions(), || Notice::Queue { expected: shared.expected_wait(tenant) });
-                let patience = patience.unwrap_or_else(|| patience_of(request, shared.config.max_wait).1);
+                let patience = patience.unwrap_or_else(|| patience_of(request, shared.config.max_wait));
                 Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, patience, watched))
             }
         }
@@ -70,8 +70,8 @@ impl QueueGate {
         B: Body + 'static,
     {
         let Self(shared) = self;
-        let (now, patience) = patience_of(request, shared.config.max_wait);
-        let now = || (now, patience.left(now));
+        let patience = patience_of(request, shared.config.max_wait);
+        let now = || (patience.0, patience.1.left);
         let watched = WatchedCall::new(request, shared, Some(uploading.clone()));
         let expected = match uploading.places().arrive(tenant, now) {
             PlaceResult::Place(place) => {
@@ -103,5 +103,5 @@ impl QueueGate {
 fn patience_of<B>(request: &Request<B>, max_wait: Duration) -> (Instant, Patience) {
     let now = clock::now();
     let left = Deadline::of(request.extensions()).map(|deadline| deadline.remaining_at(now));
-    (now, Patience::new(now, max_wait, left))
+    (now, Patience::new(max_wait, left))
 }

@@ -109,7 +109,8 @@ use crate::rt::per_thread::PerThread;
 ///
 /// With a free place: a hash of the tenant, a compare-exchange to take the place and one to return it, and no allocation.
 /// Threads take places of their own, so they do not wait for each other. A call that finds no place takes a lock, as do,
-/// from then on, the calls that hold one; it is boxed. With [`auto`](Self::auto) each call takes the lock twice, and is
+/// from then on, the calls that hold one; it is boxed. While calls wait, a task of each runtime in which they do has the
+/// timer for all of them. With [`auto`](Self::auto) each call takes the lock twice, and is
 /// boxed.
 #[derive(Clone, Debug)]
 pub struct QueueLayer {

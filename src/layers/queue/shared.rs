@@ -15,6 +15,7 @@ use crate::policy::backoff::between;
 use crate::policy::micros::{Micros, micros};
 use crate::policy::queue::{EnqueueResult, Load, Ticket};
 use crate::rejection::{Rejection, RejectionKind};
+use crate::rt::alarm::{AlarmedCalls, Alarms};
 use crate::rt::clock;
 use crate::rt::entropy::Entropy;
 use crate::rt::sync::{AtomicBool, Mutex, Ordering, lock};
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     are_shown: AtomicBool,
     entropy: Entropy,
     epoch: Instant,
+    alarms: Alarms,
     /// The places for calls whose requests are still on their way.
     uploads: Option<Arc<Self>>,
 }
@@ -58,7 +60,7 @@ pub(super) enum PlaceResult {
 pub(super) enum WaitState {
     Place(HeldPlace),
     Full,
-    /// Check the readers at this time, if this call was chosen to.
+    /// The readers must be checked at this time.
     Wait(Option<Instant>),
 }
 
@@ -72,10 +74,16 @@ const GAUGES: [&str; 2] = ["tower_buttress_queue_limit", "tower_buttress_queue_w
 
 impl Shared {
     pub(super) fn new(config: Config) -> Self {
+        Self::since(clock::now(), config)
+    }
+
+    fn since(epoch: Instant, config: Config) -> Self {
         // An adaptive limit counts every call, which takes the lock.
         let slots = Slots::new(config.limit.most(), config.limit.is_fixed());
         let state = State::new(&config, &slots);
-        let uploads = config.limit.for_uploads().map(|limit| Arc::new(Self::new(Config { limit, ..config.clone() })));
+        // One clock: a call may wait in one and then in the other.
+        let part = |limit| Arc::new(Self::since(epoch, Config { limit, ..config.clone() }));
+        let uploads = config.limit.for_uploads().map(part);
         Self {
             config,
             callers: CallerHasher::default(),
@@ -85,7 +93,8 @@ impl Shared {
             is_full: AtomicBool::new(false),
             are_shown: AtomicBool::new(false),
             entropy: Entropy::default(),
-            epoch: clock::now(),
+            epoch,
+            alarms: Alarms::new(),
             uploads,
         }
     }
@@ -139,7 +148,7 @@ impl Shared {
             }
             EnqueueResult::InPlaceOf { evicted, ticket } => {
                 if let Some(waiter) = state.places.waiter(evicted) {
-                    woken.push(std::mem::replace(waiter, PlaceWaiter::Evicted).waker());
+                    woken.push(std::mem::replace(waiter, PlaceWaiter::Evicted).take_waker());
                 }
                 ticket
             }
@@ -173,11 +182,16 @@ impl Shared {
 
     /// The time for measurements; never zero.
     fn micros(&self) -> Micros {
-        micros(clock::now().saturating_duration_since(self.epoch)).saturating_add(1)
+        self.at(clock::now())
     }
 
-    /// Whether the wait has ended; if not, `waker` is woken at its end.
-    pub(super) fn ask(&self, ticket: Ticket, waker: &Waker) -> WaitState {
+    /// This time on the queue's clock.
+    pub(super) fn at(&self, now: Instant) -> Micros {
+        micros(now.saturating_duration_since(self.epoch)).saturating_add(1)
+    }
+
+    /// Whether the wait has ended; if not, `waker` is woken when it has, or at `end`, where an alarm is set.
+    pub(super) fn ask(&self, ticket: Ticket, waker: &Waker, end: Micros) -> WaitState {
         let mut state = lock(&self.state);
         match state.places.waiter(ticket) {
             Some(PlaceWaiter::Waiting(waiting)) => {
@@ -185,7 +199,8 @@ impl Shared {
                     Some(known) => known.clone_from(waker),
                     None => *waiting = Some(waker.clone()),
                 }
-                return WaitState::Wait(state.sweep_of(ticket));
+                state.places.set_end(ticket, end);
+                return WaitState::Wait(state.next_sweep());
             }
             Some(PlaceWaiter::Granted(_)) => {}
             Some(PlaceWaiter::Evicted) | None => {
@@ -194,18 +209,14 @@ impl Shared {
                 return WaitState::Full;
             }
         }
-        let mut woken = Woken::default();
-        let place = state.forget(ticket, &mut woken);
-        drop(state);
-        woken.wake();
-        place.map_or(WaitState::Full, WaitState::Place)
+        state.forget(ticket).map_or(WaitState::Full, WaitState::Place)
     }
 
     /// Removes a waiting call. A place that it was given and did not take goes to the next.
     pub(super) fn forget(&self, ticket: Ticket) {
         let mut woken = Woken::default();
         let mut state = lock(&self.state);
-        if let Some(place) = state.forget(ticket, &mut woken) {
+        if let Some(place) = state.forget(ticket) {
             self.show_left();
             state.leave(&place, Load::Unknown, None, &self.slots);
         }
@@ -247,17 +258,6 @@ impl Shared {
         let mut state = lock(&self.state);
         state.places.set_limit(places);
         self.pass_on(&mut state, &mut woken);
-        drop(state);
-        woken.wake();
-    }
-
-    /// Checks the readers, if it is time: places beyond their half go to waiting calls.
-    pub(super) fn sweep(&self, now: Instant) {
-        let mut woken = Woken::default();
-        let mut state = lock(&self.state);
-        if state.sweep(&self.slots, now) {
-            self.pass_on(&mut state, &mut woken);
-        }
         drop(state);
         woken.wake();
     }
@@ -314,11 +314,12 @@ impl Shared {
             let place = state.place(grant, &self.slots, || self.micros());
             self.show_entered();
             if let Some(waiter) = state.places.waiter(ticket) {
-                woken.push(std::mem::replace(waiter, PlaceWaiter::Granted(place)).waker());
+                woken.push(std::mem::replace(waiter, PlaceWaiter::Granted(place)).take_waker());
             }
         }
         if state.places.waiting() == 0 {
             state.end_sweeps();
+            self.alarms.end();
             if self.is_fixed() {
                 state.free_places(&self.slots);
             }
@@ -375,6 +376,29 @@ impl Shared {
     /// Whether its calls are those of another queue, too.
     fn is_part(&self) -> bool {
         self.uploads.is_none()
+    }
+}
+
+impl AlarmedCalls for Shared {
+    fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
+    /// Checks the readers, too, if it is time: places beyond their half go to waiting calls.
+    fn wake_ended(&self) -> Option<Instant> {
+        let now = clock::now();
+        let at = self.at(now);
+        let mut woken = Woken::default();
+        let mut state = lock(&self.state);
+        if state.sweep(&self.slots, now) {
+            self.pass_on(&mut state, &mut woken);
+        }
+        let end = state.places.ended(at, |waiter| woken.push(waiter.take_waker()));
+        let end = end.and_then(|end| now.checked_add(Duration::from_micros(end.saturating_sub(at))));
+        let next = end.into_iter().chain(state.next_sweep()).min();
+        drop(state);
+        woken.wake();
+        next
     }
 }
 

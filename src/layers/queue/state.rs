@@ -19,8 +19,7 @@ pub(super) struct State {
     seen: Box<[u32]>,
     /// The rounds in which an adaptive limit gave its places.
     rounds: Box<[u32]>,
-    /// The call that checks, and the next time.
-    sweeper: Option<Ticket>,
+    /// The next check, while calls wait.
     sweep: Option<Instant>,
     granted: u32,
     /// The values that the gauges show.
@@ -61,7 +60,6 @@ impl State {
             free_slots: (places..slots.len()).rev().collect(),
             seen: slots.turns().map(|_| 0).collect(),
             rounds: if limit.counts_losses() { slots.turns().map(|_| 0).collect() } else { Box::default() },
-            sweeper: None,
             sweep: None,
             granted: 0,
             shown: [0.0; 2],
@@ -120,16 +118,8 @@ impl State {
         }
     }
 
-    pub(super) fn forget(&mut self, ticket: Ticket, woken: &mut Woken) -> Option<HeldPlace> {
-        let waiter = self.places.forget(ticket);
-        if self.sweeper == Some(ticket) {
-            // Another waiting call takes this over when it is polled.
-            self.sweeper = None;
-            if let Some(PlaceWaiter::Waiting(waker)) = self.places.first() {
-                woken.push(waker.clone());
-            }
-        }
-        match waiter {
+    pub(super) fn forget(&mut self, ticket: Ticket) -> Option<HeldPlace> {
+        match self.places.forget(ticket) {
             Some(PlaceWaiter::Granted(place)) => Some(place),
             _ => None,
         }
@@ -143,9 +133,9 @@ impl State {
         }
     }
 
-    /// When the call of this ticket must check the readers: one waiting call does so for all.
-    pub(super) fn sweep_of(&mut self, ticket: Ticket) -> Option<Instant> {
-        self.sweep.filter(|_| *self.sweeper.get_or_insert(ticket) == ticket)
+    /// When the readers must be checked.
+    pub(super) fn next_sweep(&self) -> Option<Instant> {
+        self.sweep
     }
 
     /// Finds readers that have left data unread since the last check, and passes over their places beyond their half, and
@@ -188,9 +178,10 @@ fn at(list: &mut [u32], slot: u32) -> Option<&mut u32> {
 // === impl Waiter ===
 
 impl PlaceWaiter {
-    pub(super) fn waker(self) -> Option<Waker> {
+    /// The waker of a waiting call, which sets another when it is polled.
+    pub(super) fn take_waker(&mut self) -> Option<Waker> {
         match self {
-            Self::Waiting(waker) => waker,
+            Self::Waiting(waker) => waker.take(),
             Self::Granted(_) | Self::Evicted => None,
         }
     }

@@ -44,7 +44,7 @@ impl Uploading {
         Some(uploading)
     }
 
-    pub(super) fn places(&self) -> &Shared {
+    pub(super) fn places(&self) -> &Arc<Shared> {
         &self.places
     }
 

@@ -1,4 +1,5 @@
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::permit::{QueuePermit, WatchedCall};
@@ -6,12 +7,13 @@ use super::shared::{PlaceResult, Shared, WaitState};
 use super::state::HeldPlace;
 use crate::admission::Wait;
 use crate::event::Event;
+use crate::policy::micros::micros;
 use crate::policy::queue::Ticket;
+use crate::policy::wait_end::WaitEnd;
 use crate::rejection::{Rejection, RejectionKind};
+use crate::rt::alarm::Alarms;
 use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
-use crate::rt::timeout::Timeout;
-use crate::rt::timer::LazyTimer;
 
 /// A wait for a place. Dropping it ends the wait; a place that it was given and did not take goes to the next call.
 #[derive(Debug)]
@@ -23,10 +25,8 @@ pub struct QueueWait {
     /// It waits for a place among the calls whose requests are still being sent, and then for one among all.
     is_for_upload: bool,
     deadline_is_first: bool,
-    until: Option<Instant>,
-    timeout: Timeout,
-    /// For the call that checks the readers.
-    sweep: LazyTimer,
+    /// On the queue's clock.
+    end: WaitEnd,
     /// For its permit, if its head matters. Boxed: most waiting calls have none.
     watched: Option<Box<WatchedCall>>,
 }
@@ -34,8 +34,7 @@ pub struct QueueWait {
 /// How long a call can wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// When the wait ends without a place.
-    until: Option<Instant>,
+    pub(super) left: Duration,
     /// What happens then, if it is not that it has waited for too long.
     deadline_is_first: bool,
 }
@@ -44,19 +43,10 @@ pub(super) struct Patience {
 
 impl Patience {
     /// `left`: of the call's deadline.
-    pub(super) fn new(now: Instant, max_wait: Duration, left: Option<Duration>) -> Self {
+    pub(super) fn new(max_wait: Duration, left: Option<Duration>) -> Self {
         let deadline_is_first = left.is_some_and(|left| left < max_wait);
-        let patience = left.map_or(max_wait, |left| left.min(max_wait));
-        Self { until: now.checked_add(patience), deadline_is_first }
+        Self { left: left.map_or(max_wait, |left| left.min(max_wait)), deadline_is_first }
     }
-
-    pub(super) fn left(&self, now: Instant) -> Duration {
-        left(self.until, now)
-    }
-}
-
-fn left(until: Option<Instant>, now: Instant) -> Duration {
-    until.map_or(Duration::MAX, |until| until.saturating_duration_since(now))
 }
 
 // === impl QueueWait ===
@@ -66,20 +56,20 @@ impl QueueWait {
         shared: ThreadArc<Shared>,
         tenant: u64,
         ticket: Ticket,
-        patience: Patience,
+        (now, patience): (Instant, Patience),
         watched: Option<WatchedCall>,
     ) -> Self {
-        let Patience { until, deadline_is_first } = patience;
-        let (timeout, sweep) = (Timeout::default(), LazyTimer::default());
+        let Patience { left, deadline_is_first } = patience;
+        let end = WaitEnd::new(shared.at(now).saturating_add(micros(left)));
         let (ticket, is_for_upload, watched) = (Some(ticket), false, watched.map(Box::new));
-        Self { shared, tenant, ticket, is_for_upload, deadline_is_first, until, timeout, sweep, watched }
+        Self { shared, tenant, ticket, is_for_upload, deadline_is_first, end, watched }
     }
 
     pub(super) fn for_upload(
         shared: ThreadArc<Shared>,
         tenant: u64,
         ticket: Ticket,
-        patience: Patience,
+        patience: (Instant, Patience),
         watched: WatchedCall,
     ) -> Self {
         let mut wait = Self::for_place(shared, tenant, ticket, patience, Some(watched));
@@ -88,10 +78,10 @@ impl QueueWait {
     }
 
     /// Where it waits.
-    fn places(&self) -> &Shared {
+    fn places(&self) -> &Arc<Shared> {
         let uploading = || self.watched.as_ref().and_then(|watched| watched.uploading());
         let for_upload = if self.is_for_upload { uploading() } else { None };
-        for_upload.map_or(&*self.shared, |uploading| uploading.places())
+        for_upload.map_or(self.shared.value(), |uploading| uploading.places())
     }
 
     fn give_up(&mut self) -> Rejection {
@@ -121,12 +111,16 @@ impl Wait for QueueWait {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<QueuePermit, Rejection>> {
         while let Some(ticket) = self.ticket {
-            let sweep = match self.places().ask(ticket, cx.waker()) {
+            let now = clock::now();
+            let at = self.shared.at(now);
+            // A place wins over the end of the wait.
+            let is_over = self.end.has_passed(at);
+            let left = Duration::from_micros(self.end.at().saturating_sub(at));
+            let sweep = match self.places().ask(ticket, cx.waker(), self.end.at()) {
                 WaitState::Place(place) if self.is_for_upload => {
                     self.watched.as_ref().and_then(|watched| watched.uploading()).inspect(|it| it.begin(place));
                     (self.ticket, self.is_for_upload) = (None, false);
-                    let now = clock::now();
-                    match self.shared.arrive(self.tenant, || (now, left(self.until, now))) {
+                    match self.shared.arrive(self.tenant, || (now, left)) {
                         PlaceResult::Waits(ticket) => self.ticket = Some(ticket),
                         PlaceResult::Full { expected } => return Poll::Ready(Err(self.shared.refuse(expected))),
                         PlaceResult::Place(place) => {
@@ -146,12 +140,13 @@ impl Wait for QueueWait {
                 }
                 WaitState::Wait(sweep) => sweep,
             };
-            if self.until.is_some_and(|until| self.timeout.poll_until(until, cx).is_ready()) {
+            if is_over {
                 return Poll::Ready(Err(self.give_up()));
             }
-            let Some(sweep) = sweep else { return Poll::Pending };
-            ready!(self.sweep.poll_until(sweep, cx));
-            self.places().sweep(clock::now());
+            if let Some(next) = now.checked_add(left).into_iter().chain(sweep).min() {
+                Alarms::set(self.places(), next);
+            }
+            return Poll::Pending;
         }
         Poll::Pending
     }

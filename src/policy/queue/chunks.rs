@@ -28,6 +28,16 @@ impl<T> Chunks<T> {
         self.0.get_mut(chunk)?.get_mut(within)
     }
 
+    /// The items in their chunks.
+    pub(super) fn chunks_mut(&mut self) -> impl Iterator<Item = &mut [T]> {
+        self.0.iter_mut().map(Vec::as_mut_slice)
+    }
+
+    /// The number of the chunk of this index.
+    pub(super) fn chunk_of(index: u32) -> usize {
+        split(index).0
+    }
+
     /// Returns its index.
     pub(super) fn push(&mut self, value: T) -> u32 {
         if self.0.last().is_none_or(|last| last.len() >= CHUNK) {
@@ -58,6 +68,10 @@ mod tests {
         }
         for number in 0..1000 {
             assert_eq!(list.get(number), Some(&number));
+        }
+        for (number, chunk) in list.chunks_mut().enumerate() {
+            assert_eq!(chunk[0] as usize, number * CHUNK);
+            assert_eq!(Chunks::<u32>::chunk_of(chunk[0]), number);
         }
         *list.get_mut(640).unwrap() += 1;
         assert_eq!(list.get(640), Some(&641));

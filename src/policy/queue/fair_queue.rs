@@ -10,11 +10,14 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::num::NonZeroU32;
 
 use super::chunks::Chunks;
+use crate::policy::micros::Micros;
 
 /// Waiters of type `T`, each of a tenant. Each operation takes constant time, unless noted.
 #[derive(Debug)]
 pub(crate) struct FairQueue<T> {
     places: Chunks<WaitingCall<T>>,
+    /// For each chunk of places, no wait in it ends before this time.
+    ends: Vec<Micros>,
     /// The first free place; each free place names the next one.
     free: u32,
     taken: usize,
@@ -39,6 +42,8 @@ struct WaitingCall<T> {
     serial: Option<NonZeroU32>,
     tenant: u64,
     waiter: Option<T>,
+    /// When its wait ends, unless that was noticed; or [`NEVER`].
+    end: Micros,
     /// Whether it is in its tenant's queue, and its neighbours there.
     is_waiting: bool,
     before: u32,
@@ -55,6 +60,7 @@ struct TenantQueue {
 
 /// No place.
 const NONE: u32 = u32::MAX;
+const NEVER: Micros = Micros::MAX;
 
 /// For keys that are hashes already.
 pub(crate) type Hashed = BuildHasherDefault<KeyHasher>;
@@ -68,6 +74,7 @@ impl<T> FairQueue<T> {
     pub(crate) fn new() -> Self {
         Self {
             places: Chunks::new(),
+            ends: Vec::new(),
             free: NONE,
             taken: 0,
             tenants: HashMap::default(),
@@ -96,8 +103,15 @@ impl<T> FairQueue<T> {
         }
         let queue = self.tenants.entry(tenant).or_default();
         let before = queue.last;
-        let place =
-            WaitingCall { serial: Some(serial), tenant, waiter: Some(waiter), is_waiting: true, before, behind: NONE };
+        let place = WaitingCall {
+            serial: Some(serial),
+            tenant,
+            waiter: Some(waiter),
+            end: NEVER,
+            is_waiting: true,
+            before,
+            behind: NONE,
+        };
         let index = match self.places.get_mut(self.free) {
             Some(free) => {
                 let next = free.behind;
@@ -126,6 +140,38 @@ impl<T> FairQueue<T> {
     /// Returns the waiter of this ticket, even if its wait has ended.
     pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut T> {
         self.place(ticket)?.waiter.as_mut()
+    }
+
+    /// Sets when the wait of this ticket's waiter ends, for [`ended`](Self::ended).
+    pub(crate) fn set_end(&mut self, ticket: Ticket, end: Micros) {
+        let Some(place) = self.place(ticket) else { return };
+        place.end = end;
+        let chunk = Chunks::<WaitingCall<T>>::chunk_of(ticket.place);
+        if self.ends.len() <= chunk {
+            self.ends.resize(chunk + 1, NEVER);
+        }
+        if let Some(earliest) = self.ends.get_mut(chunk) {
+            *earliest = end.min(*earliest);
+        }
+    }
+
+    /// Calls `look` once for each waiter whose wait has ended by `now`. Returns a time before which no other wait ends, if any
+    /// does. Looks at one number for every 64 waiters, and at the waiters where that is over.
+    pub(crate) fn ended(&mut self, now: Micros, mut look: impl FnMut(&mut T)) -> Option<Micros> {
+        if self.is_empty() {
+            return None;
+        }
+        for (earliest, chunk) in self.ends.iter_mut().zip(self.places.chunks_mut()).filter(|(end, _)| **end <= now) {
+            *earliest = NEVER;
+            for place in chunk.iter_mut().filter(|place| place.is_waiting) {
+                if place.end <= now {
+                    place.end = NEVER;
+                    place.waiter.as_mut().into_iter().for_each(&mut look);
+                }
+                *earliest = place.end.min(*earliest);
+            }
+        }
+        self.ends.iter().copied().min().filter(|earliest| *earliest < NEVER)
     }
 
     /// Calls `look` for all waiters.
@@ -195,7 +241,7 @@ impl<T> FairQueue<T> {
         self.taken -= 1;
         if self.taken == 0 {
             // Frees the memory of a long queue.
-            (self.places, self.free) = (Chunks::new(), NONE);
+            (self.places, self.ends, self.free) = (Chunks::new(), Vec::new(), NONE);
             self.drop_empty_lines();
         }
         waiter
@@ -364,6 +410,42 @@ mod tests {
         assert_eq!(queue.remove(tickets[1]), None);
         assert_eq!(served(&mut queue), ["a1", "a3", "a4"]);
         assert_eq!(queue.remove(new), None);
+    }
+
+    #[test]
+    fn a_wait_that_has_ended_is_seen_once() {
+        let mut queue = FairQueue::new();
+        let tickets: Vec<_> = (0..200).map(|number| queue.push(number % 3, number)).collect();
+        assert_eq!(queue.ended(Micros::MAX, |_| panic!("none has an end")), None);
+        let ended = |queue: &mut FairQueue<u64>, now| {
+            let mut seen = Vec::new();
+            let next = queue.ended(now, |number| seen.push(*number));
+            (seen, next)
+        };
+        for (ticket, end) in [(150, 30), (1, 20), (2, 10), (199, 20)] {
+            queue.set_end(tickets[ticket], end);
+        }
+        assert_eq!(ended(&mut queue, 9), (vec![], Some(10)));
+        assert_eq!(ended(&mut queue, 10), (vec![2], Some(20)));
+        // Its wait was extended; another has ended otherwise.
+        queue.set_end(tickets[2], 25);
+        queue.end(tickets[1]);
+        assert_eq!(ended(&mut queue, 20), (vec![199], Some(25)));
+        queue.remove(tickets[2]);
+        assert_eq!(ended(&mut queue, 29), (vec![], Some(30)));
+        assert_eq!(ended(&mut queue, 30), (vec![150], None));
+        // The place of one that has left is another's, which has no end yet.
+        queue.set_end(tickets[3], 40);
+        queue.remove(tickets[3]);
+        let new = queue.push(7, 200);
+        assert_eq!(ended(&mut queue, 40), (vec![], None));
+        queue.set_end(new, 50);
+        for ticket in tickets {
+            queue.remove(ticket);
+        }
+        assert_eq!(ended(&mut queue, 49), (vec![], Some(50)));
+        queue.end(new);
+        assert_eq!(ended(&mut queue, 50), (vec![], None), "no call waits");
     }
 
     #[test]

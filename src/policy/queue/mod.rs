@@ -146,10 +146,14 @@ impl<W> Places<W> {
         self.queue.get_mut(ticket)
     }
 
-    /// Returns a waiter, if any: the next one in turn.
-    pub(crate) fn first(&mut self) -> Option<&mut W> {
-        let (ticket, _) = self.queue.first(|_, _| true)?;
-        self.queue.get_mut(ticket)
+    /// See [`FairQueue::set_end`].
+    pub(crate) fn set_end(&mut self, ticket: Ticket, end: Micros) {
+        self.queue.set_end(ticket, end);
+    }
+
+    /// See [`FairQueue::ended`].
+    pub(crate) fn ended(&mut self, now: Micros, look: impl FnMut(&mut W)) -> Option<Micros> {
+        self.queue.ended(now, look)
     }
 
     /// Removes a waiter: with its grant, or because its caller left.

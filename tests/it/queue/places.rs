@@ -3,10 +3,12 @@
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
+use std::thread;
 
 use futures_util::FutureExt;
+use tokio::runtime::{Builder, Handle};
 use tokio::time::Instant;
 use tower::Layer;
 use tower_buttress::verdict::{Health, NextStep, Outcome, Verdict};
@@ -99,6 +101,53 @@ async fn a_caller_that_goes_away_leaves_no_trace() {
     assert_eq!((layer.stats().in_flight, layer.stats().waiting), (1, 0));
     assert_eq!(next.await.unwrap().status(), 200);
     is_empty(&layer);
+    // The calls were under one alarm, whose task has ended.
+    tokio::task::yield_now().await;
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_kept_and_not_polled_lets_others_give_up_and_be_served() {
+    let (layer, busy) = (QueueLayer::new(1).max_wait(secs(5)), Busy::default());
+    let service = layer.layer(takes(secs(7), &busy));
+    let first = tokio::spawn(service.clone().oneshot(ask("a")));
+    tokio::task::yield_now().await;
+    let start = Instant::now();
+    let mut kept = Box::pin(service.clone().oneshot(ask("a")));
+    assert!(kept.as_mut().now_or_never().is_none());
+    tokio::time::sleep(secs(1)).await;
+    let refused = service.clone().oneshot(ask("b")).await.unwrap();
+    assert_eq!((start.elapsed(), kind(&refused)), (secs(6), Some(RejectionKind::QueueFull)));
+    assert_eq!(first.await.unwrap().unwrap().status(), 200);
+    // Its wait is over, but it has got a place before it was polled.
+    assert_eq!((start.elapsed(), layer.stats().in_flight), (secs(7), 1));
+    assert_eq!(kept.await.unwrap().status(), 200);
+    is_empty(&layer);
+}
+
+#[test]
+fn a_call_gives_up_in_time_where_a_runtime_in_which_others_wait_ends_or_rests() {
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    for is_dropped in [true, false] {
+        let layer = QueueLayer::new(1).max_wait(Duration::from_millis(50));
+        let service = layer.layer(takes(secs(600), &Busy::default()));
+        let other = runtime();
+        let calls = other.block_on(async {
+            let mut calls: Vec<_> = (0..2).map(|_| Box::pin(service.clone().oneshot(ask("a")))).collect();
+            assert!(calls.iter_mut().all(|call| call.as_mut().now_or_never().is_none()));
+            tokio::task::yield_now().await;
+            calls
+        });
+        let kept = (!is_dropped).then_some(other);
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let refused = runtime().block_on(service.oneshot(ask("b"))).unwrap();
+            done.send(kind(&refused)).unwrap();
+        });
+        assert_eq!(is_done.recv_timeout(secs(60)).unwrap(), Some(RejectionKind::QueueFull));
+        drop((kept, calls));
+        is_empty(&layer);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ fn call(shared: &Shared, tenant: u64) {
 fn wait(shared: &Shared, tenant: u64) -> HeldPlace {
     match shared.arrive(tenant, || (clock::now(), PATIENCE)) {
         PlaceResult::Place(place) => place,
-        PlaceResult::Waits(ticket) => block_on(poll_fn(|cx| match shared.ask(ticket, cx.waker()) {
+        PlaceResult::Waits(ticket) => block_on(poll_fn(|cx| match shared.ask(ticket, cx.waker(), Micros::MAX) {
             WaitState::Place(place) => Poll::Ready(place),
             WaitState::Wait(_) => Poll::Pending,
             WaitState::Full => panic!("there is room in the line"),
