@@ -31,6 +31,12 @@ pub(super) struct WatchedCall {
     uploading: Option<Arc<Uploading>>,
 }
 
+/// Gives its place back even if the classifier, which is the user's, panics.
+struct Leaving<'a> {
+    permit: &'a QueuePermit,
+    load: Load,
+}
+
 /// The layer watches its head. There are fewer slots than this bit and the next.
 const WATCHED: u32 = 1 << 31;
 /// Its head is here: it may wait for its reader.
@@ -113,18 +119,21 @@ impl QueuePermit {
         }
     }
 
-    /// What a watched call shows at its end.
     #[inline(never)]
+    fn end_watched(&self, end: PermitEnd<'_>) {
+        let mut leaving = Leaving { permit: self, load: Load::Unknown };
+        leaving.load = self.load_at_end(end);
+    }
+
+    /// What a watched call shows at its end.
     fn load_at_end(&self, end: PermitEnd<'_>) -> Load {
         match (self.shared.take_head(&self.place()), end) {
             (HeadState::Judged(load), PermitEnd::Head | PermitEnd::Complete) => load,
             // The head shows the loss; whether the rest would have been served is unknown.
             (HeadState::Judged(Load::Lost), PermitEnd::Broken(_) | PermitEnd::Dropped) => Load::Lost,
-            (HeadState::Awaited(awaited), end) => {
-                let load =
-                    if self.shared.counts_losses() { self.load_without_head(&awaited, end) } else { Load::Unknown };
-                awaited.sending.into_iter().for_each(Waker::wake);
-                load
+            (HeadState::Awaited(mut awaited), end) => {
+                awaited.sending.take().into_iter().for_each(Waker::wake);
+                if self.shared.counts_losses() { self.load_without_head(&awaited, end) } else { Load::Unknown }
             }
             _ => Load::Unknown,
         }
@@ -170,7 +179,15 @@ impl Permit for QueuePermit {
 
     #[inline]
     fn end(self, end: PermitEnd<'_>) {
-        let load = if self.is_watched() { self.load_at_end(end) } else { Load::Unknown };
-        self.shared.leave(&self.place(), load);
+        if self.is_watched() {
+            return self.end_watched(end);
+        }
+        self.shared.leave(&self.place(), Load::Unknown);
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.permit.shared.leave(&self.permit.place(), self.load);
     }
 }

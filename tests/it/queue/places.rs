@@ -298,6 +298,16 @@ async fn an_adaptive_limit_follows_a_classifier_that_reads_requests() {
 
 /// No limit of time ends their calls: their callers do.
 #[tokio::test(start_paused = true)]
+async fn a_classifier_that_panics_keeps_no_place() {
+    for answer in [|| Scripted::status(200), || Scripted::fails(io::ErrorKind::Other)] {
+        let layer = QueueLayer::auto(1, 2).classifier(|_: &Outcome<'_>| -> Verdict { panic!("a mistake") });
+        let call = layer.layer(Upstream::new([answer()])).oneshot(request("POST", []));
+        assert!(AssertUnwindSafe(call).catch_unwind().await.is_err());
+        is_empty(&layer);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hung_upstream_shrinks_the_limit_also_where_callers_give_up_first() {
     let layer = QueueLayer::auto(2, 40).max_wait(secs(1_000)).max_waiting(10_000);
     let start = Instant::now();
