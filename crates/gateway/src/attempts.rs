@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tower_buttress::error::BoxError;
 use tower_buttress::{Attempts, Rejection, RejectionKind, RetryReport};
 
@@ -102,6 +102,16 @@ pub(crate) fn embeddings_failed(error: &(dyn Error + 'static)) {
     WARNINGS.log(Instant::now(), |left_out| {
         tracing::warn!(left_out, "the server of embeddings did not answer: {}", cause(error));
     });
+}
+
+/// Logs a status with which the server of embeddings refuses.
+pub(crate) fn embeddings_answered(status: StatusCode) {
+    static WARNINGS: Seldom = Seldom::new();
+    if !status.is_success() {
+        WARNINGS.log(Instant::now(), |left_out| {
+            tracing::warn!(left_out, "the server of embeddings answered {status}");
+        });
+    }
 }
 
 /// Why no upstream answered.

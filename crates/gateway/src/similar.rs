@@ -21,10 +21,13 @@ where
     let (threshold, upstream) = (similar.0?, embeddings.clone()?);
     let breaker = if args.breaker == Switch::On { CircuitBreakerLayer::new() } else { CircuitBreakerLayer::disabled() };
     let url = upstream.url()?;
-    // For the layer an error only means that there is no similar answer.
-    let forward = ServiceExt::<Request<CallBody>>::map_err(Forward::new(connectors, upstream), |error| {
-        attempts::embeddings_failed(&error);
-        error
+    // For the layer a failure only means that there is no similar answer.
+    let forward = ServiceExt::<Request<CallBody>>::map_result(Forward::new(connectors, upstream), |result| {
+        match &result {
+            Ok(response) => attempts::embeddings_answered(response.status()),
+            Err(error) => attempts::embeddings_failed(error),
+        }
+        result
     });
     let service = breaker.layer(forward);
     let embedder = OpenAiEmbeddings::new(service, url, embeddings_model.clone().unwrap_or_default());

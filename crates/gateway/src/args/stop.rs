@@ -1,5 +1,7 @@
 //! What to print instead of starting.
 
+use std::path::Path;
+
 use clap::Command;
 use clap::error::{ContextKind, ContextValue};
 
@@ -50,8 +52,14 @@ fn may_be_secret(command: &Command, option: &str, value: &str) -> bool {
     let may_hold_one = match arg.get_value_names().and_then(|names| names.first()).map(|name| name.as_str()) {
         // A credential may look like the name of a variable.
         Some("VAR" | "NAME=VAR") => true,
-        Some("FILE") => value.contains(':'),
+        Some("FILE") => !is_path(value),
         _ => value.contains(['@', '?']),
     };
     is_guarded && may_hold_one
+}
+
+/// Whether it names a file in a folder that exists. A key has slashes and dots too.
+fn is_path(value: &str) -> bool {
+    let folder = Path::new(value).parent().filter(|folder| !folder.as_os_str().is_empty());
+    !value.contains(':') && folder.is_some_and(Path::is_dir)
 }

@@ -127,6 +127,8 @@ fn what_is_wrong_at_the_start_shows_no_secret() {
         ("FALLBACK", "https://me:sk-live@h"),
         ("CALLER_KEYS_ENV", "acme:sk-live"),
         ("CALLER_KEYS_FILE", "acme:sk-live"),
+        ("CALLER_KEYS_FILE", "sk-live"),
+        ("CALLER_KEYS_FILE", "sk-live/b.c"),
         ("EMBEDDINGS", "https://me:sk-live@h"),
         ("EMBEDDINGS_AUTHORIZATION_ENV", "Bearer sk-live"),
         ("EMBEDDINGS_HEADER", "x-api-key=sk-live"),
@@ -139,6 +141,9 @@ fn what_is_wrong_at_the_start_shows_no_secret() {
     let twice = [("GATEWAY_FALLBACK", "http://h"), ("GATEWAY_FALLBACK_HEADER", "x-api-key=PATH,x-api-key=sk-live")];
     let (_, line) = complaint(command("").envs(twice));
     assert!(line.contains("'***'") && !line.contains("sk-live"), "{line}");
+    let missing = std::env::temp_dir().join("no-such-file-with-keys");
+    let (_, line) = complaint(command("").env("GATEWAY_CALLER_KEYS_FILE", &missing));
+    assert!(line.contains(missing.to_str().unwrap()) && line.contains("cannot be read"), "{line}");
 }
 
 #[test]
@@ -352,17 +357,34 @@ fn a_request_that_cannot_be_read_is_logged() {
 #[test]
 fn a_server_of_embeddings_that_does_not_answer_is_logged() {
     let nowhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    is_logged_of_embeddings(nowhere, &["did not answer: ", "Connection refused"]);
+}
+
+#[test]
+fn a_server_of_embeddings_that_refuses_is_logged() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    is_logged_of_embeddings(addr, &["answered 401 Unauthorized"]);
+}
+
+/// Waits until a line about the server of embeddings at `addr` has all of these parts.
+fn is_logged_of_embeddings(addr: SocketAddr, parts: &[&str]) {
     let options = "--listen 127.0.0.1:0 --last-good on --similar 0.9 --embeddings-model m";
     let (log, begun) = (log_file(), Instant::now());
     let file = std::fs::File::create(&log).unwrap();
-    let program =
-        Program::start_with(command(options).args(["--embeddings", &format!("http://{nowhere}")]).stderr(file));
+    let program = Program::start_with(command(options).args(["--embeddings", &format!("http://{addr}")]).stderr(file));
     // Its message is embedded once it is stored.
     let question = HELLO.replace("Hello", "What is the capital of France?");
     send(program.addr, "/v1/chat/completions", "authorization: me\r\nx-fault: gap=0s\r\n", &question);
-    let is_told = |line: &str| {
-        line.contains("WARN the server of embeddings did not answer: ") && line.contains("Connection refused")
-    };
+    let is_told =
+        |line: &str| line.contains("WARN the server of embeddings ") && parts.iter().all(|part| line.contains(part));
     while !std::fs::read_to_string(&log).unwrap().lines().any(is_told) {
         assert!(begun.elapsed() < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(10));
