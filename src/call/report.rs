@@ -72,10 +72,14 @@ impl RetryReport {
 
     /// Reports the attempts of `other` from now on, while its own call makes none.
     pub(crate) fn join(&self, other: &Self) {
-        if !Arc::ptr_eq(&self.0, &other.0) {
+        if !self.is(other) {
             let before = self.0.joined().replace(other.clone());
             drop(before);
         }
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(crate) fn set(&self, attempts: u32, is_final: bool) {

@@ -235,8 +235,9 @@ impl Drop for EnteredDeadline {
 // === impl SharedDeadline ===
 
 impl SharedDeadline {
-    pub(crate) fn new(first: Deadline) -> Self {
-        Self { callers: Arc::new(Mutex::new(CallersTime { latest: Some(first), propagated: None })), cap: None }
+    /// `None`: the first caller has no deadline.
+    pub(crate) fn new(first: Option<Deadline>) -> Self {
+        Self { callers: Arc::new(Mutex::new(CallersTime { latest: first, propagated: None })), cap: None }
     }
 
     /// A caller with this deadline joins; `None`: without one.

@@ -33,19 +33,56 @@ impl ResponseLog {
         Self { shared }
     }
 
-    /// Adds a listener with a deadline: the call's deadline is the latest of its listeners'.
-    pub(crate) fn join(&self, deadline: Option<Deadline>) -> Option<LogReader> {
+    /// The call begins, for a caller with this deadline and report. Returns the deadline that all its listeners share,
+    /// and where its attempts are reported.
+    ///
+    /// Listeners may have joined since the caller claimed the call.
+    pub(crate) fn begin(
+        &self,
+        deadline: Option<Deadline>,
+        report: Option<RetryReport>,
+    ) -> (Option<SharedDeadline>, RetryReport) {
+        let mut state = self.shared.state();
+        state.has_begun = true;
+        state.deadline = match (state.deadline.take(), deadline) {
+            (Some(shared), Some(deadline)) => {
+                shared.extend(Some(deadline));
+                Some(shared)
+            }
+            (_, deadline) => deadline.map(|deadline| SharedDeadline::new(Some(deadline))),
+        };
+        let shared = match (state.report.take(), report) {
+            (Some(shared), Some(report)) => {
+                report.join(&shared);
+                shared
+            }
+            (shared, report) => shared.or(report).unwrap_or_default(),
+        };
+        state.report = Some(shared.clone());
+        (state.deadline.clone(), shared)
+    }
+
+    /// Adds a listener: the call's deadline is the latest of its listeners', and `report` learns of the call's attempts.
+    pub(crate) fn join(&self, deadline: Option<Deadline>, report: Option<&RetryReport>) -> Option<LogReader> {
         let reader = self.reader()?;
-        if let Some(shared) = self.deadline() {
-            shared.extend(deadline);
+        let mut state = self.shared.state();
+        match &state.deadline {
+            Some(shared) => shared.extend(deadline),
+            None if state.has_begun => {}
+            None => state.deadline = Some(SharedDeadline::new(deadline)),
         }
+        if let Some(report) = report {
+            report.join(state.report.get_or_insert_default());
+        }
+        drop(state);
         Some(reader)
     }
 
     /// Returns the latest of the listeners' deadlines; `None` if the leading caller had none, or another process makes
     /// the call.
     pub(crate) fn deadline(&self) -> Option<SharedDeadline> {
-        self.shared.state().deadline.clone()
+        let state = self.shared.state();
+        state.deadline.clone().filter(|_| state.has_begun)
     }
 
     /// Adds a listener, which reads from the first part on. The call continues as long as there is a listener.
@@ -109,21 +146,6 @@ impl ResponseLog {
     /// Lets readers that have read everything poll the upstream through `driver`.
     pub(crate) fn attach(&self, driver: Arc<dyn Drive>) {
         self.shared.state().driver = Some(driver);
-    }
-
-    /// Lets listeners that join extend `deadline`.
-    pub(crate) fn share_deadline(&self, deadline: SharedDeadline) {
-        self.shared.state().deadline = Some(deadline);
-    }
-
-    /// Lets listeners that join learn of the call's attempts.
-    pub(crate) fn share_report(&self, report: RetryReport) {
-        self.shared.state().report = Some(report);
-    }
-
-    /// The attempts of the call; `None` if another process makes it.
-    pub(crate) fn report(&self) -> Option<RetryReport> {
-        self.shared.state().report.clone()
     }
 
     /// Adds the task that keeps the call alive while there is no listener.
@@ -274,12 +296,53 @@ mod tests {
 
     use bytes::Bytes;
 
-    use super::super::{BodyPart, Recorder};
+    use super::super::{BodyPart, Recorder, ResponseLog};
+    use crate::call::RetryReport;
     use crate::policy::broadcast::LogLimits;
+    use crate::rt::deadline::Deadline;
+
+    fn log() -> (Recorder, ResponseLog) {
+        Recorder::open(LogLimits { bytes: 1_000_000, lag: Duration::from_secs(1) })
+    }
+
+    fn in_secs(secs: u64) -> Deadline {
+        Deadline::after(Duration::from_secs(secs)).unwrap()
+    }
+
+    #[test]
+    fn a_listener_that_joins_before_the_call_begins_learns_of_its_attempts() {
+        for own in [None, Some(RetryReport::new())] {
+            let (_recorder, log) = log();
+            let early = RetryReport::new();
+            let _reader = log.join(None, Some(&early)).unwrap();
+            let (_, report) = log.begin(None, own.clone());
+            report.set(3, true);
+            assert_eq!((early.attempts(), early.is_final()), (3, true));
+            assert!(own.is_none_or(|own| own.attempts() == 3), "so does its own caller");
+        }
+    }
+
+    #[test]
+    fn a_listener_that_joins_before_the_call_begins_extends_its_deadline() {
+        let (one, other) = (in_secs(1), in_secs(60));
+        for (early, own, latest) in
+            [(Some(other), Some(one), Some(other)), (Some(one), Some(other), Some(other)), (None, Some(one), None)]
+        {
+            let (_recorder, log) = log();
+            let _reader = log.join(early, None).unwrap();
+            assert!(log.deadline().is_none(), "not the call's yet");
+            assert_eq!(log.begin(own, None).0.unwrap().latest(), latest);
+        }
+        let (_recorder, log) = log();
+        let _early = log.join(Some(one), None).unwrap();
+        assert!(log.begin(None, None).0.is_none(), "its own caller waits without a limit");
+        let _late = log.join(Some(one), None).unwrap();
+        assert!(log.deadline().is_none());
+    }
 
     #[test]
     fn a_store_that_reads_twice_finds_the_same_parts() {
-        let (mut recorder, log) = Recorder::open(LogLimits { bytes: 1_000_000, lag: Duration::from_secs(1) });
+        let (mut recorder, log) = log();
         let mut write = |n: u8| recorder.part(BodyPart::Data(Bytes::from(vec![n; 10])));
         let lengths = || {
             let mut reader = log.observer().unwrap();
@@ -295,7 +358,7 @@ mod tests {
 
     #[test]
     fn frames_that_stay_apart_share_their_memory() {
-        let (mut recorder, log) = Recorder::open(LogLimits { bytes: 1_000_000, lag: Duration::from_secs(1) });
+        let (mut recorder, log) = log();
         // A store may read again: from now on each frame stays a part.
         drop(log.observer());
         (0..1_000).for_each(|_| recorder.part(BodyPart::Data(Bytes::from(vec![7; 50]))));

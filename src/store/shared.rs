@@ -38,9 +38,12 @@ pub(super) struct State {
     pub(super) head: Option<Arc<Head>>,
     pub(super) failure: Option<SharedError>,
     pub(super) driver: Option<Arc<dyn Drive>>,
+    /// The latest of the listeners'.
     pub(super) deadline: Option<SharedDeadline>,
     /// The attempts that the call has made.
     pub(super) report: Option<RetryReport>,
+    /// This process makes the call: deadline and report are those of its caller too.
+    pub(super) has_begun: bool,
     /// Identifies the log, for callers that come back.
     pub(super) number: Option<u64>,
     /// How often the last listener left.
@@ -64,6 +67,7 @@ impl Shared {
             driver: None,
             deadline: None,
             report: None,
+            has_begun: false,
             number: None,
             was_observed: false,
             is_held_when_failed: false,

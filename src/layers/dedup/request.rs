@@ -25,7 +25,7 @@ use crate::proto::prefer::Preferences;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
-use crate::rt::deadline::{Deadline, PropagatedHeaders, SharedDeadline};
+use crate::rt::deadline::{Deadline, PropagatedHeaders};
 use crate::rt::ready::ReadyCall;
 use crate::store::answers::{ResumableAnswers, ResumableRequest, TokenCaller};
 use crate::store::{Claim, ClaimRequest, Lease, Recorder, ResponseLog, Store};
@@ -122,16 +122,17 @@ where
     fn lead(mut self, lease: St::Lease, recorder: Recorder) -> AnswerOf<S, St, ResB> {
         let reader = recorder.log().reader().map(|reader| reader.cancelled_by(self.cancellation()));
         let deadline = self.deadline();
-        let shared = deadline.map(SharedDeadline::new);
+        let own = self.request.extensions().get::<RetryReport>().cloned();
+        let (shared, report) = recorder.log().begin(deadline, own.clone());
+        if own.is_none_or(|own| !own.is(&report)) {
+            self.request.extensions_mut().insert(report.clone());
+        }
         if let (Some(deadline), Some(shared)) = (deadline, &shared) {
             if let Some(PropagatedHeaders { reserve, .. }) = self.request.extensions().get() {
                 shared.note_propagated(deadline.remaining().saturating_sub(*reserve));
             }
             self.request.extensions_mut().insert(shared.clone());
-            recorder.log().share_deadline(shared.clone());
         }
-        let report = self.report();
-        recorder.log().share_report(report.clone());
         let answer = config_answers(&self.config, self.resumable).map(|(answers, resumable)| {
             answers.open(&recorder.log(), (self.key.tenant, self.owner), resumable, lease.offers())
         });
@@ -152,7 +153,9 @@ where
         if role == DedupRole::Joined && !self.has_key() && self.has_far_more_time(log) {
             return self.bypass("the same request is in flight with a much shorter deadline");
         }
-        let Some(reader) = log.join(self.deadline()) else {
+        // A layer outside may refuse this request before the shared call ends.
+        let report = self.request.extensions().get().filter(|_| role == DedupRole::Joined);
+        let Some(reader) = log.join(self.deadline(), report) else {
             return if self.has_key() {
                 self.refuse(Rejection::new(RejectionKind::IdempotencyKeyInFlight).with_retry_after(SOON))
             } else {
@@ -161,10 +164,6 @@ where
         };
         let reader = reader.cancelled_by(self.cancellation());
         if role == DedupRole::Joined {
-            // A layer outside may refuse this request before the shared call ends.
-            if let Some(report) = self.request.extensions().get::<RetryReport>() {
-                log.report().iter().for_each(|shared| report.join(shared));
-            }
             self.config.emitter.emit(&Event::FlightJoined);
         }
         let (format, config, offer) = (self.format, self.config.clone(), self.offer(log));
@@ -216,17 +215,6 @@ where
     fn refuse(self, rejection: Rejection) -> AnswerOf<S, St, ResB> {
         self.config.emitter.emit(&Event::Refused { kind: rejection.kind() });
         CallAnswer::Refused { rejection: Some(rejection), format: self.format }
-    }
-
-    /// Where the retry layer inside reports its attempts: its followers learn of them, too.
-    fn report(&mut self) -> RetryReport {
-        let extensions = self.request.extensions_mut();
-        if let Some(report) = extensions.get::<RetryReport>() {
-            return report.clone();
-        }
-        let report = RetryReport::new();
-        extensions.insert(report.clone());
-        report
     }
 
     /// Tells whether a layer outside has cancelled its call.
