@@ -34,6 +34,11 @@ use self::proxies::{Kind, Proxy};
 use self::report::{Costs, Table};
 use self::sockets::Party;
 
+/// The allocator of the program.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Compares the gateway with other proxies.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "speed", version)]
