@@ -73,7 +73,7 @@ where
         };
         if matches!(came.door, Door::Admin) || self.local.has(&request) {
             // Checked first: a page of another site may have made a browser send this request.
-            let refused = if Local::is_health(&request) { None } else { self.callers.admit_page(&request) };
+            let refused = if Local::is_health(&request) { None } else { self.callers.admit_to_own_pages(&request) };
             let whose = if refused.is_none() { self.local.to_forget(&request, shown) } else { None };
             let response = match (refused, whose) {
                 (Some(refused), _) => refused,

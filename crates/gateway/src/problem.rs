@@ -24,7 +24,10 @@ const PROBLEM: &str = "application/problem+json";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Foreign {
     Host,
+    /// Of a call.
     Page,
+    /// Of a request for the gateway's own pages.
+    PageOnOwn,
 }
 
 /// 401: no valid caller key.
@@ -60,6 +63,11 @@ pub(crate) fn foreign(why: Foreign) -> Response<AnswerBody> {
             StatusCode::FORBIDDEN,
             "origin-not-allowed",
             "Web pages of other sites may not call this gateway; its operator can allow one with --allow-origin.",
+        ),
+        Foreign::PageOnOwn => problem(
+            StatusCode::FORBIDDEN,
+            "origin-not-allowed",
+            "Web pages of other sites may not use this gateway's own pages; open this one in a tab of its own.",
         ),
     }
 }
@@ -280,6 +288,7 @@ mod tests {
             removed_key(),
             foreign(Foreign::Host),
             foreign(Foreign::Page),
+            foreign(Foreign::PageOnOwn),
             bad_gateway(&connect.into()),
             bad_gateway(&"broken".into()),
             wrong_protocol(),

@@ -38,8 +38,8 @@ impl Callers {
     /// Checks the caller's key, removes it from the request and sets the tenant. Returns an answer if the request is
     /// refused or answered here.
     pub(crate) fn admit<B>(&self, request: &mut Request<B>) -> Option<Response<AnswerBody>> {
-        if let (None, Some(refusal)) = (&self.keys, self.admit_page(request)) {
-            return Some(refusal);
+        if let (None, Some(refusal)) = (&self.keys, self.pages.check(request).err()) {
+            return Some(problem::foreign(refusal));
         }
         // A browser sends the preflight without the page's key.
         if let Some(response) = self.pages.preflight(request) {
@@ -85,9 +85,8 @@ impl Callers {
         }
     }
 
-    /// Checks the origin of requests that need no key: those for the gateway's own paths, and all requests without
-    /// caller keys.
-    pub(crate) fn admit_page<B>(&self, request: &Request<B>) -> Option<Response<AnswerBody>> {
-        self.pages.check(request).err().map(problem::foreign)
+    /// Checks the origin of a request for the gateway's own pages, which need no key.
+    pub(crate) fn admit_to_own_pages<B>(&self, request: &Request<B>) -> Option<Response<AnswerBody>> {
+        self.pages.check_own(request).err().map(problem::foreign)
     }
 }

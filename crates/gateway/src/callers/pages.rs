@@ -41,22 +41,21 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 // === impl Pages ===
 
 impl Pages {
+    /// Checks the origin of a call.
     pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), Foreign> {
-        let headers = request.headers();
-        let named = request.uri().authority().map(Authority::as_str);
-        let hosts = || named.into_iter().map(Some).chain(headers.get_all(HOST).iter().map(|host| host.to_str().ok()));
-        if !hosts().all(|host| host.is_some_and(|host| self.is_ours(host))) {
-            return Err(Foreign::Host);
-        }
-        let mut origins = headers.get_all(ORIGIN).iter().peekable();
-        if origins.peek().is_some() {
-            let ours = |origin: &str| hosts().flatten().any(|host| is_same(origin, host));
-            let allowed = |origin: &HeaderValue| origin.to_str().is_ok_and(|text| ours(text) || self.allows(origin));
-            return if origins.all(allowed) { Ok(()) } else { Err(Foreign::Page) };
-        }
-        // Browsers omit `Origin` when a page only embeds or navigates to a URL.
-        let foreign = |site: &HeaderValue| site != "same-origin" && site != "none";
-        if headers.get_all(SEC_FETCH_SITE).iter().any(foreign) { Err(Foreign::Page) } else { Ok(()) }
+        self.check_names(request)?;
+        if is_from_known_page(request, |origin| self.allows(origin)) { Ok(()) } else { Err(Foreign::Page) }
+    }
+
+    /// Checks the origin of a request for the gateway's own pages, which a site that may call may not use.
+    pub(crate) fn check_own<B>(&self, request: &Request<B>) -> Result<(), Foreign> {
+        self.check_names(request)?;
+        if is_from_known_page(request, |_| false) { Ok(()) } else { Err(Foreign::PageOnOwn) }
+    }
+
+    fn check_names<B>(&self, request: &Request<B>) -> Result<(), Foreign> {
+        let is_ours = |host: Option<&str>| host.is_some_and(|host| self.is_ours(host));
+        if names(request).all(is_ours) { Ok(()) } else { Err(Foreign::Host) }
     }
 
     /// Whether the page of some other site may call.
@@ -111,6 +110,24 @@ impl Pages {
             || name.rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case("localhost"))
             || self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
     }
+}
+
+/// The names under which the request was sent; `None` for one that is not text.
+fn names<B>(request: &Request<B>) -> impl Iterator<Item = Option<&str>> {
+    let named = request.uri().authority().map(Authority::as_str);
+    named.into_iter().map(Some).chain(request.headers().get_all(HOST).iter().map(|host| host.to_str().ok()))
+}
+
+/// Whether no page made a browser send the request, or one of the gateway or of an `allowed` origin.
+fn is_from_known_page<B>(request: &Request<B>, allowed: impl Fn(&HeaderValue) -> bool) -> bool {
+    let mut origins = request.headers().get_all(ORIGIN).iter().peekable();
+    if origins.peek().is_some() {
+        let ours = |origin: &str| names(request).flatten().any(|host| is_same(origin, host));
+        return origins.all(|origin| origin.to_str().is_ok_and(ours) || allowed(origin));
+    }
+    // Browsers omit `Origin` when a page only embeds or navigates to a URL.
+    let foreign = |site: &HeaderValue| site != "same-origin" && site != "none";
+    !request.headers().get_all(SEC_FETCH_SITE).iter().any(foreign)
 }
 
 /// Whether a page of `origin` was loaded from `host`. Ignores the scheme, which may be that of a proxy in front.

@@ -90,6 +90,37 @@ async fn a_site_that_is_allowed_may_call_and_read() {
 }
 
 #[tokio::test]
+async fn a_site_that_may_call_may_not_use_the_gateways_own_pages() {
+    let site = "https://app.example";
+    for origins in ["*", site] {
+        for options in [&["--allow-origin", origins][..], &["--allow-origin", origins, "--admin", "127.0.0.1:0"]] {
+            let main = gateway(options).await;
+            let theirs = [("origin", site), ("sec-fetch-site", "cross-site")];
+            assert_eq!(get(&main, "/v1/models", &theirs).await.0, 200, "it may call");
+            let own = Running { addr: main.admin.unwrap_or(main.addr), ..main };
+            for (method, path) in [(Method::POST, "/-/forget"), (Method::GET, "/-/calls"), (Method::GET, "/-/metrics")]
+            {
+                let refused = send(&own, method.clone(), path, &theirs).await;
+                assert_eq!(refused.status(), 403, "{options:?}: {path}");
+                assert!(!refused.headers().contains_key("access-control-allow-origin"), "{path}");
+                let problem = read(refused.into_body()).await.0;
+                assert!(problem.contains("own pages") && !problem.contains("--allow-origin"), "{problem}");
+                for ours in [
+                    ("sec-fetch-site", "same-origin"),
+                    ("sec-fetch-site", "none"),
+                    ("origin", &*format!("http://{}", own.addr)),
+                ] {
+                    assert_eq!(send(&own, method.clone(), path, &[ours]).await.status(), 200, "{path} {ours:?}");
+                }
+            }
+            let preflight = [theirs[0], ("access-control-request-method", "POST")];
+            assert_eq!(send(&own, Method::OPTIONS, "/-/forget", &preflight).await.status(), 403);
+            assert_eq!(get(&own, "/-/healthz", &theirs).await.0, 200);
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_gateways_own_pages_are_below_one_path() {
     let gateway = gateway(&["--backoff-base", "5ms"]).await;
     assert_eq!(get(&gateway, "/-/healthz", &[]).await, (200, "ok\n".to_owned()));
