@@ -12,7 +12,7 @@ use super::notify::StateNotifier;
 use crate::Checks;
 use crate::policy::breaker::report::{CircuitChange, CircuitState};
 use crate::policy::breaker::settings::BreakerSettings;
-use crate::policy::breaker::{Breaker, CallResult};
+use crate::policy::breaker::{Breaker, CallResult, Caller};
 use crate::policy::verdict::Health;
 use crate::policy::window::CircuitWindow;
 use crate::rt::sync::set_thread_number;
@@ -88,7 +88,7 @@ impl Subject {
 }
 
 fn settle(permit: &CircuitPermit, result: CallResult, now: Instant) {
-    permit.shard.settle(permit.grant, result, Duration::ZERO, now);
+    permit.shard.settle(permit.grant, (result, Caller::Anonymous), Duration::ZERO, now);
 }
 
 fn no_more_probes_than_allowed() {

@@ -11,6 +11,7 @@ use crate::policy::breaker::report::{CircuitChange, CircuitSnapshot};
 use crate::policy::breaker::{
     Breaker, BreakerEvent, CallGrant, CallResult, Caller, CircuitDecision, Counted, QUIET, Refuses,
 };
+use crate::policy::verdict::Health;
 use crate::policy::window::CountedIn;
 use crate::rt::clock;
 use crate::rt::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, lock, thread_number};
@@ -113,7 +114,7 @@ impl Circuit {
     #[cold]
     pub(super) fn record_readiness_error(&self, result: impl FnOnce() -> CallResult) {
         if let Some(CircuitPermit { shard, grant }) = self.pass() {
-            shard.settle(grant, result(), Duration::ZERO, clock::now());
+            shard.settle(grant, (result(), Caller::Anonymous), Duration::ZERO, clock::now());
         }
     }
 
@@ -172,16 +173,16 @@ impl Circuit {
         self.counters().map(|counters| counters.waiting(now)).sum()
     }
 
-    /// Counts the result of a call of this shard that could not be counted there.
+    /// Counts the result of a caller's call of this shard that could not be counted there.
     pub(super) fn settle(
         &self,
         counters: &Counters,
         grant: CallGrant,
-        result: CallResult,
+        (result, caller): (CallResult, Caller),
         waited: Duration,
         now: Instant,
     ) -> Counted {
-        let machine = lock(&self.machine);
+        let mut machine = lock(&self.machine);
         // The previous holder of the lock may have been the only reason to wait. Draining the shards again would send the
         // next thread here too, and so on.
         if result == CallResult::SUCCESS && grant.is_call() {
@@ -190,7 +191,23 @@ impl Circuit {
             }
         }
         let waiting = self.waiting(waited, now);
+        let result = self.attribute(&mut machine, result, caller, now);
         self.ask(machine, |machine| machine.settle(grant, result, waiting, now))
+    }
+
+    /// Counts the end of a body, or nothing.
+    fn finish(&self, counted: Counted, (result, caller): (CallResult, Caller), now: Instant) {
+        let mut machine = lock(&self.machine);
+        let waiting = self.waiting(Duration::ZERO, now);
+        let result = self.attribute(&mut machine, result, caller, now);
+        self.ask(machine, |machine| ((), machine.finish(counted, result, waiting, now)));
+    }
+
+    /// The result as it counts.
+    fn attribute(&self, machine: &mut Breaker, result: CallResult, caller: Caller, now: Instant) -> CallResult {
+        let at = Nanos::since(self.epoch, now);
+        let others_are_served = || self.counters().any(|counters| counters.has_served_other(caller, at));
+        machine.attribute(result, caller, others_are_served, now)
     }
 
     /// Asks the machine, after adding all earlier results.
@@ -253,31 +270,39 @@ impl Circuit {
 // === impl CounterShard ===
 
 impl CounterShard {
-    /// Counts the result of a call that waited for this long. Returns where a success was counted.
+    /// Counts the result of a caller's call that waited for this long. Returns where a success was counted.
     #[inline]
-    pub(super) fn settle(&self, grant: CallGrant, result: CallResult, waited: Duration, now: Instant) -> Counted {
+    pub(super) fn settle(
+        &self,
+        grant: CallGrant,
+        (result, caller): (CallResult, Caller),
+        waited: Duration,
+        now: Instant,
+    ) -> Counted {
         let counted = if result == CallResult::SUCCESS && grant.is_call() {
             self.counters.count(grant.generation, now)
         } else {
             None
         };
-        counted.unwrap_or_else(|| self.settle_slowly(grant, result, waited, now))
+        if result.health == Health::Success {
+            self.counters.note_served(caller, self.counters.nanos(now));
+        }
+        counted.unwrap_or_else(|| self.settle_slowly(grant, (result, caller), waited, now))
     }
 
     #[cold]
-    fn settle_slowly(&self, grant: CallGrant, result: CallResult, waited: Duration, now: Instant) -> Counted {
+    fn settle_slowly(&self, grant: CallGrant, result: (CallResult, Caller), waited: Duration, now: Instant) -> Counted {
         match self.circuit.upgrade() {
             Some(circuit) => circuit.settle(&self.counters, grant, result, waited, now),
             None => Counted { generation: NONE, slot: CountedIn::NONE, slow: false },
         }
     }
 
-    /// Handles the end of a call whose success was counted.
+    /// Handles the end of a caller's call whose success was counted.
     #[cold]
-    pub(super) fn finish(&self, counted: Counted, result: CallResult, now: Instant) {
+    pub(super) fn finish(&self, counted: Counted, result: (CallResult, Caller), now: Instant) {
         if let Some(circuit) = self.circuit.upgrade() {
-            let waiting = circuit.waiting(Duration::ZERO, now);
-            circuit.with(|machine| ((), machine.finish(counted, result, waiting, now)));
+            circuit.finish(counted, result, now);
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::policy::breaker::{Counted, QUIET};
+use crate::policy::breaker::own_failures::SERVED;
+use crate::policy::breaker::{Caller, Counted, QUIET};
 use crate::policy::window::CountedIn;
 use crate::rt::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -20,8 +21,19 @@ pub(super) struct Counters {
     /// For each second, the calls that began in it and wait for their first data: the second in the upper half, the
     /// number in the lower.
     waiting: [AtomicU32; SECONDS],
+    /// A [`LatestServed`].
+    served: AtomicU64,
     limits: SlownessLimits,
     epoch: Instant,
+}
+
+/// The caller of the latest success, its second, and the second of the latest success of another caller. Seconds wrap
+/// around every eighteen hours: then an old success passes for a new one, for a minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LatestServed {
+    caller: u32,
+    latest: u16,
+    before: u16,
 }
 
 /// The limit that makes a call slow, in nanoseconds; [`u64::MAX`] for never.
@@ -54,6 +66,7 @@ impl Counters {
             last_sign: AtomicU64::new(NEVER),
             refused: AtomicU64::new(0),
             waiting: std::array::from_fn(|_| AtomicU32::new(0)),
+            served: AtomicU64::new(LatestServed::NONE.to_word()),
             limits: SlownessLimits::default(),
             epoch,
         }
@@ -99,6 +112,24 @@ impl Counters {
     /// Notes data of a stream in flight.
     pub(super) fn note_sign_of_life(&self, now: Nanos) {
         self.last_sign.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Notes that this caller was served.
+    #[inline]
+    pub(super) fn note_served(&self, caller: Caller, now: Nanos) {
+        // Another thread of this shard may write at the same time: then one of the two counts.
+        let seen = self.served.load(Ordering::Relaxed);
+        let served = LatestServed::of(seen).and(short(caller), now.second()).to_word();
+        if served != seen {
+            self.served.store(served, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether another caller was served within [`SERVED`], to the second.
+    pub(super) fn has_served_other(&self, caller: Caller, now: Nanos) -> bool {
+        let served = LatestServed::of(self.served.load(Ordering::Relaxed));
+        let age = now.second().wrapping_sub(served.of_others(short(caller)));
+        u64::from(age) <= SERVED.as_secs()
     }
 
     /// Notes that a call begins to wait for its first data.
@@ -164,6 +195,44 @@ impl Counters {
     #[cfg(test)]
     pub(super) fn fill(&self, generation: u32) {
         self.packed.store(packed(generation, u32::MAX), Ordering::Relaxed);
+    }
+}
+
+// === impl LatestServed ===
+
+impl LatestServed {
+    /// Nine hours before the circuit was created.
+    const NONE: Self = Self { caller: 0, latest: 1 << 15, before: 1 << 15 };
+
+    #[inline]
+    fn and(self, caller: u32, second: u16) -> Self {
+        let before = if self.caller == caller { self.before } else { self.latest };
+        Self { caller, latest: second, before }
+    }
+
+    fn of_others(self, caller: u32) -> u16 {
+        if self.caller == caller { self.before } else { self.latest }
+    }
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "the parts of a word")]
+    const fn of(word: u64) -> Self {
+        Self { caller: (word >> 32) as u32, latest: (word >> 16) as u16, before: word as u16 }
+    }
+
+    #[inline]
+    const fn to_word(self) -> u64 {
+        (self.caller as u64) << 32 | (self.latest as u64) << 16 | self.before as u64
+    }
+}
+
+/// Two callers with the same number count as one.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "half of a hash")]
+const fn short(caller: Caller) -> u32 {
+    match caller {
+        Caller::Anonymous => 0,
+        Caller::Tenant(hash) => (hash >> 32) as u32 | 1,
     }
 }
 

@@ -24,7 +24,7 @@ use super::circuit::{Circuit, CircuitPermit};
 use super::classification::{of_error, of_head, of_trailers};
 use crate::body::frame_budget::FrameBudget;
 use crate::error::BoxError;
-use crate::policy::breaker::CallResult;
+use crate::policy::breaker::{CallResult, Caller};
 use crate::policy::verdict::{Classifier, Health};
 use crate::rt::clock;
 
@@ -130,7 +130,7 @@ async fn run_health_probes(
         let counters = &shard.counters;
         let took = counters.nanos(now).elapsed_since(counters.nanos(start));
         let slow = counters.limits().has_slow() && counters.limits().is_slow(took);
-        shard.settle(grant, CallResult { slow, ..result }, took.as_duration(), now);
+        shard.settle(grant, (CallResult { slow, ..result }, Caller::Anonymous), took.as_duration(), now);
     }
 }
 

@@ -80,6 +80,11 @@ use crate::rt::settings::LayerSettings;
 ///   slow calls that of [`slow_calls`](CircuitBreakerConfig::slow_calls); or when
 /// - a call fails within 10 s after the circuit has closed, before any succeeds.
 ///
+/// One caller must not open the circuit for all with calls that only it has fail: by a prompt that the server answers 500,
+/// or a key that is limited. So a failed or throttled call that the upstream *answered* is ignored while no other
+/// [`Tenant`](crate::Tenant) has had one within 10 s, and another one was served within 60 s. All callers without a
+/// tenant count as one.
+///
 /// Thresholds are inclusive (`>=`). A failure is often immediate and a success takes time, so calls that began in the
 /// last 5 s and wait for their first data count as successes meanwhile.
 ///

@@ -5,6 +5,7 @@
 //! | `mod.rs` | the state machine and its states |
 //! | `closed.rs` | counting calls, and the thresholds |
 //! | `run.rs` | failures in a row, and cancelled calls |
+//! | `own_failures.rs` | failures of a single caller |
 //! | `half_open.rs` | probes |
 //! | `peers.rs` | reports of other processes |
 //! | `manual.rs` | an operator's changes, and health probes |
@@ -52,6 +53,7 @@ mod manual;
 #[cfg(test)]
 mod model;
 pub(crate) mod order;
+pub(crate) mod own_failures;
 pub(crate) mod peers;
 pub(crate) mod report;
 mod run;
@@ -64,6 +66,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use self::half_open::{HalfOpen, ProbeAdmission};
+use self::own_failures::{LatestCallers, SHARED};
 use self::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
 pub(crate) use self::run::Caller;
 use self::run::{CancelledCalls, Streak};
@@ -81,6 +84,8 @@ pub(crate) struct Breaker {
     window: Window,
     streak: Streak,
     cancelled: CancelledCalls,
+    /// The callers of the latest failures.
+    failed: LatestCallers,
     /// When counting began: at the start, or when the circuit last closed.
     since: Instant,
     /// The upstream's last sign of life since then.
@@ -210,6 +215,7 @@ impl Breaker {
             window: Window::new(settings.window, now),
             streak: Streak::default(),
             cancelled: CancelledCalls::default(),
+            failed: LatestCallers::default(),
             since: now,
             last_sign: None,
             probation: None,
@@ -272,6 +278,23 @@ impl Breaker {
             }
             _ => None,
         }
+    }
+
+    /// Returns the result of this caller's call as it counts: a failure that only this caller has does not. Tell whether
+    /// another one was [served](own_failures::SERVED) lately.
+    pub(crate) fn attribute(
+        &mut self,
+        result: CallResult,
+        caller: Caller,
+        others_are_served: impl FnOnce() -> bool,
+        now: Instant,
+    ) -> CallResult {
+        if !sample(result).is_some_and(|sample| sample.failed) {
+            return result;
+        }
+        self.failed.note(caller, now);
+        let is_own = result.answered && !self.failed.has_other(caller, SHARED, now) && others_are_served();
+        if is_own { CallResult { health: Health::Ignored, ..result } } else { result }
     }
 
     /// Counts the result of a call. `waiting` calls began less than [`QUIET`] ago and have no result. Returns where a

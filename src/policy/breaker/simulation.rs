@@ -7,6 +7,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::own_failures::{LatestCallers, SERVED};
 use super::report::CircuitState;
 use super::settings::BreakerSettings;
 use super::{Breaker, BreakerEvent, CallGrant, CallResult, Caller, CircuitDecision, Counted, QUIET};
@@ -62,6 +63,7 @@ type Upstream = Box<dyn FnMut(usize, Duration, &mut fastrand::Rng) -> Fate>;
 
 struct World {
     machine: Breaker,
+    served: LatestCallers,
     start: Instant,
     now: Duration,
     rng: fastrand::Rng,
@@ -96,6 +98,7 @@ impl World {
         let start = Instant::now();
         let mut world = Self {
             machine: Breaker::new(BreakerSettings::default(), seed, start),
+            served: LatestCallers::default(),
             start,
             now: Duration::ZERO,
             rng: fastrand::Rng::with_seed(seed),
@@ -145,6 +148,7 @@ impl World {
             }
             Step::FirstData(call, length) if !self.calls[call].over => {
                 self.calls[call].over = true;
+                self.served.note(self.caller(call), now);
                 let waiting = self.waiting(self.now);
                 let (counted, event) = self.machine.settle(self.calls[call].grant, CallResult::SUCCESS, waiting, now);
                 self.note(event);
@@ -163,6 +167,9 @@ impl World {
             Step::Fail(call, result) if !self.calls[call].over => {
                 self.end(call);
                 let waiting = self.waiting(self.calls[call].began);
+                let (caller, served) = (self.caller(call), self.served);
+                let is_other_served = || served.has_other(caller, SERVED, now);
+                let result = self.machine.attribute(result, caller, is_other_served, now);
                 let event = match self.calls[call].streams {
                     Some((_, counted)) => self.machine.finish(counted, result, waiting, now),
                     None => self.machine.settle(self.calls[call].grant, result, waiting, now).1,
@@ -171,9 +178,9 @@ impl World {
             }
             Step::GiveUp(call) if !self.calls[call].over && self.calls[call].streams.is_none() => {
                 self.end(call);
-                let Call { client, grant, began, .. } = self.calls[call];
+                let Call { grant, began, .. } = self.calls[call];
                 if self.now - began >= self.first_byte / 2 {
-                    let caller = Caller::Tenant(self.clients[client].tenant);
+                    let caller = self.caller(call);
                     let waiting = self.waiting(began);
                     let event = self.machine.cancel(grant, caller, false, waiting, now);
                     self.note(event);
@@ -201,6 +208,10 @@ impl World {
         if let Some(patience) = self.clients[client].patience {
             self.at(self.now + patience, Step::GiveUp(call));
         }
+    }
+
+    fn caller(&self, call: usize) -> Caller {
+        Caller::Tenant(self.clients[self.calls[call].client].tenant)
     }
 
     fn end(&mut self, call: usize) {
@@ -367,6 +378,39 @@ fn one_tenant_that_leaves_a_hundred_times_opens_nothing() {
         seen.opened.len() as f64
     });
     assert_eq!(opened, 0.0);
+}
+
+#[test]
+fn one_tenant_whose_calls_fail_opens_nothing() {
+    for pause in [S, 30 * S] {
+        let opened = greatest(&format!("one tenant fails, others call every {pause:?}: times opened"), |seed, rng| {
+            let mut clients = clients(12, 5 * S, rng);
+            // It makes ten calls at a time, and each fails at once.
+            clients[..10].iter_mut().for_each(|client| (client.tenant, client.pause) = (0, S / 5..S / 2));
+            clients[10..].iter_mut().for_each(|client| client.pause = pause / 2..pause);
+            // The others come first.
+            clients[..10].iter_mut().for_each(|client| client.first_call += 10 * S);
+            let upstream = |client, _, rng: &mut _| if client < 10 { Fate::Unavailable } else { chat(rng) };
+            World::new(seed, clients, upstream).run(180 * S).opened.len() as f64
+        });
+        assert_eq!(opened, 0.0);
+    }
+}
+
+#[test]
+fn when_others_fail_too_or_are_gone_the_failures_of_one_tenant_count() {
+    for (gone, limit) in [(false, 20.0), (true, 75.0)] {
+        let opened = greatest(&format!("503 for two tenants, one gone: {gone}: seconds until open"), |seed, rng| {
+            let mut clients = clients(10, 5 * S, rng);
+            clients[1..].iter_mut().for_each(|client| client.tenant = 1);
+            if gone {
+                clients[0].pause = MINUTES..MINUTES + S;
+            }
+            let upstream = |_, at, rng: &mut _| if at < 60 * S { chat(rng) } else { Fate::Unavailable };
+            seconds(&World::new(seed, clients, upstream).run(180 * S).opened, 60 * S)
+        });
+        assert!(opened <= limit, "{opened}");
+    }
 }
 
 #[test]

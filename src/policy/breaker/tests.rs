@@ -309,6 +309,24 @@ fn one_tenant_alone_opens_only_after_a_minute_of_silence() {
 }
 
 #[test]
+fn a_failure_that_only_one_caller_has_is_its_own_while_others_are_served() {
+    let (one, other) = (Caller::Tenant(1), Caller::Tenant(2));
+    let mut circuit = Circuit::new(|_| {});
+    let mut counts = |caller, result, others_are_served, pause| {
+        circuit.pass(pause);
+        circuit.machine.attribute(result, caller, || others_are_served, circuit.now) == result
+    };
+    assert!(!counts(one, BAD, true, S));
+    assert!(!counts(one, THROTTLED, true, S));
+    assert!(counts(one, GOOD, true, S));
+    assert!(counts(one, BAD, false, S), "no other caller is served");
+    assert!(counts(one, NO_ANSWER, true, S), "no caller's doing");
+    assert!(counts(other, BAD, true, S), "both have failures");
+    assert!(counts(one, BAD, true, 10 * S));
+    assert!(!counts(one, BAD, true, NANO), "that of the other is old");
+}
+
+#[test]
 fn callers_without_a_tenant_count_as_one() {
     let mut circuit = Circuit::new(|_| {});
     circuit.calls(1, GOOD);
