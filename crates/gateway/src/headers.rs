@@ -30,10 +30,30 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What proxies call the address of a client begins or ends like this, whatever their maker.
+const ORIGIN_PREFIX: &str = "x-forwarded";
+const ADDRESS_WORDS: [&str; 5] = ["ip", "ipv4", "ipv6", "clientip", "socketip"];
+/// Other fields in which proxies tell of a request as they got it.
+const ORIGIN_NAMES: [&str; 14] = [
+    "forwarded",
+    "remote-addr",
+    "x-remote-addr",
+    "x-envoy-external-address",
+    "cloudfront-viewer-address",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-host",
+    "x-http-host-override",
+    "x-scheme",
+    "front-end-https",
+];
 
 /// The gateway's name in `Via`, and how many of them a request may have.
 const OWN_NAME: &[u8] = b"tower-buttress";
@@ -80,11 +100,8 @@ pub(crate) fn forward_request(parts: &mut Parts, peer: Peer) {
 
 /// Marks the headers with these names as credentials: they go to no upstream but the caller's own.
 pub(crate) fn mark_credentials(headers: &mut HeaderMap, names: &[HeaderName]) {
-    for name in names {
-        if let Entry::Occupied(mut values) = headers.entry(name) {
-            values.iter_mut().for_each(|value| value.set_sensitive(true));
-        }
-    }
+    let is_one = |name: &HeaderName| names.iter().any(|known| is_spelling(name.as_str(), known.as_str()));
+    headers.iter_mut().filter(|(name, _)| is_one(name)).for_each(|(_, value)| value.set_sensitive(true));
 }
 
 /// Fields that `Connection` may not remove: the call's id, and what trusted proxies say of its origin.
@@ -97,8 +114,19 @@ pub(crate) fn is_of_proxies(name: &HeaderName) -> bool {
     *name == VIA || names_origin(name)
 }
 
+/// Whether a field tells of the client, or of the request, as a proxy in front saw them.
 fn names_origin(name: &HeaderName) -> bool {
-    *name == FORWARDED || *name == X_REAL_IP || name.as_str().starts_with("x-forwarded-")
+    let name = name.as_str();
+    let last_word = name.rsplit(['-', '_']).next().unwrap_or_default();
+    ADDRESS_WORDS.contains(&last_word)
+        || name.get(..ORIGIN_PREFIX.len()).is_some_and(|start| is_spelling(start, ORIGIN_PREFIX))
+        || ORIGIN_NAMES.iter().any(|known| is_spelling(name, known))
+}
+
+/// Whether upstreams may read `name` as `known`: CGI, WSGI and PHP turn both `-` and `_` into `_`.
+fn is_spelling(name: &str, known: &str) -> bool {
+    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    name.len() == known.len() && name.bytes().map(dashed).eq(known.bytes().map(dashed))
 }
 
 /// Adds the forwarding fields. Keeps existing ones only from trusted proxies.
@@ -137,10 +165,15 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool
     let named: Vec<HeaderName> =
         members(headers, &CONNECTION).filter_map(|option| HeaderName::from_bytes(option).ok()).collect();
     // Few messages have any of these: names are compared faster than they are looked up.
-    let known: Vec<HeaderName> = headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
+    let known: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
     for name in named.iter().filter(|name| !kept(name)).chain(&known) {
         headers.remove(name);
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    let is_other_spelling = || HOP_BY_HOP.iter().any(|known| is_spelling(name.as_str(), known.as_str()));
+    HOP_BY_HOP.contains(name) || name.as_str().contains('_') && is_other_spelling()
 }
 
 /// Whether the list in `name` has the member `option`.
@@ -314,6 +347,24 @@ mod tests {
             ("x-forwarded-port", "443"),
             ("x-forwarded-prefix", "/admin"),
             ("x-real-ip", "10.0.0.1"),
+            // CGI, WSGI and PHP read `_` as `-`.
+            ("x_forwarded_for", "10.0.0.1"),
+            ("x-forwarded_host", "bank.example"),
+            ("x_real_ip", "10.0.0.1"),
+            ("x-client-ip", "10.0.0.1"),
+            ("true-client-ip", "10.0.0.1"),
+            ("cf-connecting-ip", "10.0.0.1"),
+            ("cf-connecting-ipv6", "2001:db8::1"),
+            ("x-cluster-client-ip", "10.0.0.1"),
+            ("fastly-client-ip", "10.0.0.1"),
+            ("true_client_ip", "10.0.0.1"),
+            ("client-ip", "10.0.0.1"),
+            ("x-azure-clientip", "10.0.0.1"),
+            ("x-original-forwarded-for", "10.0.0.1"),
+            ("x-original-host", "bank.example"),
+            ("x-original-url", "/admin"),
+            ("x_rewrite_url", "/admin"),
+            ("x-envoy-external-address", "10.0.0.1"),
         ];
         let request = || {
             claims.iter().fold(Request::get("/").header("host", "shop.example"), |request, (name, value)| {
@@ -340,6 +391,43 @@ mod tests {
             };
             assert_eq!(parts.headers[name], format!("{value}{appended}"), "{name}");
         }
+    }
+
+    #[test]
+    fn fields_that_only_resemble_those_of_proxies_pass() {
+        let names =
+            ["session_id", "x-ip-version", "x-skip", "x-original-model", "x-forward", "description", "ship", "x-tip"];
+        let request = names.iter().fold(Request::get("/"), |request, name| request.header(*name, "1"));
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        forward_request(&mut parts, peer("192.0.2.7", false));
+        assert_eq!(names.iter().find(|name| !parts.headers.contains_key(**name)), None);
+    }
+
+    #[test]
+    fn a_connection_field_is_removed_in_each_spelling() {
+        let headers = forwarded(
+            Request::builder()
+                .header("proxy_authorization", "Basic eA==")
+                .header("transfer_encoding", "chunked")
+                .header("keep_alive", "timeout=5"),
+        );
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["via", "x-forwarded-for", "x-forwarded-proto"]);
+    }
+
+    #[test]
+    fn the_operators_credential_names_are_marked_in_each_spelling() {
+        let (mut parts, ()) = Request::get("/")
+            .header("x-team", "a")
+            .header("x_team", "b")
+            .header("x-other", "c")
+            .body(())
+            .unwrap()
+            .into_parts();
+        mark_credentials(&mut parts.headers, &[HeaderName::from_static("x-team")]);
+        let is_marked = |name: &str| parts.headers[name].is_sensitive();
+        assert_eq!(["x-team", "x_team", "x-other"].map(is_marked), [true, true, false]);
     }
 
     #[test]

@@ -44,6 +44,7 @@ async fn pages_of_other_sites_may_not_call() {
         ("via", "1.1 nginx"),
         ("forwarded", "for=203.0.113.9"),
         ("x-real-ip", "203.0.113.9"),
+        ("cf-connecting-ip", "203.0.113.9"),
         ("x-forwarded-proto", "https"),
     ] {
         assert_eq!(get(&gateway, "/-/metrics", &[relayed]).await.0, 404, "{relayed:?}");

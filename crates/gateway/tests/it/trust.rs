@@ -221,13 +221,21 @@ async fn what_a_proxy_says_of_others_is_believed_where_it_is_trusted() {
         [(&[][..], false), (&["--trusted-proxies", "10.0.0.0/8"], false), (&["--trusted-proxies", "127.0.0.0/8"], true)]
     {
         let gateway = gateway(&[&["--upstream", &upstream], options].concat()).await;
-        let claims = [("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https"), ("forwarded", "for=192.0.2.1")];
+        let claims = [
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-proto", "https"),
+            ("forwarded", "for=192.0.2.1"),
+            ("x_forwarded_for", "192.0.2.1"),
+            ("cf-connecting-ip", "192.0.2.1"),
+        ];
         let seen = json_of(ask(call(&gateway, &claims)).await).await;
         let seen = |name: &str| seen["headers"][name].as_str().map(str::to_owned);
         let (chain, proto) = if believed { ("192.0.2.1, 127.0.0.1", "https") } else { ("127.0.0.1", "http") };
         assert_eq!(seen("x-forwarded-for").as_deref(), Some(chain));
         assert_eq!(seen("x-forwarded-proto").as_deref(), Some(proto));
-        assert_eq!(seen("forwarded").is_some(), believed);
+        for name in ["forwarded", "x_forwarded_for", "cf-connecting-ip"] {
+            assert_eq!(seen(name).is_some(), believed, "{name}");
+        }
     }
 }
 
