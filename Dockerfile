@@ -9,7 +9,7 @@ COPY . .
 # The commit in `--version`, if given: --build-arg GATEWAY_COMMIT="$(git rev-parse --short HEAD)"
 ARG GATEWAY_COMMIT
 RUN [ -n "$GATEWAY_COMMIT" ] || unset GATEWAY_COMMIT; \
-    cargo install --locked --profile dist --path crates/gateway --root /installed
+    cargo install --locked --profile dist --features jemalloc --path crates/gateway --root /installed
 
 FROM debian:bookworm-slim
 RUN apt-get update \

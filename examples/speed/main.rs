@@ -1,8 +1,8 @@
 //! Compares the cost of a call through the gateway, a bare hyper proxy, nginx and Envoy, in one run.
 //!
 //! ```sh
-//! cargo run --profile dist --example speed
-//! cargo run --profile dist --example speed -- --rounds 20 --only gateway --load get      # for a profiler
+//! cargo run --profile dist --all-features --example speed
+//! cargo run --profile dist --all-features --example speed -- --rounds 20 --only gateway --load get      # for a profiler
 //! ```
 //!
 //! Each proxy is a process, and a figure is the CPU time (user and system) of that process per call, so that other
@@ -35,7 +35,7 @@ use self::report::{Costs, Table};
 use self::sockets::Party;
 
 /// The allocator of the program.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "jemalloc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 /// A call's memory is often freed by another thread than allocated it. There glibc's allocator takes a lock for each
 /// buffer, which that thread then waits for.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "jemalloc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
