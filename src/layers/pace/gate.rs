@@ -12,6 +12,7 @@ use crate::admission::{Admission, Admit};
 use crate::body::request::Upload;
 use crate::call::{Notice, Notices};
 use crate::policy::pace::{Demand, Grant};
+use crate::policy::wait_end::WaitEnd;
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
 use crate::rt::per_thread::{PerThread, ThreadArc};
@@ -59,6 +60,7 @@ fn limited<B: Body + 'static>(
     let max_wait = limit.config().max_wait;
     let left = Deadline::of(request.extensions()).map(|deadline| deadline.remaining_at(now));
     let patience = left.map_or(max_wait, |left| left.min(max_wait));
+    let end = |limit: &Limit| WaitEnd::new(limit.micros(now), max_wait, left);
 
     let mut tokens = None;
     let mut demand = Demand::REQUEST;
@@ -75,7 +77,6 @@ fn limited<B: Body + 'static>(
     let classifier = limit.config().classifier.reading(request);
     let is_charged = tokens.is_some() || is_shared || classifier.is_some();
     let charge = is_charged.then(|| Box::new(CallCharge { demand, tokens, share: Share::default(), classifier }));
-    let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
     if is_shared {
         let turn = PeersTurn {
             tenant,
@@ -84,14 +85,16 @@ fn limited<B: Body + 'static>(
             place: None,
             share: Share::default(),
         };
-        return Admission::Wait(PaceWait::for_a_turn(limit, turn, until, charge));
+        let end = end(&limit);
+        return Admission::Wait(PaceWait::for_a_turn(limit, turn, end, charge));
     }
     match limit.arrive(tenant, demand, now, patience) {
         PaceDecision::Go(grant) => Admission::Pass(PacePermit::new(limit, grant, charge)),
         PaceDecision::Waits(ticket, wait) => {
             let expected = (!wait.is_zero()).then_some(wait);
             Notices::report(request.extensions(), || Notice::Pace { expected });
-            Admission::Wait(PaceWait::new(limit, ticket, until, charge))
+            let end = end(&limit);
+            Admission::Wait(PaceWait::new(limit, ticket, end, charge))
         }
         PaceDecision::TooLong(wait) => Admission::Refuse(limit.refuse(wait)),
         PaceDecision::Again(_) => Admission::Aside,

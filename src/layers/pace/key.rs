@@ -13,6 +13,7 @@ use crate::policy::pace::{Bucket, Demand, Grant, Hold, Pacer, SendDecision};
 use crate::policy::queue::{FairQueue, Ticket};
 use crate::proto::fingerprint::Fingerprint;
 use crate::proto::rate_limit::Quota;
+use crate::rt::alarm::{AlarmedCalls, Alarms};
 use crate::rt::clock;
 use crate::rt::sync::{AtomicBool, Mutex, MutexGuard, Ordering, lock};
 use crate::store::pace::{Pausing, PeerPause};
@@ -31,6 +32,8 @@ pub(super) struct Limit {
     tally: AnswerSample,
     state: Mutex<State>,
     turns: TurnLine,
+    /// For the calls in both lines.
+    alarms: Alarms,
     /// Identifies it in every process, if it is shared.
     id: Option<Fingerprint>,
 }
@@ -48,8 +51,6 @@ struct State {
 #[derive(Debug)]
 struct PacedCall {
     demand: Demand,
-    /// The latest end of its wait.
-    until: Micros,
     waker: Option<Waker>,
 }
 
@@ -99,6 +100,7 @@ impl Limit {
             tally: AnswerSample::default(),
             state: Mutex::new(state),
             turns: TurnLine::default(),
+            alarms: Alarms::new(),
             id,
         }
     }
@@ -144,16 +146,16 @@ impl Limit {
             }
         }
         state.waiting = state.waiting.and(demand);
-        let ticket =
-            state.line.push(tenant, PacedCall { demand, until: at.saturating_add(micros(patience)), waker: None });
+        let ticket = state.line.push(tenant, PacedCall { demand, waker: None });
         drop(state);
         // It finds out that it has been evicted.
         evicted.into_iter().for_each(Waker::wake);
         PaceDecision::Waits(ticket, wait)
     }
 
-    /// Whether a waiting call may be sent; if not, `waker` is woken when that may have changed.
-    pub(super) fn ask(&self, ticket: Ticket, waker: &Waker, now: Instant, until: Option<Instant>) -> PaceDecision {
+    /// Whether a waiting call may be sent; if not, `waker` is woken when that may have changed, or at `end`, where an alarm is
+    /// set.
+    pub(super) fn ask(&self, ticket: Ticket, waker: &Waker, now: Instant, end: Micros) -> PaceDecision {
         let at = self.micros(now);
         let mut state = lock(&self.state);
         let Some((tenant, demand)) = state.waiter(ticket) else { return PaceDecision::TooLong(Duration::ZERO) };
@@ -162,7 +164,7 @@ impl Limit {
             if let Some(grant) = state.admit(tenant, demand, self.config.concurrency, at) {
                 state.line.serve(ticket);
                 state.forget(ticket);
-                self.wake_next(state, Some(tenant), at);
+                self.left(state, Some(tenant), at);
                 return PaceDecision::Go(grant);
             }
         }
@@ -172,15 +174,13 @@ impl Limit {
                 none => *none = Some(waker.clone()),
             }
         }
-        let is_too_long = |wait: Duration| {
-            !wait.is_zero() && now.checked_add(wait).zip(until).is_some_and(|(next, until)| next > until)
-        };
-        let wait = Duration::from_micros(state.pacer.wait(tenant, &Demand::default(), &demand, at));
+        state.line.set_end(ticket, end);
+        let wait = state.pacer.wait(tenant, &Demand::default(), &demand, at);
         let is_next = is_leader || state.first_paused_alone(tenant, at) == Some(ticket);
         // No call is sent before the end of a pause.
-        let paused = Duration::from_micros(state.pacer.paused_until().saturating_sub(at));
-        if is_too_long(if is_next { wait } else { paused }) {
-            return PaceDecision::TooLong(wait);
+        let least = if is_next { wait } else { state.pacer.paused_until().saturating_sub(at) };
+        if least > 0 && at.saturating_add(least) > end {
+            return PaceDecision::TooLong(Duration::from_micros(wait));
         }
         if !is_next {
             return PaceDecision::Again(None);
@@ -209,7 +209,7 @@ impl Limit {
         let mut state = lock(&self.state);
         let tenant = state.line.tenant(ticket);
         state.forget(ticket);
-        self.wake_next(state, tenant, self.micros(now));
+        self.left(state, tenant, self.micros(now));
     }
 
     /// A call was answered without a 429.
@@ -364,6 +364,15 @@ impl Limit {
         }
     }
 
+    /// A call of `tenant` has left the line.
+    fn left(&self, state: MutexGuard<'_, State>, tenant: Option<u64>, at: Micros) {
+        let is_empty = state.line.is_empty();
+        self.wake_next(state, tenant, at);
+        if is_empty {
+            self.alarms.end();
+        }
+    }
+
     /// Wakes the calls whose wait has changed, outside the lock: the next one in turn, and the first call of `tenant` (of
     /// a call that left the line, or was refused), if that tenant waits alone.
     fn wake_next(&self, mut state: MutexGuard<'_, State>, tenant: Option<u64>, at: Micros) {
@@ -374,6 +383,23 @@ impl Limit {
         self.changed(&mut state, at);
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+impl AlarmedCalls for Limit {
+    fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
+    fn wake_ended(&self) -> Option<Instant> {
+        let now = clock::now();
+        let at = self.micros(now);
+        let mut ended = Vec::new();
+        let in_line = lock(&self.state).line.ended(at, |waiter| ended.extend(waiter.waker.take()));
+        let for_turns = lock(&self.turns.0).ended(at, |waiter| ended.extend(waiter.waker.take()));
+        ended.into_iter().for_each(Waker::wake);
+        let next = in_line.into_iter().chain(for_turns).min()?;
+        now.checked_add(Duration::from_micros(next.saturating_sub(at)))
     }
 }
 
@@ -437,7 +463,7 @@ impl State {
         let mut late = Vec::new();
         let end = self.pacer.paused_until();
         if end > at {
-            self.line.for_each_mut(|waiter| late.extend(waiter.waker.clone().filter(|_| waiter.until < end)));
+            self.line.ended(end - 1, |waiter| late.extend(waiter.waker.take()));
         }
         late
     }

@@ -124,7 +124,7 @@ use crate::store::pace::PacePeers;
 /// While nothing is limited: a hash of the credentials, a look-up, and no shared lock, clock or allocation. The first
 /// key is found without any lock. With request
 /// limits one short lock and one clock read; with token limits another lock, and the layer reads the passing body. A call
-/// that waits is boxed.
+/// that waits is boxed. While calls wait, a task of each runtime in which they do has one timer for all of them.
 #[derive(Clone, Debug)]
 pub struct PaceLayer {
     shared: PerThread<Shared>,

@@ -1,7 +1,6 @@
 //! The line of calls that wait until the fleet has turns for them soon.
 
 use std::task::Waker;
-use std::time::Instant;
 
 use crate::policy::pace::Turns;
 use crate::rt::sync::Mutex;
@@ -11,8 +10,6 @@ pub(super) struct TurnLine(pub(super) Mutex<Turns<TurnWaiter>>);
 
 #[derive(Debug)]
 pub(super) struct TurnWaiter {
-    /// Its latest possible wait.
-    pub(super) until: Option<Instant>,
     pub(super) waker: Option<Waker>,
     /// The other processes are unreachable: the number of equal parts of the rates, of which this process has one.
     pub(super) alone: Option<u32>,

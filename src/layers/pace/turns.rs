@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::key::{Limit, MOST};
 use super::turn_line::TurnWaiter;
-use crate::policy::micros::micros;
+use crate::policy::micros::{Micros, micros};
 use crate::policy::pace::{Demand, NextTurn, Turns};
 use crate::policy::queue::Ticket;
+use crate::rt::alarm::AlarmedCalls;
 use crate::rt::sync::{MutexGuard, lock};
 
 /// What a call that waits for its turn must do.
@@ -35,12 +36,12 @@ impl Limit {
         (tenant, demand): (u64, Demand),
         after: Duration,
         now: Instant,
-        until: Option<Instant>,
+        end: Micros,
     ) -> Result<Ticket, Duration> {
         let at = self.micros(now);
         let mut turns = lock(&self.turns().0);
         let wait = self.turn_wait(&turns, tenant, now).max(after);
-        if is_too_long(wait, now, until) {
+        if is_too_long(wait, at, end) {
             return Err(wait);
         }
         let mut evicted = None;
@@ -48,7 +49,7 @@ impl Limit {
             let Some(last) = turns.evictable(tenant) else { return Err(wait) };
             evicted = turns.remove(last).and_then(|waiter| waiter.waker);
         }
-        let ticket = turns.push(tenant, demand, TurnWaiter { until, waker: None, alone: None });
+        let ticket = turns.push(tenant, demand, TurnWaiter { waker: None, alone: None });
         if !after.is_zero() {
             turns.postpone(ticket, micros(after), at);
         }
@@ -58,8 +59,8 @@ impl Limit {
         Ok(ticket)
     }
 
-    /// Returns what a waiting call must do; `waker` is woken when that may have changed.
-    pub(super) fn next_turn(&self, ticket: Ticket, waker: &Waker, now: Instant) -> TurnWait {
+    /// Returns what a waiting call must do; `waker` is woken when that may have changed, or at `end`, where an alarm is set.
+    pub(super) fn next_turn(&self, ticket: Ticket, waker: &Waker, now: Instant, end: Micros) -> TurnWait {
         let at = self.micros(now);
         let mut turns = lock(&self.turns().0);
         let next = turns.next(ticket, at);
@@ -75,10 +76,11 @@ impl Limit {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
+        turns.set_end(ticket, end);
         let known = Duration::from_micros(known);
         match next {
             // Calls after the first get a later turn.
-            _ if is_too_long(known, now, waiter.until) => TurnWait::TooLong(known),
+            _ if is_too_long(known, at, end) => TurnWait::TooLong(known),
             NextTurn::Later(next) => TurnWait::Wait(now.checked_add(Duration::from_micros(next.saturating_sub(at)))),
             _ => TurnWait::Wait(None),
         }
@@ -87,9 +89,10 @@ impl Limit {
     /// The call's turn would come after this time. Calls that cannot wait that long are woken.
     pub(super) fn postpone_turn(&self, ticket: Ticket, wait: Duration, now: Instant) {
         let mut late = Vec::new();
+        let (at, wait) = (self.micros(now), micros(wait));
         let mut turns = lock(&self.turns().0);
-        turns.postpone(ticket, micros(wait), self.micros(now));
-        turns.for_each(|waiter| late.extend(waiter.waker.clone().filter(|_| is_too_long(wait, now, waiter.until))));
+        turns.postpone(ticket, wait, at);
+        turns.ended(at.saturating_add(wait).saturating_sub(1), |waiter| late.extend(waiter.waker.take()));
         drop(turns);
         late.into_iter().for_each(Waker::wake);
     }
@@ -98,14 +101,14 @@ impl Limit {
     pub(super) fn serve_turn(&self, ticket: Ticket, wait: Duration, now: Instant) {
         let mut turns = lock(&self.turns().0);
         turns.serve(ticket, micros(wait), self.micros(now));
-        wake_askers(turns);
+        self.wake_askers(turns);
     }
 
     /// Removes a waiting call.
     pub(super) fn leave_turns(&self, ticket: Ticket) {
         let mut turns = lock(&self.turns().0);
         turns.remove(ticket);
-        wake_askers(turns);
+        self.wake_askers(turns);
     }
 
     /// The other processes are unreachable: no call waits for them.
@@ -126,16 +129,20 @@ impl Limit {
     fn turn_wait(&self, turns: &Turns<TurnWaiter>, tenant: u64, now: Instant) -> Duration {
         Duration::from_micros(self.with_buckets(now, |buckets, at, _| turns.wait(tenant, buckets, at)))
     }
+
+    /// A call has left. Wakes the calls that may ask, and are not asking.
+    fn wake_askers(&self, mut turns: MutexGuard<'_, Turns<TurnWaiter>>) {
+        let askers = turns.askers();
+        let wakers: Vec<_> = askers.into_iter().filter_map(|ticket| turns.get_mut(ticket)?.waker.take()).collect();
+        let is_empty = turns.is_empty();
+        drop(turns);
+        wakers.into_iter().for_each(Waker::wake);
+        if is_empty {
+            self.alarms().end();
+        }
+    }
 }
 
-/// Wakes the calls that may ask, and are not asking.
-fn wake_askers(mut turns: MutexGuard<'_, Turns<TurnWaiter>>) {
-    let askers = turns.askers();
-    let wakers: Vec<_> = askers.into_iter().filter_map(|ticket| turns.get_mut(ticket)?.waker.take()).collect();
-    drop(turns);
-    wakers.into_iter().for_each(Waker::wake);
-}
-
-fn is_too_long(wait: Duration, now: Instant, until: Option<Instant>) -> bool {
-    until.is_some_and(|until| now.checked_add(wait).is_none_or(|turn| turn > until))
+fn is_too_long(wait: Duration, at: Micros, end: Micros) -> bool {
+    at.saturating_add(micros(wait)) > end
 }

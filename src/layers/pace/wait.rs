@@ -8,13 +8,14 @@ use super::turns::TurnWait;
 use crate::admission::Wait;
 use crate::call::{Notice, Notices};
 use crate::event::Event;
-use crate::policy::micros::Micros;
+use crate::policy::micros::{Micros, micros};
 use crate::policy::pace::{Demand, Grant, Hold};
 use crate::policy::queue::Ticket;
+use crate::policy::wait_end::WaitEnd;
 use crate::rejection::{Rejection, RejectionKind};
+use crate::rt::alarm::Alarms;
 use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
-use crate::rt::timeout::Timeout;
 use crate::rt::timer::LazyTimer;
 use crate::store::pace::PeerTurn;
 
@@ -23,9 +24,8 @@ use crate::store::pace::PeerTurn;
 pub struct PaceWait {
     limit: ThreadArc<Limit>,
     stage: Stage,
-    until: Option<Instant>,
-    deadline_is_first: bool,
-    timeout: Timeout,
+    /// On the limit's clock, as all its times.
+    end: WaitEnd,
     /// For its next turn.
     timer: LazyTimer,
     charge: Option<Box<CallCharge>>,
@@ -49,13 +49,13 @@ pub(super) struct PeersTurn {
 #[derive(Debug)]
 enum Stage {
     /// It asks the other processes at this time.
-    Held(Instant),
+    Held(Micros),
     /// It waits until it is the first call of this process to ask, or to ask again.
     Behind(Ticket),
     /// It is asking the other processes.
     Asks(Box<Asking>),
     /// Its turn among the calls of all processes is at this time.
-    Turn(Instant),
+    Turn(Micros),
     /// It waits in the line of this process.
     Line(Ticket),
     Over,
@@ -64,40 +64,33 @@ enum Stage {
 /// How far away the turn of a call that asks on arrival may be.
 const SOON: Duration = Duration::from_micros(crate::policy::pace::SOON);
 /// A turn by another clock may be this much too early for this one.
-const SLACK: Duration = Duration::from_millis(50);
-const SLACK_MICROS: Micros = 50_000;
+const SLACK: Micros = 50_000;
 
 // === impl PaceWait ===
 
 impl PaceWait {
-    pub(super) fn new(
-        limit: ThreadArc<Limit>,
-        ticket: Ticket,
-        until: (Option<Instant>, bool),
-        charge: Option<Box<CallCharge>>,
-    ) -> Self {
-        Self::at(Stage::Line(ticket), limit, None, until, charge)
+    pub(super) fn new(limit: ThreadArc<Limit>, ticket: Ticket, end: WaitEnd, charge: Option<Box<CallCharge>>) -> Self {
+        Self::at(Stage::Line(ticket), limit, None, end, charge)
     }
 
     pub(super) fn for_a_turn(
         limit: ThreadArc<Limit>,
         turn: PeersTurn,
-        until: (Option<Instant>, bool),
+        end: WaitEnd,
         charge: Option<Box<CallCharge>>,
     ) -> Self {
-        Self::at(Stage::Held(clock::now()), limit, Some(Box::new(turn)), until, charge)
+        Self::at(Stage::Held(0), limit, Some(Box::new(turn)), end, charge)
     }
 
     fn at(
         stage: Stage,
         limit: ThreadArc<Limit>,
         turn: Option<Box<PeersTurn>>,
-        (until, deadline_is_first): (Option<Instant>, bool),
+        end: WaitEnd,
         charge: Option<Box<CallCharge>>,
     ) -> Self {
         limit.count_waiting(1.0);
-        let (timeout, timer) = (Timeout::default(), LazyTimer::default());
-        Self { limit, stage, until, deadline_is_first, timeout, timer, charge, turn }
+        Self { limit, stage, end, timer: LazyTimer::default(), charge, turn }
     }
 
     /// Its tenant and its demand.
@@ -150,7 +143,7 @@ impl PaceWait {
         self.give_up();
         let turn = || is_behind.then(|| self.limit.expected_turn(self.call().0, clock::now()));
         match wait {
-            None if self.deadline_is_first => {
+            None if self.end.is_deadline => {
                 let kind = RejectionKind::DeadlineExceeded;
                 self.limit.config().emitter.emit(&Event::Refused { kind });
                 Rejection::new(kind)
@@ -185,23 +178,25 @@ impl PaceWait {
             Hold::All(pause) => Duration::from_micros(pause),
             Hold::Own(wait) => {
                 self.leave_place();
+                let next = self.limit.micros(now).saturating_add(wait);
                 let wait = Duration::from_micros(wait);
-                let next = now.checked_add(wait).filter(|next| self.until.is_none_or(|until| *next <= until));
-                let Some(next) = next else { return Err(self.refuse(Some(wait))) };
+                if next > self.end.at() {
+                    return Err(self.refuse(Some(wait)));
+                }
                 self.report(wait);
                 self.stage = Stage::Held(next);
                 return Ok(());
             }
         };
         let asking = Asking::begin(&self.limit, &demand, pause, reach.min(self.patience(now)), now);
-        self.stage = asking.map_or(Stage::Turn(now), |asking| Stage::Asks(Box::new(asking)));
+        self.stage = asking.map_or(Stage::Turn(0), |asking| Stage::Asks(Box::new(asking)));
         Ok(())
     }
 
     /// Its turn would come after `wait`, or behind other waiting calls: it gets none yet.
     fn wait_behind(&mut self, wait: Duration) -> Result<(), Rejection> {
         let now = clock::now();
-        let joined = self.limit.wait_for_turn(self.call(), wait, now, self.until);
+        let joined = self.limit.wait_for_turn(self.call(), wait, now, self.end.at());
         let place = joined.map_err(|longest| self.refuse(Some(longest)))?;
         if let Some(turn) = &mut self.turn {
             turn.place = Some(place);
@@ -212,7 +207,30 @@ impl PaceWait {
     }
 
     fn patience(&self, now: Instant) -> Duration {
-        self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(now))
+        self.end.left(self.limit.micros(now))
+    }
+
+    /// The time, and whether the wait is over.
+    fn look(&mut self) -> (Instant, bool) {
+        let now = clock::now();
+        (now, self.end.has_passed(self.limit.micros(now)))
+    }
+
+    /// It is woken when its wait is over, unless before.
+    fn set_alarm(&self, now: Instant) {
+        if let Some(end) = now.checked_add(self.patience(now)) {
+            Alarms::set(self.limit.value(), end);
+        }
+    }
+
+    fn poll_until(&mut self, at: Micros, cx: &mut Context<'_>) -> Poll<()> {
+        let now = clock::now();
+        let left = Duration::from_micros(at.saturating_sub(self.limit.micros(now)));
+        match now.checked_add(left) {
+            Some(_) if left.is_zero() => Poll::Ready(()),
+            Some(at) => self.timer.poll_until(at, cx),
+            None => Poll::Pending,
+        }
     }
 
     /// Whether its turn fell into a pause: it then takes another turn after the pause. The first reservation is not
@@ -220,7 +238,7 @@ impl PaceWait {
     fn loses_its_turn(&mut self, now: Instant) -> bool {
         let Some(turn) = self.turn.as_mut().filter(|turn| turn.share.reserved.is_some()) else { return false };
         match self.limit.hold(turn.tenant, now) {
-            Hold::All(wait) | Hold::Own(wait) if wait > SLACK_MICROS => {
+            Hold::All(wait) | Hold::Own(wait) if wait > SLACK => {
                 if let Some(reserved) = turn.share.reserved.take() {
                     reserved.keep();
                 }
@@ -242,7 +260,7 @@ impl PaceWait {
             }
         };
         let now = clock::now();
-        let Stage::Asks(asking) = std::mem::replace(&mut self.stage, Stage::Held(now)) else { return Poll::Pending };
+        let Stage::Asks(asking) = std::mem::replace(&mut self.stage, Stage::Held(0)) else { return Poll::Pending };
         self.set_share(asking.share(turn));
         let place = self.turn.as_ref().and_then(|turn| turn.place);
         let wait = match turn {
@@ -267,7 +285,7 @@ impl PaceWait {
         if !wait.is_zero() {
             self.report(wait);
         }
-        self.stage = Stage::Turn(now.checked_add(wait).unwrap_or(now));
+        self.stage = Stage::Turn(self.limit.micros(now).saturating_add(micros(wait)));
         Poll::Ready(Ok(()))
     }
 }
@@ -279,15 +297,13 @@ impl Wait for PaceWait {
         loop {
             let ticket = match self.stage {
                 Stage::Held(until) => {
-                    if until > clock::now() {
-                        ready!(self.timer.poll_until(until, cx));
-                    }
+                    ready!(self.poll_until(until, cx));
                     self.ask()?;
                     continue;
                 }
                 Stage::Behind(place) => {
-                    let now = clock::now();
-                    let next = match self.limit.next_turn(place, cx.waker(), now) {
+                    let (now, is_over) = self.look();
+                    let next = match self.limit.next_turn(place, cx.waker(), now, self.end.at()) {
                         TurnWait::Ask(reach) => {
                             self.ask_within(reach)?;
                             continue;
@@ -295,15 +311,16 @@ impl Wait for PaceWait {
                         TurnWait::Alone { processes } => {
                             self.leave_place();
                             self.set_share(Share::alone(processes));
-                            self.stage = Stage::Turn(now);
+                            self.stage = Stage::Turn(0);
                             continue;
                         }
                         TurnWait::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
                         TurnWait::Wait(next) => next,
                     };
-                    if self.until.is_some_and(|until| self.timeout.poll_until(until, cx).is_ready()) {
+                    if is_over {
                         return Poll::Ready(Err(self.refuse(None)));
                     }
+                    self.set_alarm(now);
                     let Some(next) = next else { return Poll::Pending };
                     ready!(self.timer.poll_until(next, cx));
                     continue;
@@ -315,15 +332,13 @@ impl Wait for PaceWait {
                     continue;
                 }
                 Stage::Turn(at) => {
-                    if at > clock::now() {
-                        ready!(self.timer.poll_until(at, cx));
-                    }
+                    ready!(self.poll_until(at, cx));
                     let now = clock::now();
                     if self.loses_its_turn(now) {
                         self.ask()?;
                         continue;
                     }
-                    self.until = self.until.map(|until| until.max(now.checked_add(SLACK).unwrap_or(until)));
+                    self.end.at_least(self.limit.micros(now).saturating_add(SLACK));
                     let patience = self.patience(now);
                     let (tenant, demand) = self.call();
                     let processes = self.turn.as_ref().map_or(1, |turn| turn.share.processes);
@@ -341,21 +356,22 @@ impl Wait for PaceWait {
                 Stage::Line(ticket) => ticket,
                 Stage::Over => return Poll::Pending,
             };
-            let now = clock::now();
+            let (now, is_over) = self.look();
             if self.loses_its_turn(now) {
                 self.limit.forget(ticket, now);
                 self.ask()?;
                 continue;
             }
-            let next = match self.limit.ask(ticket, cx.waker(), now, self.until) {
+            let next = match self.limit.ask(ticket, cx.waker(), now, self.end.at()) {
                 PaceDecision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
                 PaceDecision::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
                 PaceDecision::Again(next) => next,
                 PaceDecision::Waits(..) => None,
             };
-            if self.until.is_some_and(|until| self.timeout.poll_until(until, cx).is_ready()) {
+            if is_over {
                 return Poll::Ready(Err(self.refuse(None)));
             }
+            self.set_alarm(now);
             let Some(next) = next else { return Poll::Pending };
             ready!(self.timer.poll_until(next, cx));
         }

@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::Request;
 use http_body::Body;
@@ -7,9 +7,10 @@ use http_body::Body;
 use super::permit::{QueuePermit, WatchedCall};
 use super::shared::{PlaceResult, Shared};
 use super::uploading::Uploading;
-use super::wait::{Patience, QueueWait};
+use super::wait::QueueWait;
 use crate::admission::{Admission, Admit};
 use crate::call::{Notice, Notices};
+use crate::policy::wait_end::WaitEnd;
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
 use crate::rt::per_thread::PerThread;
@@ -40,18 +41,18 @@ impl Admit for QueueGate {
             return self.admit_upload(tenant, &uploading, request);
         }
         let watched = shared.counts_losses().then(|| WatchedCall::new(request, shared, None));
-        let mut patience = None;
+        let mut end = None;
         let arrived = shared.arrive(tenant, || {
-            let (now, known) = *patience.insert(patience_of(request, shared.config.max_wait));
-            (now, known.left)
+            let now = clock::now();
+            (now, end.insert(end_of(request, shared, now)).left(shared.at(now)))
         });
         match arrived {
             PlaceResult::Place(place) => Admission::Pass(QueuePermit::new(shared.hold(), &place, watched)),
             PlaceResult::Full { expected } => Admission::Refuse(shared.refuse(expected)),
             PlaceResult::Waits(ticket) => {
                 Notices::report(request.extensions(), || Notice::Queue { expected: shared.expected_wait(tenant) });
-                let patience = patience.unwrap_or_else(|| patience_of(request, shared.config.max_wait));
-                Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, patience, watched))
+                let end = end.unwrap_or_else(|| end_of(request, shared, clock::now()));
+                Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, end, watched))
             }
         }
     }
@@ -70,8 +71,9 @@ impl QueueGate {
         B: Body + 'static,
     {
         let Self(shared) = self;
-        let patience = patience_of(request, shared.config.max_wait);
-        let now = || (patience.0, patience.1.left);
+        let now = clock::now();
+        let end = end_of(request, shared, now);
+        let now = || (now, end.left(shared.at(now)));
         let watched = WatchedCall::new(request, shared, Some(uploading.clone()));
         let expected = match uploading.places().arrive(tenant, now) {
             PlaceResult::Place(place) => {
@@ -84,7 +86,7 @@ impl QueueGate {
                         let expected = shared.expected_wait(tenant);
                         Notices::report(request.extensions(), || Notice::Queue { expected });
                         let watched = Some(watched);
-                        return Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, patience, watched));
+                        return Admission::Wait(QueueWait::for_place(shared.hold(), tenant, ticket, end, watched));
                     }
                     PlaceResult::Full { expected } => expected,
                 }
@@ -92,7 +94,7 @@ impl QueueGate {
             PlaceResult::Waits(ticket) => {
                 let expected = uploading.places().expected_wait(tenant);
                 Notices::report(request.extensions(), || Notice::Queue { expected });
-                return Admission::Wait(QueueWait::for_upload(shared.hold(), tenant, ticket, patience, watched));
+                return Admission::Wait(QueueWait::for_upload(shared.hold(), tenant, ticket, end, watched));
             }
             PlaceResult::Full { expected } => expected,
         };
@@ -100,8 +102,8 @@ impl QueueGate {
     }
 }
 
-fn patience_of<B>(request: &Request<B>, max_wait: Duration) -> (Instant, Patience) {
-    let now = clock::now();
+/// The end of its wait, if it waits.
+fn end_of<B>(request: &Request<B>, shared: &Shared, now: Instant) -> WaitEnd {
     let left = Deadline::of(request.extensions()).map(|deadline| deadline.remaining_at(now));
-    (now, Patience::new(max_wait, left))
+    WaitEnd::new(shared.at(now), shared.config.max_wait, left)
 }

@@ -1,13 +1,11 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use super::permit::{QueuePermit, WatchedCall};
 use super::shared::{PlaceResult, Shared, WaitState};
 use super::state::HeldPlace;
 use crate::admission::Wait;
 use crate::event::Event;
-use crate::policy::micros::micros;
 use crate::policy::queue::Ticket;
 use crate::policy::wait_end::WaitEnd;
 use crate::rejection::{Rejection, RejectionKind};
@@ -24,29 +22,10 @@ pub struct QueueWait {
     ticket: Option<Ticket>,
     /// It waits for a place among the calls whose requests are still being sent, and then for one among all.
     is_for_upload: bool,
-    deadline_is_first: bool,
     /// On the queue's clock.
     end: WaitEnd,
     /// For its permit, if its head matters. Boxed: most waiting calls have none.
     watched: Option<Box<WatchedCall>>,
-}
-
-/// How long a call can wait.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    pub(super) left: Duration,
-    /// What happens then, if it is not that it has waited for too long.
-    deadline_is_first: bool,
-}
-
-// === impl Patience ===
-
-impl Patience {
-    /// `left`: of the call's deadline.
-    pub(super) fn new(max_wait: Duration, left: Option<Duration>) -> Self {
-        let deadline_is_first = left.is_some_and(|left| left < max_wait);
-        Self { left: left.map_or(max_wait, |left| left.min(max_wait)), deadline_is_first }
-    }
 }
 
 // === impl QueueWait ===
@@ -56,23 +35,21 @@ impl QueueWait {
         shared: ThreadArc<Shared>,
         tenant: u64,
         ticket: Ticket,
-        (now, patience): (Instant, Patience),
+        end: WaitEnd,
         watched: Option<WatchedCall>,
     ) -> Self {
-        let Patience { left, deadline_is_first } = patience;
-        let end = WaitEnd::new(shared.at(now).saturating_add(micros(left)));
         let (ticket, is_for_upload, watched) = (Some(ticket), false, watched.map(Box::new));
-        Self { shared, tenant, ticket, is_for_upload, deadline_is_first, end, watched }
+        Self { shared, tenant, ticket, is_for_upload, end, watched }
     }
 
     pub(super) fn for_upload(
         shared: ThreadArc<Shared>,
         tenant: u64,
         ticket: Ticket,
-        patience: (Instant, Patience),
+        end: WaitEnd,
         watched: WatchedCall,
     ) -> Self {
-        let mut wait = Self::for_place(shared, tenant, ticket, patience, Some(watched));
+        let mut wait = Self::for_place(shared, tenant, ticket, end, Some(watched));
         wait.is_for_upload = true;
         wait
     }
@@ -87,7 +64,7 @@ impl QueueWait {
     fn give_up(&mut self) -> Rejection {
         let expected = self.places().expected_wait(self.tenant);
         self.end();
-        if self.deadline_is_first {
+        if self.end.is_deadline {
             let kind = RejectionKind::DeadlineExceeded;
             self.shared.config.emitter.emit(&Event::Refused { kind });
             return Rejection::new(kind);
@@ -115,7 +92,7 @@ impl Wait for QueueWait {
             let at = self.shared.at(now);
             // A place wins over the end of the wait.
             let is_over = self.end.has_passed(at);
-            let left = Duration::from_micros(self.end.at().saturating_sub(at));
+            let left = self.end.left(at);
             let sweep = match self.places().ask(ticket, cx.waker(), self.end.at()) {
                 WaitState::Place(place) if self.is_for_upload => {
                     self.watched.as_ref().and_then(|watched| watched.uploading()).inspect(|it| it.begin(place));

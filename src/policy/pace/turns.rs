@@ -168,6 +168,16 @@ impl<W> Turns<W> {
         self.line.get_mut(ticket).map(|(_, waiter)| waiter)
     }
 
+    /// See [`FairQueue::set_end`].
+    pub(crate) fn set_end(&mut self, ticket: Ticket, end: Micros) {
+        self.line.set_end(ticket, end);
+    }
+
+    /// See [`FairQueue::ended`].
+    pub(crate) fn ended(&mut self, now: Micros, mut look: impl FnMut(&mut W)) -> Option<Micros> {
+        self.line.ended(now, |(_, waiter)| look(waiter))
+    }
+
     pub(crate) fn for_each(&mut self, mut look: impl FnMut(&mut W)) {
         self.line.for_each_mut(|(_, waiter)| look(waiter));
     }

@@ -15,10 +15,10 @@ use crate::policy::micros::Micros;
 /// Waiters of type `T`, each of a tenant. Each operation takes constant time, unless noted.
 #[derive(Debug)]
 pub(crate) struct FairQueue<T> {
-    places: Chunks<WaitingCall<T>>,
+    places: Chunks<LinePlace<T>>,
     /// For each chunk of places, no wait in it ends before this time.
     ends: Vec<Micros>,
-    /// The first free place; each free place names the next one.
+    /// The first free place.
     free: u32,
     taken: usize,
     tenants: HashMap<u64, TenantQueue, Hashed>,
@@ -36,12 +36,19 @@ pub(crate) struct Ticket {
     place: u32,
 }
 
+/// As large as a waiting call: the compiler finds room for the tag in its flag.
+#[derive(Debug)]
+enum LinePlace<T> {
+    /// And the next free one.
+    Free(u32),
+    Taken(WaitingCall<T>),
+}
+
 #[derive(Debug)]
 struct WaitingCall<T> {
-    /// `None`: the place is free.
-    serial: Option<NonZeroU32>,
+    serial: NonZeroU32,
     tenant: u64,
-    waiter: Option<T>,
+    waiter: T,
     /// When its wait ends, unless that was noticed; or [`NEVER`].
     end: Micros,
     /// Whether it is in its tenant's queue, and its neighbours there.
@@ -103,28 +110,22 @@ impl<T> FairQueue<T> {
         }
         let queue = self.tenants.entry(tenant).or_default();
         let before = queue.last;
-        let place = WaitingCall {
-            serial: Some(serial),
-            tenant,
-            waiter: Some(waiter),
-            end: NEVER,
-            is_waiting: true,
-            before,
-            behind: NONE,
-        };
+        let call = WaitingCall { serial, tenant, waiter, end: NEVER, is_waiting: true, before, behind: NONE };
+        let place = LinePlace::Taken(call);
         let index = match self.places.get_mut(self.free) {
             Some(free) => {
-                let next = free.behind;
-                *free = place;
+                let next = if let LinePlace::Free(next) = std::mem::replace(free, place) { next } else { NONE };
                 std::mem::replace(&mut self.free, next)
             }
             None => self.places.push(place),
         };
         queue.last = index;
         queue.len += 1;
-        match self.places.get_mut(before) {
-            Some(before) => before.behind = index,
-            None => queue.first = index,
+        if before == NONE {
+            queue.first = index;
+        }
+        if let Some(before) = self.taken_mut(before) {
+            before.behind = index;
         }
         self.waiting += 1;
         self.taken += 1;
@@ -133,20 +134,19 @@ impl<T> FairQueue<T> {
 
     /// The tenant of the waiter of this ticket.
     pub(crate) fn tenant(&self, ticket: Ticket) -> Option<u64> {
-        let place = self.places.get(ticket.place).filter(|place| place.serial == Some(ticket.serial));
-        place.map(|place| place.tenant)
+        self.taken(ticket.place).filter(|call| call.serial == ticket.serial).map(|call| call.tenant)
     }
 
     /// Returns the waiter of this ticket, even if its wait has ended.
     pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut T> {
-        self.place(ticket)?.waiter.as_mut()
+        self.call_mut(ticket).map(|call| &mut call.waiter)
     }
 
     /// Sets when the wait of this ticket's waiter ends, for [`ended`](Self::ended).
     pub(crate) fn set_end(&mut self, ticket: Ticket, end: Micros) {
-        let Some(place) = self.place(ticket) else { return };
-        place.end = end;
-        let chunk = Chunks::<WaitingCall<T>>::chunk_of(ticket.place);
+        let Some(call) = self.call_mut(ticket) else { return };
+        call.end = end;
+        let chunk = Chunks::<LinePlace<T>>::chunk_of(ticket.place);
         if self.ends.len() <= chunk {
             self.ends.resize(chunk + 1, NEVER);
         }
@@ -163,12 +163,12 @@ impl<T> FairQueue<T> {
         }
         for (earliest, chunk) in self.ends.iter_mut().zip(self.places.chunks_mut()).filter(|(end, _)| **end <= now) {
             *earliest = NEVER;
-            for place in chunk.iter_mut().filter(|place| place.is_waiting) {
-                if place.end <= now {
-                    place.end = NEVER;
-                    place.waiter.as_mut().into_iter().for_each(&mut look);
+            for call in chunk.iter_mut().filter_map(LinePlace::call_mut).filter(|call| call.is_waiting) {
+                if call.end <= now {
+                    call.end = NEVER;
+                    look(&mut call.waiter);
                 }
-                *earliest = place.end.min(*earliest);
+                *earliest = call.end.min(*earliest);
             }
         }
         self.ends.iter().copied().min().filter(|earliest| *earliest < NEVER)
@@ -176,13 +176,8 @@ impl<T> FairQueue<T> {
 
     /// Calls `look` for all waiters.
     pub(crate) fn for_each_mut(&mut self, mut look: impl FnMut(&mut T)) {
-        for tenant_queue in self.tenants.values() {
-            let mut next = tenant_queue.first;
-            while let Some(place) = self.places.get_mut(next) {
-                place.waiter.as_mut().into_iter().for_each(&mut look);
-                next = place.behind;
-            }
-        }
+        let calls = self.places.chunks_mut().flatten().filter_map(LinePlace::call_mut);
+        calls.filter(|call| call.is_waiting).for_each(|call| look(&mut call.waiter));
     }
 
     /// Returns the next waiter and its tenant: the first waiter of the first tenant that may go.
@@ -201,7 +196,7 @@ impl<T> FairQueue<T> {
         let mut few = Vec::new();
         while let Some(place) = places.pop_front().filter(|_| few.len() < most) {
             few.extend(self.ticket(place));
-            places.extend(self.places.get(place).map(|place| place.behind).filter(|behind| *behind != NONE));
+            places.extend(self.taken(place).map(|call| call.behind).filter(|behind| *behind != NONE));
         }
         few
     }
@@ -219,9 +214,7 @@ impl<T> FairQueue<T> {
     /// Ends a wait with a place: the tenant goes to the end of the round. The waiter stays until it is
     /// [removed](Self::remove).
     pub(crate) fn serve(&mut self, ticket: Ticket) {
-        let Some(tenant) = self.place(ticket).filter(|place| place.is_waiting).map(|place| place.tenant) else {
-            return;
-        };
+        let Some(tenant) = self.call_mut(ticket).filter(|call| call.is_waiting).map(|call| call.tenant) else { return };
         self.unlink(ticket);
         // It is the first in the usual case.
         if let Some(position) = self.round.iter().position(|other| *other == tenant) {
@@ -233,10 +226,8 @@ impl<T> FairQueue<T> {
     /// Removes a waiter, even if its wait has ended.
     pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<T> {
         self.unlink(ticket);
-        let free = self.free;
-        let place = self.place(ticket)?;
-        let waiter = place.waiter.take();
-        (place.serial, place.behind) = (None, free);
+        self.call_mut(ticket)?;
+        let freed = std::mem::replace(self.places.get_mut(ticket.place)?, LinePlace::Free(self.free));
         self.free = ticket.place;
         self.taken -= 1;
         if self.taken == 0 {
@@ -244,7 +235,7 @@ impl<T> FairQueue<T> {
             (self.places, self.ends, self.free) = (Chunks::new(), Vec::new(), NONE);
             self.drop_empty_lines();
         }
-        waiter
+        if let LinePlace::Taken(call) = freed { Some(call.waiter) } else { None }
     }
 
     /// Whether a tenant other than this one waits.
@@ -270,23 +261,34 @@ impl<T> FairQueue<T> {
         others.map(|(_, queue)| queue.len.min(own + 1)).sum::<usize>() + own
     }
 
-    fn place(&mut self, ticket: Ticket) -> Option<&mut WaitingCall<T>> {
-        self.places.get_mut(ticket.place).filter(|place| place.serial == Some(ticket.serial))
+    fn taken(&self, place: u32) -> Option<&WaitingCall<T>> {
+        match self.places.get(place)? {
+            LinePlace::Taken(call) => Some(call),
+            LinePlace::Free(_) => None,
+        }
+    }
+
+    fn taken_mut(&mut self, place: u32) -> Option<&mut WaitingCall<T>> {
+        self.places.get_mut(place).and_then(LinePlace::call_mut)
+    }
+
+    fn call_mut(&mut self, ticket: Ticket) -> Option<&mut WaitingCall<T>> {
+        self.taken_mut(ticket.place).filter(|call| call.serial == ticket.serial)
     }
 
     fn ticket(&self, place: u32) -> Option<Ticket> {
-        Some(Ticket { serial: self.places.get(place)?.serial?, place })
+        Some(Ticket { serial: self.taken(place)?.serial, place })
     }
 
     fn unlink(&mut self, ticket: Ticket) {
-        let Some(place) = self.place(ticket).filter(|place| place.is_waiting) else { return };
-        place.is_waiting = false;
-        let (tenant, before, behind) = (place.tenant, place.before, place.behind);
-        (place.before, place.behind) = (NONE, NONE);
-        if let Some(before) = self.places.get_mut(before) {
+        let Some(call) = self.call_mut(ticket).filter(|call| call.is_waiting) else { return };
+        call.is_waiting = false;
+        let (tenant, before, behind) = (call.tenant, call.before, call.behind);
+        (call.before, call.behind) = (NONE, NONE);
+        if let Some(before) = self.taken_mut(before) {
             before.behind = behind;
         }
-        if let Some(behind) = self.places.get_mut(behind) {
+        if let Some(behind) = self.taken_mut(behind) {
             behind.before = before;
         }
         if let Some(queue) = self.tenants.get_mut(&tenant) {
@@ -317,6 +319,17 @@ impl<T> FairQueue<T> {
             }
             self.tenants.remove(&tenant);
             self.round.pop_front();
+        }
+    }
+}
+
+// === impl LinePlace ===
+
+impl<T> LinePlace<T> {
+    fn call_mut(&mut self) -> Option<&mut WaitingCall<T>> {
+        match self {
+            Self::Taken(call) => Some(call),
+            Self::Free(_) => None,
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
 use tower::Layer;
-use tower_buttress::Rate;
+use tower_buttress::{Deadline, Rate};
 
 use super::*;
 use crate::support::{secs, stopped_for};
@@ -95,6 +97,33 @@ async fn a_caller_that_may_wait_waits_for_its_own_calls() {
     };
     tokio::join!(whole("a"), whole("a"), whole("b"), whole("a"));
     assert_eq!((start.elapsed(), layer.stats().waiting, layer.stats().in_flight), (secs(3), 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_kept_and_not_polled_lets_others_give_up_and_be_served() {
+    let layer = PaceLayer::per_caller().concurrency(1).max_wait(secs(5));
+    let service = layer.layer(service_fn(|_: Ask| async {
+        tokio::time::sleep(secs(7)).await;
+        Ok::<_, Infallible>(answer(200, &[]))
+    }));
+    let first = tokio::spawn(service.clone().oneshot(ask("a")));
+    tokio::task::yield_now().await;
+    let start = Instant::now();
+    let mut kept = Box::pin(service.clone().oneshot(ask("a")));
+    assert!(kept.as_mut().now_or_never().is_none());
+    tokio::time::sleep(secs(1)).await;
+    let refused = service.clone().oneshot(ask("a")).await.unwrap();
+    assert_eq!((start.elapsed(), kind(&refused)), (secs(6), Some(RejectionKind::Paced)));
+    let mut hurried = ask("a");
+    hurried.extensions_mut().insert(Deadline::after(Duration::from_millis(500)).unwrap());
+    let refused = service.clone().oneshot(hurried).await.unwrap();
+    assert_eq!((start.elapsed().as_millis(), kind(&refused)), (6_500, Some(RejectionKind::DeadlineExceeded)));
+    drop(first.await.unwrap().unwrap());
+    // Its wait is over, but its turn has come before it was polled.
+    assert_eq!((start.elapsed(), kept.await.unwrap().status()), (secs(7), http::StatusCode::OK));
+    assert_eq!((layer.stats().waiting, layer.stats().in_flight), (0, 0));
+    tokio::task::yield_now().await;
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 0, "none waits");
 }
 
 #[tokio::test(start_paused = true)]
