@@ -16,6 +16,7 @@ mod args;
 mod assembly;
 mod attempts;
 mod begun;
+mod bursts;
 mod callers;
 mod calls;
 mod checked_config;

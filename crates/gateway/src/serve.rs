@@ -24,6 +24,7 @@ use tower::Service;
 use tower_buttress::WriteTimeout;
 use tower_buttress::error::BoxError;
 
+use super::bursts::Bursts;
 use super::live::{Came, Door, Live};
 use super::preface::Prefaced;
 use super::proxy::RequestBody;
@@ -114,7 +115,7 @@ where
         door: Door,
         open: OpenGuard,
     ) {
-        // Sends each small event at once, in its own segment. Fails only on a closed socket.
+        // Sends each write at once. Fails only on a closed socket.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream)
             .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL));
@@ -203,7 +204,7 @@ where
         if is_http2 {
             Box::pin(versions.speak_http2(TokioIo::new(stream), service, &began, open)).await?;
         } else {
-            let socket = TokioIo::new(TrailerWriter::new(stream, trailers));
+            let socket = TokioIo::new(Bursts::new(TrailerWriter::new(stream, trailers), reset.clone()));
             versions.speak_http1(socket, service, &reset, open).await?;
         }
         Ok(())

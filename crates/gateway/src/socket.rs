@@ -46,10 +46,14 @@ impl SocketReset {
         }
     }
 
+    pub(crate) fn is_old(&self) -> bool {
+        self.is_old.load(Ordering::Relaxed)
+    }
+
     /// Handles a failed connection. Returns when it may be dropped.
     pub(crate) async fn failed(&self, error: &hyper::Error) {
         // A user error means that the answer's body failed, not the connection or the request.
-        if error.is_user() && self.is_old.load(Ordering::Relaxed) {
+        if error.is_user() && self.is_old() {
             self.on_drop.want();
             tokio::time::sleep(DELIVERED).await;
         }
