@@ -229,7 +229,8 @@ async fn not_accepted(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     // A client that left before accept is not the gateway's fault.
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
-        tracing::error!("cannot accept connections: {error}");
+        static ERRORS: Seldom = Seldom::new();
+        ERRORS.log(Instant::now(), |left_out| tracing::error!(left_out, "cannot accept connections: {error}"));
         tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
     }
 }

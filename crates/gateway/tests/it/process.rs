@@ -322,6 +322,21 @@ fn an_event_is_logged_once() {
 }
 
 #[test]
+fn connections_that_cannot_be_accepted_are_one_line_a_second() {
+    let mut command = Command::new("sh");
+    let program = ["-c", "ulimit -n 30; exec \"$0\" --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_buttress-gateway")];
+    command.args(program).stdin(Stdio::null()).stdout(Stdio::piped());
+    let began = Instant::now();
+    let log = log_of(&mut command, |addr| {
+        let open: Vec<_> = (0..60).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        std::thread::sleep(Duration::from_millis(1_500));
+        drop(open);
+    });
+    let lines = log.lines().filter(|line| line.contains("cannot accept connections: ")).count();
+    assert!(lines >= 1 && lines as u64 <= began.elapsed().as_secs() + 1, "{log}");
+}
+
+#[test]
 fn a_variable_that_is_no_option_is_noticed() {
     let mut command = command("--listen 127.0.0.1:0 --upstream-authorization-env GATEWAY_OWN_KEY --trust-callers");
     command.envs([("GATEWAY_OWN_KEY", "Bearer x"), ("GATEWAY_ATTEMPS", "5")]);
