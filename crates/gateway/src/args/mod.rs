@@ -394,6 +394,12 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_option_is_told_the_nearest_one() {
+        assert_eq!(line(&["--upstraem", "http://h"]), "unexpected argument '--upstraem' found; is it --upstream?");
+        assert_eq!(line(&["--zzz"]), "unexpected argument '--zzz' found");
+    }
+
+    #[test]
     fn a_route_whose_name_is_not_one_is_told_the_rule() {
         let path = std::env::temp_dir().join(format!("gateway-{}-name.toml", std::process::id()));
         std::fs::write(&path, "[[route]]\nname = \"a b/c\"\nupstream = \"http://h\"\n").unwrap();
@@ -423,7 +429,7 @@ mod tests {
             "invalid value '0s' for '--deadline <TIME|off>': must be longer than 0; for no limit use off"
         );
         assert!(line(&["--upstream", "ftp://x"]).starts_with("invalid value 'ftp://x' for '--upstream <URL>': "));
-        assert_eq!(line(&["--verbose"]), "unexpected argument '--verbose' found");
+        assert_eq!(line(&["--verbose"]), "unexpected argument '--verbose' found; is it --version?");
         assert_eq!(
             line(&["--dedup", "maybe"]),
             "invalid value 'maybe' for '--dedup <on|off>' [possible values: on, off]"

@@ -39,7 +39,11 @@ pub(super) fn one_line(error: &clap::Error, command: &Command) -> String {
     // Later paragraphs are hints to read the help.
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
     let line = lines.collect::<Vec<_>>().join(" ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(option)) => format!("{line}; is it {option}?"),
+        _ => line.to_owned(),
+    }
 }
 
 /// Whether the value of this option (`--name <VALUE>`) may hold a credential: users put credentials into URLs, and in place
