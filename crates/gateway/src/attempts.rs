@@ -46,11 +46,11 @@ impl CallAttempts {
         &self.asked
     }
 
-    /// The answer when no upstream answered.
-    pub(crate) fn failed(&self, error: &BoxError) -> Response<AnswerBody> {
+    /// The answer to the call with this id when no upstream answered.
+    pub(crate) fn failed(&self, error: &BoxError, id: &str) -> Response<AnswerBody> {
         static WARNINGS: Seldom = Seldom::new();
         let cause = cause(error.as_ref());
-        WARNINGS.log(Instant::now(), |left_out| tracing::warn!(left_out, "the upstream did not answer: {cause}"));
+        WARNINGS.log(Instant::now(), |left_out| tracing::warn!(id, left_out, "the upstream did not answer: {cause}"));
         let attempts = Some(self.report.attempts()).filter(|attempts| *attempts > 0);
         let mut response = count(attempts.unwrap_or(self.asked.times()), problem::bad_gateway(error));
         response.extensions_mut().insert(Cause(cause));
@@ -117,7 +117,7 @@ pub(crate) fn embeddings_answered(status: StatusCode) {
 /// Why no upstream answered.
 fn cause(error: &(dyn Error + 'static)) -> String {
     let chain = telemetry::chain(error);
-    match upstream::certificate_advice(error) {
+    match upstream::tls_advice(error) {
         Some(advice) => format!("{chain}; {advice}"),
         None => chain,
     }
@@ -145,6 +145,7 @@ mod tests {
     use bytes::Bytes;
     use http::Request;
     use http_body_util::{BodyExt, Empty};
+    use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
     use tower::{Layer, ServiceExt};
@@ -159,7 +160,7 @@ mod tests {
 
     impl io::Write for Written {
         fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(data)
+            io::Write::write(&mut *self.0.lock().unwrap(), data)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -198,32 +199,71 @@ mod tests {
         path
     }
 
-    /// Why an upstream with a certificate for `name` is not called; `is_trusted`: the gateway knows its CA.
-    async fn failure(name: &str, is_trusted: bool) -> String {
-        let own = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-        let chain = file(&format!("{name}.pem"), &own.cert.pem());
-        let key = file(&format!("{name}.key"), &own.signing_key.serialize_pem());
-        let server = tls::server(&chain, &key).unwrap();
+    /// A certificate for `name` that signs itself, and its key.
+    fn own(name: &str, is_ca: bool) -> (PathBuf, PathBuf) {
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        if is_ca {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        }
+        let key = rcgen::KeyPair::generate().unwrap();
+        let number = fastrand::u64(..);
+        let chain = file(&format!("{number}.pem"), &params.self_signed(&key).unwrap().pem());
+        (chain, file(&format!("{number}.key"), &key.serialize_pem()))
+    }
+
+    /// The failure of a call to an upstream with this certificate; `None`: one without TLS.
+    async fn failure(certificate: Option<&(PathBuf, PathBuf)>, ca: Option<&PathBuf>) -> BoxError {
+        let server = certificate.map(|(chain, key)| tls::server(chain, key).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            TlsAcceptor::from(server).accept(stream).await.map(drop)
+            let (mut stream, _) = listener.accept().await.unwrap();
+            match server {
+                Some(server) => TlsAcceptor::from(server).accept(stream).await.map(drop),
+                None => stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await,
+            }
         });
-        let ca = is_trusted.then_some(&*chain);
         let connect = ConnectTimeoutLayer::new(Duration::from_secs(20));
-        let connectors = Connectors::new(&trust(false, ca).unwrap()).map(|connector| connect.layer(connector));
+        let connectors = Connectors::new(&trust(false, ca.map(PathBuf::as_path)).unwrap());
+        let connectors = connectors.map(|connector| connect.layer(connector));
         let request = Request::get(format!("{url}/")).body(Empty::<Bytes>::new().map_err(BoxError::from)).unwrap();
         let failed = Forward::new(&connectors, url.parse().unwrap()).oneshot(request).await.map(drop);
-        cause(&failed.unwrap_err())
+        failed.unwrap_err().into()
+    }
+
+    async fn line(certificate: Option<&(PathBuf, PathBuf)>, ca: Option<&PathBuf>) -> String {
+        cause(failure(certificate, ca).await.as_ref())
     }
 
     #[tokio::test]
     async fn a_certificate_that_is_not_accepted_is_told_with_its_owner_or_the_remedy() {
-        let line = failure("127.0.0.1", false).await;
-        assert!(line.ends_with("UnknownIssuer; name its CA with --upstream-ca"), "{line}");
-        let line = failure("localhost", true).await;
-        assert!(line.contains("not valid for name"), "{line}");
-        assert!(line.ends_with("; this is the upstream's certificate"), "{line}");
+        let (here, other) = (own("127.0.0.1", false), own("localhost", false));
+        for ca in [None, Some(&other.0)] {
+            let line = line(Some(&here), ca).await;
+            assert!(line.contains("; no trusted CA signed it: name its CA with --upstream-ca"), "{line}");
+        }
+        let other = line(Some(&other), Some(&other.0)).await;
+        assert!(other.contains("not valid for name"), "{other}");
+        assert!(other.ends_with("; this is the upstream's certificate"), "{other}");
+        let ca = own("127.0.0.1", true);
+        let own = line(Some(&ca), Some(&ca.0)).await;
+        assert!(own.contains("; the upstream shows a CA's certificate: make one for the server"), "{own}");
+        let plain = line(None, None).await;
+        assert!(plain.contains("; does the upstream speak TLS?"), "{plain}");
+    }
+
+    #[tokio::test]
+    async fn a_caller_learns_that_the_upstreams_certificate_is_at_fault() {
+        for (certificate, kind) in
+            [(Some(&own("127.0.0.1", false)), "upstream-certificate"), (None, "upstream-unreachable")]
+        {
+            let answer = CallAttempts::default().failed(&failure(certificate, None).await, "some-id");
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(problem["kind"], kind);
+            let detail = problem["detail"].as_str().unwrap();
+            assert_eq!(detail.contains("certificate"), certificate.is_some(), "{detail}");
+            assert!(!detail.contains("try again later") || certificate.is_none(), "{detail}");
+        }
     }
 }

@@ -108,6 +108,10 @@ impl CallState {
         }
     }
 
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     pub(crate) fn of_tenant(&self, tenant: Option<&Tenant>) {
         if let Some(tenant) = tenant {
             let _ = self.tenant.set(tenant.clone());

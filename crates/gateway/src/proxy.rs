@@ -123,7 +123,7 @@ impl<S> Proxy<S> {
             biased;
             answer = stack.call(Request::from_parts(parts, body)) => match answer {
                 Ok(response) => pass_on(response, tunnel, &self.shutdown, &attempts),
-                Err(error) => attempts.failed(&error.into()),
+                Err(error) => attempts.failed(&error.into(), call.id()),
             },
             Some(Ok(error)) = failure => return broken(error.as_ref()),
         };

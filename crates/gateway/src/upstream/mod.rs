@@ -11,5 +11,5 @@ mod url;
 pub(crate) use self::client::Connectors;
 pub(crate) use self::entry::EntryLayer;
 pub(crate) use self::forward::{Forward, UpstreamCalls};
-pub(crate) use self::tls::{certificate_advice, trust};
+pub(crate) use self::tls::{is_rejected_certificate, tls_advice, trust};
 pub(crate) use self::url::{Protocol, Upstream};

@@ -6,24 +6,40 @@ use std::path::Path;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, InvalidMessage, RootCertStore};
 
 use crate::args::Misfit;
 use crate::tls::provider;
 
-/// What the operator should know if the error is about the certificate of an upstream.
-pub(crate) fn certificate_advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
-    match rejected_certificate(error)? {
-        CertificateError::UnknownIssuer => Some("name its CA with --upstream-ca"),
-        _ => Some("this is the upstream's certificate"),
+/// What the operator should do if a TLS handshake with an upstream failed like this.
+pub(crate) fn tls_advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    match tls_error(error)? {
+        // A CA of the same name with another key has made a bad signature.
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            Some("no trusted CA signed it: name its CA with --upstream-ca, not the server's own certificate")
+        }
+        // Only webpki, which is no dependency of this crate, has a type for it.
+        rustls::Error::InvalidCertificate(CertificateError::Other(why)) if why.to_string() == "CaUsedAsEndEntity" => {
+            Some("the upstream shows a CA's certificate: make one for the server and sign it with the CA")
+        }
+        rustls::Error::InvalidCertificate(_) => Some("this is the upstream's certificate"),
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            Some("does the upstream speak TLS? If not, its URL begins with http://")
+        }
+        _ => None,
     }
 }
 
-fn rejected_certificate<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CertificateError> {
+/// Whether the certificate of an upstream is not accepted.
+pub(crate) fn is_rejected_certificate(error: &(dyn Error + 'static)) -> bool {
+    matches!(tls_error(error), Some(rustls::Error::InvalidCertificate(_)))
+}
+
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
-            return Some(why);
+        if let Some(error) = error.downcast_ref() {
+            return Some(error);
         }
         // The source of an `io::Error` is not the error that it wraps, but the source of that.
         next = match error.downcast_ref::<io::Error>() {

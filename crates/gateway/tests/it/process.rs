@@ -322,6 +322,15 @@ fn an_event_is_logged_once() {
 }
 
 #[test]
+fn a_failed_call_has_its_id_in_the_warning() {
+    let log = log_of(&mut command("--listen 127.0.0.1:0 --attempts 1"), |addr| {
+        send(addr, "/v1/chat/completions", "x-fault: reset\r\nx-request-id: me\r\n", HELLO);
+    });
+    let told: Vec<_> = log.lines().filter(|line| line.contains("the upstream did not answer: ")).collect();
+    assert!(told.len() == 1 && told[0].contains("WARN") && told[0].contains("id=\"me\""), "{log}");
+}
+
+#[test]
 fn connections_that_cannot_be_accepted_are_one_line_a_second() {
     let mut command = Command::new("sh");
     let program = ["-c", "ulimit -n 30; exec \"$0\" --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_buttress-gateway")];

@@ -70,7 +70,7 @@ async fn an_untrusted_certificate_is_a_502() {
     let gateway = gateway(&["--upstream", &format!("https://{stranger}"), "--backoff-base", "5ms"]).await;
     let answer = ask(get_from(&gateway, "/")).await;
     assert_eq!((answer.status().as_u16(), &answer.headers()["x-gateway-attempts"]), (502, &"3".parse().unwrap()));
-    assert!(read(answer.into_body()).await.0.contains("upstream_unreachable"));
+    assert!(read(answer.into_body()).await.0.contains("upstream_certificate"));
 }
 
 fn over_tls(party: &Party, version: Version) -> Client<HttpsConnector<HttpConnector>, Outgoing> {
