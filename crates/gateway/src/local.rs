@@ -70,7 +70,7 @@ impl Local {
     pub(crate) fn answer<B>(&self, request: &Request<B>, shown: Shown) -> Response<AnswerBody> {
         let Some(page) = request.uri().path().strip_prefix("/-/") else { return problem::no_such_page() };
         if !matches!(page, "healthz" | "readyz") && shown == Shown::Health {
-            return problem::no_such_page();
+            return problem::page_elsewhere();
         }
         if page == "forget" {
             return match request.method() {

@@ -167,6 +167,12 @@ pub(crate) fn no_such_page() -> Response<AnswerBody> {
     problem(StatusCode::NOT_FOUND, "not-found", "The gateway has no such page; see the list in its README.")
 }
 
+/// 404: the listener, or a request through a proxy, has only the health checks.
+pub(crate) fn page_elsewhere() -> Response<AnswerBody> {
+    let detail = "The gateway does not show its own pages here; use its --admin address, or loopback without a proxy.";
+    problem(StatusCode::NOT_FOUND, "not-found", detail)
+}
+
 /// 405: the page only reads.
 pub(crate) fn only_read() -> Response<AnswerBody> {
     only("GET, HEAD", "This page is read-only; use GET.")
@@ -307,6 +313,7 @@ mod tests {
             no_route(),
             too_many_tunnels(),
             no_such_page(),
+            page_elsewhere(),
             only_read(),
             only_posted(),
             unknown_query(),

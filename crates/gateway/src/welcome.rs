@@ -16,8 +16,10 @@ pub(crate) fn welcome(gateway: &Gateway) -> String {
         (None, routes) => format!("{routes} routes"),
     };
     let shared = args.fleet.redis.as_ref().map_or_else(String::new, |url| format!("shared: through {url}\n"));
+    let admin = gateway.admin_addr().map(|admin| format!("http://{admin}"));
+    let pages = admin.as_ref().map_or_else(String::new, |url| format!("own pages: {url}/-/\n"));
     let limits = format!(
-        "gateway on {scheme}://{addr}, before {before}\n\
+        "gateway on {scheme}://{addr}, before {before}\n{pages}\
              limits: connect {}, first byte {}, idle {}, deadline {} (header: {})\n\
              attempts: {}, then {}\n{shared}",
         layers.connect_timeout,
@@ -31,6 +33,12 @@ pub(crate) fn welcome(gateway: &Gateway) -> String {
     if provider.is_none() {
         return limits;
     }
+    let pages = admin.unwrap_or_else(|| format!("{scheme}://{addr}"));
+    // curl does not know the CA of a certificate of one's own.
+    let (ca, of_ca) = match server_tls {
+        Some(_) => (" --cacert CA.pem", " (CA.pem: the CA that signed --tls-cert)"),
+        None => ("", ""),
+    };
     let (first_byte, idle) = (layers.first_byte_timeout, layers.idle_timeout);
     let silent = match layers.begin_early() {
         Some(early) if layers.first_byte_timeout.0.is_none_or(|limit| early < limit) => {
@@ -41,8 +49,8 @@ pub(crate) fn welcome(gateway: &Gateway) -> String {
     };
     format!(
         "{limits}\n\
-             Stream an answer through it:\n\n  \
-             curl -N {scheme}://{addr}/v1/chat/completions -H 'content-type: application/json' \\\n    \
+             Stream an answer through it{of_ca}:\n\n  \
+             curl -N{ca} {scheme}://{addr}/v1/chat/completions -H 'content-type: application/json' \\\n    \
              -d '{{\"model\":\"sim\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n\n\
              Add a fault and watch the effect:\n\n  \
              -H 'x-fault: silent'           no answer at all: {silent}\n  \
@@ -50,7 +58,7 @@ pub(crate) fn welcome(gateway: &Gateway) -> String {
              -H 'x-fault: reset; times=1'   the connection is reset, once: the second attempt answers\n  \
              -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt follows after 2 s\n  \
              -H 'x-deadline-ms: 500'        your own deadline: an error event ends the answer there\n\n\
-             More faults, and live calls: {scheme}://{addr}/-/. Also /-/healthz, /-/readyz, /-/metrics, /-/breakers and /-/events.\n"
+             More faults, and live calls: {pages}/-/. Also /-/healthz, /-/readyz, /-/metrics, /-/breakers and /-/events.\n"
     )
 }
 

@@ -641,6 +641,32 @@ fn the_welcome_has_a_line_that_works() {
     assert!(welcome.contains(r#"-d '{"model":"sim","stream":true,"#), "{welcome}");
 }
 
+#[test]
+fn the_call_that_a_gateway_with_tls_prints_trusts_its_ca() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (chain, key) = (log_file() + ".pem", log_file() + ".key");
+    std::fs::write(&chain, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let options = format!("--listen 127.0.0.1:0 --tls-cert {chain} --tls-key {key}");
+    let welcome = Program::start(&mut command(&options)).welcome();
+    assert!(welcome.contains("curl -N --cacert CA.pem https://"), "{welcome}");
+}
+
+#[test]
+fn the_welcome_names_the_address_of_the_own_pages() {
+    let mut program = Program::start(&mut command("--listen 127.0.0.1:0 --admin 127.0.0.1:0"));
+    let welcome = program.welcome();
+    let (_, rest) = welcome.split_once("own pages: http://").unwrap();
+    let (admin, _) = rest.split_once("/-/\n").unwrap();
+    assert_ne!(admin.parse::<SocketAddr>().unwrap(), program.addr);
+    assert!(welcome.contains(&format!("live calls: http://{admin}/-/.")), "{welcome}");
+    let mut stream = TcpStream::connect(program.addr).unwrap();
+    write!(stream, "GET /-/calls HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("--admin"), "{answer}");
+}
+
 /// Whether this HTTP/1.1 answer is an event stream that ends with an error, after at least this many pieces of
 /// content.
 fn ends_with_an_error(answer: &str, pieces: usize) -> bool {
