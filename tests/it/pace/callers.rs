@@ -120,10 +120,18 @@ async fn a_call_that_is_kept_and_not_polled_lets_others_give_up_and_be_served() 
     assert_eq!((start.elapsed().as_millis(), kind(&refused)), (6_500, Some(RejectionKind::DeadlineExceeded)));
     drop(first.await.unwrap().unwrap());
     // Its wait is over, but its turn has come before it was polled.
-    assert_eq!((start.elapsed(), kept.await.unwrap().status()), (secs(7), http::StatusCode::OK));
+    assert!(kept.as_mut().now_or_never().is_none());
+    assert_eq!((start.elapsed(), layer.stats().waiting, layer.stats().in_flight), (secs(7), 0, 1));
+    // Where none waits any more, the alarm's task ends at once.
+    let mut leaves = Box::pin(service.clone().oneshot(ask("a")));
+    assert!(leaves.as_mut().now_or_never().is_none());
+    for tasks in [1, 0] {
+        tokio::task::yield_now().await;
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), tasks);
+        leaves.set(service.clone().oneshot(ask("b")));
+    }
+    assert_eq!(kept.await.unwrap().status(), 200);
     assert_eq!((layer.stats().waiting, layer.stats().in_flight), (0, 0));
-    tokio::task::yield_now().await;
-    assert_eq!(Handle::current().metrics().num_alive_tasks(), 0, "none waits");
 }
 
 #[tokio::test(start_paused = true)]
