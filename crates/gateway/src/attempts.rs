@@ -52,7 +52,11 @@ impl CallAttempts {
         let cause = cause(error.as_ref());
         WARNINGS.log(Instant::now(), |left_out| tracing::warn!(id, left_out, "the upstream did not answer: {cause}"));
         let attempts = Some(self.report.attempts()).filter(|attempts| *attempts > 0);
-        let mut response = count(attempts.unwrap_or(self.asked.times()), problem::bad_gateway(error));
+        let answer = match upstream::is_rejected_certificate(error.as_ref()) {
+            true => problem::rejected_certificate(),
+            false => problem::bad_gateway(error),
+        };
+        let mut response = count(attempts.unwrap_or(self.asked.times()), answer);
         response.extensions_mut().insert(Cause(cause));
         if self.report.is_final() {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));

@@ -14,7 +14,6 @@ use tower_buttress::error::{self, BoxError, ConnectElapsed, UpstreamError};
 use tower_buttress::verdict::{Health, NextStep, Verdict};
 
 use super::answer_body::AnswerBody;
-use super::upstream::is_rejected_certificate;
 
 /// The server that gave the answer: `upstream`, a fallback's name, or `gateway`.
 pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static("x-gateway-served-by");
@@ -78,14 +77,18 @@ pub(crate) fn bad_gateway(error: &BoxError) -> Response<AnswerBody> {
     let unreachable = error::find::<legacy::Error>(error.as_ref()).is_some_and(legacy::Error::is_connect);
     let (kind, detail) = if error::find::<ConnectElapsed>(error.as_ref()).is_some() {
         ("connect-timeout", "The connection to the upstream timed out; try again later.")
-    } else if is_rejected_certificate(error.as_ref()) {
-        ("upstream-certificate", "The certificate of the upstream is not accepted; tell the operator of this gateway.")
     } else if unreachable {
         ("upstream-unreachable", "The upstream cannot be reached; try again later.")
     } else {
         ("connection-lost", "The upstream closed the connection before it answered; try again.")
     };
     problem(StatusCode::BAD_GATEWAY, kind, detail)
+}
+
+/// 502: the certificate of the upstream is not accepted.
+pub(crate) fn rejected_certificate() -> Response<AnswerBody> {
+    let detail = "The certificate of the upstream is not accepted; tell the operator of this gateway.";
+    problem(StatusCode::BAD_GATEWAY, "upstream-certificate", detail)
 }
 
 /// 502: the upstream switched to a protocol that was not requested.
@@ -300,6 +303,7 @@ mod tests {
             foreign(Foreign::PageOnOwn),
             bad_gateway(&connect.into()),
             bad_gateway(&"broken".into()),
+            rejected_certificate(),
             wrong_protocol(),
             broken_request(),
             late_request(),
