@@ -88,7 +88,7 @@ impl Subject {
 }
 
 fn settle(permit: &CircuitPermit, result: CallResult, now: Instant) {
-    permit.shard.settle(permit.grant, (result, Caller::Anonymous), Duration::ZERO, now);
+    permit.shard.settle(permit.grant, result, Caller::Anonymous, Duration::ZERO, now);
 }
 
 fn no_more_probes_than_allowed() {

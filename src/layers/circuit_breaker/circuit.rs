@@ -114,7 +114,7 @@ impl Circuit {
     #[cold]
     pub(super) fn record_readiness_error(&self, result: impl FnOnce() -> CallResult) {
         if let Some(CircuitPermit { shard, grant }) = self.pass() {
-            shard.settle(grant, (result(), Caller::Anonymous), Duration::ZERO, clock::now());
+            shard.settle(grant, result(), Caller::Anonymous, Duration::ZERO, clock::now());
         }
     }
 
@@ -178,7 +178,8 @@ impl Circuit {
         &self,
         counters: &Counters,
         grant: CallGrant,
-        (result, caller): (CallResult, Caller),
+        result: CallResult,
+        caller: Caller,
         waited: Duration,
         now: Instant,
     ) -> Counted {
@@ -186,7 +187,7 @@ impl Circuit {
         // The previous holder of the lock may have been the only reason to wait. Draining the shards again would send the
         // next thread here too, and so on.
         if result == CallResult::SUCCESS && grant.is_call() {
-            if let Some(counted) = counters.count(grant.generation, now) {
+            if let Some(counted) = counters.count(grant.generation, caller, now) {
                 return counted;
             }
         }
@@ -196,7 +197,7 @@ impl Circuit {
     }
 
     /// Counts the end of a body, or nothing.
-    fn finish(&self, counted: Counted, (result, caller): (CallResult, Caller), now: Instant) {
+    fn finish(&self, counted: Counted, result: CallResult, caller: Caller, now: Instant) {
         let mut machine = lock(&self.machine);
         let waiting = self.waiting(Duration::ZERO, now);
         let result = self.attribute(&mut machine, result, caller, now);
@@ -275,34 +276,42 @@ impl CounterShard {
     pub(super) fn settle(
         &self,
         grant: CallGrant,
-        (result, caller): (CallResult, Caller),
+        result: CallResult,
+        caller: Caller,
         waited: Duration,
         now: Instant,
     ) -> Counted {
         let counted = if result == CallResult::SUCCESS && grant.is_call() {
-            self.counters.count(grant.generation, now)
+            self.counters.count(grant.generation, caller, now)
         } else {
             None
         };
-        if result.health == Health::Success {
-            self.counters.note_served(caller, self.counters.nanos(now));
-        }
-        counted.unwrap_or_else(|| self.settle_slowly(grant, (result, caller), waited, now))
+        counted.unwrap_or_else(|| self.settle_slowly(grant, result, caller, waited, now))
     }
 
     #[cold]
-    fn settle_slowly(&self, grant: CallGrant, result: (CallResult, Caller), waited: Duration, now: Instant) -> Counted {
+    fn settle_slowly(
+        &self,
+        grant: CallGrant,
+        result: CallResult,
+        caller: Caller,
+        waited: Duration,
+        now: Instant,
+    ) -> Counted {
+        if result.health == Health::Success {
+            self.counters.note_served(caller, self.counters.nanos(now));
+        }
         match self.circuit.upgrade() {
-            Some(circuit) => circuit.settle(&self.counters, grant, result, waited, now),
+            Some(circuit) => circuit.settle(&self.counters, grant, result, caller, waited, now),
             None => Counted { generation: NONE, slot: CountedIn::NONE, slow: false },
         }
     }
 
     /// Handles the end of a caller's call whose success was counted.
     #[cold]
-    pub(super) fn finish(&self, counted: Counted, result: (CallResult, Caller), now: Instant) {
+    pub(super) fn finish(&self, counted: Counted, result: CallResult, caller: Caller, now: Instant) {
         if let Some(circuit) = self.circuit.upgrade() {
-            circuit.finish(counted, result, now);
+            circuit.finish(counted, result, caller, now);
         }
     }
 

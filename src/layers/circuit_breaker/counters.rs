@@ -89,9 +89,9 @@ impl Counters {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Counts a success here, if allowed.
+    /// Counts a success of this caller here, if allowed.
     #[inline]
-    pub(super) fn count(&self, generation: u32, now: Instant) -> Option<Counted> {
+    pub(super) fn count(&self, generation: u32, caller: Caller, now: Instant) -> Option<Counted> {
         let now = self.nanos(now);
         let mut seen = self.packed.load(Ordering::Acquire);
         loop {
@@ -101,6 +101,7 @@ impl Counters {
             }
             let slot = CountedIn(self.slot.load(Ordering::Relaxed));
             self.last_sign.store(now.0, Ordering::Relaxed);
+            self.note_served(caller, now);
             // The comparison includes the generation: the count belongs to it.
             match self.packed.compare_exchange_weak(seen, seen + 1, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Some(Counted { generation, slot, slow: false }),

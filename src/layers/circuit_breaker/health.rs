@@ -130,7 +130,7 @@ async fn run_health_probes(
         let counters = &shard.counters;
         let took = counters.nanos(now).elapsed_since(counters.nanos(start));
         let slow = counters.limits().has_slow() && counters.limits().is_slow(took);
-        shard.settle(grant, (CallResult { slow, ..result }, Caller::Anonymous), took.as_duration(), now);
+        shard.settle(grant, CallResult { slow, ..result }, Caller::Anonymous, took.as_duration(), now);
     }
 }
 

@@ -109,7 +109,7 @@ impl BreakerPermit {
         let now = clock::now();
         let waited = self.end_wait(&shard.counters, now);
         let slow = self.is_slow(&shard.counters, now);
-        let counted = shard.settle(grant, (CallResult { slow, ..result }, self.caller), waited, now);
+        let counted = shard.settle(grant, CallResult { slow, ..result }, self.caller, waited, now);
         if result.health == Health::Success {
             self.since = shard.counters.nanos(now);
             self.phase = Phase::Streaming(shard, counted);
@@ -172,7 +172,7 @@ impl BreakerPermit {
         }
         let now = clock::now();
         let slow = if by_length { self.is_slow(&shard.counters, now) } else { counted.slow };
-        shard.finish(counted, (CallResult { slow, ..result }, self.caller), now);
+        shard.finish(counted, CallResult { slow, ..result }, self.caller, now);
     }
 
     /// Judges the end of the body.

@@ -23,7 +23,7 @@ fn circuit(settings: BreakerSettings, start: Instant) -> Arc<Circuit> {
 impl Circuit {
     fn call(&self, result: CallResult, now: Instant) {
         let CircuitPermit { shard, grant } = self.admit(|| now).unwrap();
-        shard.settle(grant, (result, Caller::Anonymous), Duration::ZERO, now);
+        shard.settle(grant, result, Caller::Anonymous, Duration::ZERO, now);
     }
 }
 
@@ -111,7 +111,7 @@ proptest! {
                 Step::Settle(which, shard, result) if which < out.len() => {
                     let grant = out.remove(which);
                     let expected = machine.settle(grant, result, 0, now).0;
-                    let counted = circuit.shards[shard].settle(grant, (result, Caller::Anonymous), Duration::ZERO, now);
+                    let counted = circuit.shards[shard].settle(grant, result, Caller::Anonymous, Duration::ZERO, now);
                     if result.health == Health::Success {
                         streams.push((counted, expected));
                     }
@@ -119,7 +119,7 @@ proptest! {
                 Step::Finish(which, shard, result) if which < streams.len() => {
                     let (counted, expected) = streams.remove(which);
                     machine.finish(expected, result, 0, now);
-                    circuit.shards[shard].finish(counted, (result, Caller::Anonymous), now);
+                    circuit.shards[shard].finish(counted, result, Caller::Anonymous, now);
                 }
                 Step::GiveUp(which) if which < out.len() => {
                     let grant = out.remove(which);
@@ -190,8 +190,8 @@ fn a_permit_that_outlives_its_circuit_is_harmless() {
     let probe = circuit.admit(|| start).unwrap();
     drop(circuit);
     for CircuitPermit { shard, grant } in [call, probe] {
-        let counted = shard.settle(grant, (FAILED, Caller::Anonymous), Duration::ZERO, start);
-        shard.finish(counted, (FAILED, Caller::Anonymous), start);
+        let counted = shard.settle(grant, FAILED, Caller::Anonymous, Duration::ZERO, start);
+        shard.finish(counted, FAILED, Caller::Anonymous, start);
         shard.cancel(grant, Caller::Anonymous, false, S, start);
         shard.give_back(grant);
     }
@@ -203,7 +203,7 @@ fn a_shard_that_has_counted_all_it_can_starts_again() {
     let circuit = circuit(BreakerSettings::default(), start);
     let CircuitPermit { shard, grant } = circuit.admit(|| start).unwrap();
     shard.counters.fill(grant.generation);
-    shard.settle(grant, (CallResult::SUCCESS, Caller::Anonymous), Duration::ZERO, start);
+    shard.settle(grant, CallResult::SUCCESS, Caller::Anonymous, Duration::ZERO, start);
     assert_eq!(circuit.snapshot(start).stats.calls, u64::from(u32::MAX) + 1);
 }
 
@@ -265,7 +265,7 @@ fn one_tenant_opens_no_circuit_for_another() {
     let call = |caller, result, shard: usize, after| {
         let now = start + after;
         let grant = circuit.admit(|| now).unwrap().grant;
-        circuit.shards[shard].settle(grant, (result, caller), Duration::ZERO, now);
+        circuit.shards[shard].settle(grant, result, caller, Duration::ZERO, now);
     };
     let (one, other) = (Caller::Tenant(1 << 32), Caller::Tenant(2 << 32));
     call(other, CallResult::SUCCESS, 0, S);
