@@ -9,7 +9,7 @@ use super::notify::StateNotifier;
 use crate::policy::breaker::order::CircuitOrder;
 use crate::policy::breaker::report::{CircuitChange, CircuitSnapshot};
 use crate::policy::breaker::{
-    Breaker, BreakerEvent, CallGrant, CallResult, Caller, CircuitDecision, Counted, QUIET, Refuses,
+    Breaker, BreakerEvent, CallGrant, CallResult, CallRole, Caller, CircuitDecision, Counted, QUIET, Refuses,
 };
 use crate::policy::verdict::Health;
 use crate::policy::window::CountedIn;
@@ -192,23 +192,10 @@ impl Circuit {
             }
         }
         let waiting = self.waiting(waited, now);
-        let result = self.attribute(&mut machine, result, caller, now);
-        self.ask(machine, |machine| machine.settle(grant, result, waiting, now))
-    }
-
-    /// Counts the end of a body, or nothing.
-    fn finish(&self, counted: Counted, result: CallResult, caller: Caller, now: Instant) {
-        let mut machine = lock(&self.machine);
-        let waiting = self.waiting(Duration::ZERO, now);
-        let result = self.attribute(&mut machine, result, caller, now);
-        self.ask(machine, |machine| ((), machine.finish(counted, result, waiting, now)));
-    }
-
-    /// The result as it counts.
-    fn attribute(&self, machine: &mut Breaker, result: CallResult, caller: Caller, now: Instant) -> CallResult {
         let at = Nanos::since(self.epoch, now);
         let others_are_served = || self.counters().any(|counters| counters.has_served_other(caller, at));
-        machine.attribute(result, caller, others_are_served, now)
+        let result = machine.attribute(grant, result, caller, others_are_served, now);
+        self.ask(machine, |machine| machine.settle(grant, result, waiting, now))
     }
 
     /// Asks the machine, after adding all earlier results.
@@ -298,7 +285,7 @@ impl CounterShard {
         waited: Duration,
         now: Instant,
     ) -> Counted {
-        if result.health == Health::Success {
+        if result.health == Health::Success && grant.role != CallRole::Health {
             self.counters.note_served(caller, self.counters.nanos(now));
         }
         match self.circuit.upgrade() {
@@ -307,11 +294,12 @@ impl CounterShard {
         }
     }
 
-    /// Handles the end of a caller's call whose success was counted.
+    /// Handles the end of a call whose success was counted.
     #[cold]
-    pub(super) fn finish(&self, counted: Counted, result: CallResult, caller: Caller, now: Instant) {
+    pub(super) fn finish(&self, counted: Counted, result: CallResult, now: Instant) {
         if let Some(circuit) = self.circuit.upgrade() {
-            circuit.finish(counted, result, caller, now);
+            let waiting = circuit.waiting(Duration::ZERO, now);
+            circuit.with(|machine| ((), machine.finish(counted, result, waiting, now)));
         }
     }
 

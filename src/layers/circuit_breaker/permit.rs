@@ -172,7 +172,7 @@ impl BreakerPermit {
         }
         let now = clock::now();
         let slow = if by_length { self.is_slow(&shard.counters, now) } else { counted.slow };
-        shard.finish(counted, CallResult { slow, ..result }, self.caller, now);
+        shard.finish(counted, CallResult { slow, ..result }, now);
     }
 
     /// Judges the end of the body.

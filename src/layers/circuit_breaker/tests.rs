@@ -119,7 +119,7 @@ proptest! {
                 Step::Finish(which, shard, result) if which < streams.len() => {
                     let (counted, expected) = streams.remove(which);
                     machine.finish(expected, result, 0, now);
-                    circuit.shards[shard].finish(counted, result, Caller::Anonymous, now);
+                    circuit.shards[shard].finish(counted, result, now);
                 }
                 Step::GiveUp(which) if which < out.len() => {
                     let grant = out.remove(which);
@@ -191,7 +191,7 @@ fn a_permit_that_outlives_its_circuit_is_harmless() {
     drop(circuit);
     for CircuitPermit { shard, grant } in [call, probe] {
         let counted = shard.settle(grant, FAILED, Caller::Anonymous, Duration::ZERO, start);
-        shard.finish(counted, FAILED, Caller::Anonymous, start);
+        shard.finish(counted, FAILED, start);
         shard.cancel(grant, Caller::Anonymous, false, S, start);
         shard.give_back(grant);
     }
@@ -277,4 +277,17 @@ fn one_tenant_opens_no_circuit_for_another() {
     assert!(circuit.passes());
     call(one, FAILED, 1, 62 * S);
     assert!(!circuit.passes(), "the other was last served more than a minute ago");
+}
+
+#[test]
+fn a_health_probe_is_no_other_caller() {
+    let start = Instant::now();
+    let circuit = circuit(BreakerSettings::default(), start);
+    circuit.with(|machine| ((), machine.open_by_hand(Duration::ZERO, start)));
+    let CircuitPermit { shard, grant } = circuit.admit_health(start).unwrap();
+    shard.settle(grant, CallResult::SUCCESS, Caller::Anonymous, Duration::ZERO, start);
+    assert!(circuit.passes());
+    let CircuitPermit { shard, grant } = circuit.admit(|| start).unwrap();
+    shard.settle(grant, FAILED, Caller::Tenant(1 << 32), Duration::ZERO, start);
+    assert!(!circuit.passes(), "a failure after the circuit has closed counts");
 }

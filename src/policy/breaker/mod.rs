@@ -66,7 +66,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use self::half_open::{HalfOpen, ProbeAdmission};
-use self::own_failures::{LatestCallers, SHARED};
+use self::own_failures::LatestCallers;
 use self::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
 pub(crate) use self::run::Caller;
 use self::run::{CancelledCalls, Streak};
@@ -284,16 +284,18 @@ impl Breaker {
     /// another one was [served](own_failures::SERVED) lately.
     pub(crate) fn attribute(
         &mut self,
+        grant: CallGrant,
         result: CallResult,
         caller: Caller,
         others_are_served: impl FnOnce() -> bool,
         now: Instant,
     ) -> CallResult {
-        if !sample(result).is_some_and(|sample| sample.failed) {
+        let is_ordinary = grant.is_call() && grant.generation == self.generation;
+        if !is_ordinary || !sample(result).is_some_and(|sample| sample.failed) {
             return result;
         }
         self.failed.note(caller, now);
-        let is_own = result.answered && !self.failed.has_other(caller, SHARED, now) && others_are_served();
+        let is_own = result.answered && !self.failed.are_shared(caller, now) && others_are_served();
         if is_own { CallResult { health: Health::Ignored, ..result } } else { result }
     }
 

@@ -5,21 +5,27 @@
 //! A caller can make an upstream fail: with a prompt that a model's server answers 500, or a key of its own that is
 //! limited. If it does so often enough, it opens the circuit, and all others are refused. So a failure with which the
 //! upstream *answered* is its caller's own matter, as long as no other caller has one and another one is served. In an
-//! outage others fail too, or are not served any more. That nothing answers is no caller's doing: it always counts.
+//! outage others fail too, or are not served any more. One failure of another caller makes few of one caller's count: every
+//! upstream fails now and then.
+//!
+//! Failures without an answer count, as do probes and bodies that fail later: most of these are no caller's doing.
 
 use std::time::{Duration, Instant};
 
 use super::run::Caller;
 
-/// The caller of the latest event of a kind, and when one of another caller was.
+/// The caller of the latest events of a kind, and when one of another caller was.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LatestCallers {
     latest: Option<(Caller, Instant)>,
+    /// The number of its events since.
+    run: u32,
     before: Option<Instant>,
 }
 
-/// For this time after a failure of another caller, a failure is not its caller's own.
-pub(super) const SHARED: Duration = Duration::from_secs(10);
+/// For this time after a failure of another caller, and for this many failures, a failure is not its caller's own.
+const SHARED: Duration = Duration::from_secs(10);
+const MAX_SHARED: u32 = 2;
 /// For this time after another caller was served, a failure may be its caller's own.
 pub(crate) const SERVED: Duration = Duration::from_secs(60);
 
@@ -27,8 +33,15 @@ pub(crate) const SERVED: Duration = Duration::from_secs(60);
 
 impl LatestCallers {
     pub(crate) fn note(&mut self, caller: Caller, now: Instant) {
-        let before = self.latest.replace((caller, now)).filter(|(before, _)| *before != caller);
-        self.before = before.map_or(self.before, |(_, at)| Some(at));
+        match self.latest.replace((caller, now)) {
+            Some((before, at)) if before != caller => (self.before, self.run) = (Some(at), 1),
+            _ => self.run = self.run.saturating_add(1),
+        }
+    }
+
+    /// Whether a failure of this caller, which was noted, is not its own.
+    pub(super) fn are_shared(&self, caller: Caller, now: Instant) -> bool {
+        self.run <= MAX_SHARED && self.has_other(caller, SHARED, now)
     }
 
     /// Whether an event of another caller is at most this old.

@@ -167,12 +167,14 @@ impl World {
             Step::Fail(call, result) if !self.calls[call].over => {
                 self.end(call);
                 let waiting = self.waiting(self.calls[call].began);
-                let (caller, served) = (self.caller(call), self.served);
-                let is_other_served = || served.has_other(caller, SERVED, now);
-                let result = self.machine.attribute(result, caller, is_other_served, now);
+                let (grant, caller, served) = (self.calls[call].grant, self.caller(call), self.served);
                 let event = match self.calls[call].streams {
                     Some((_, counted)) => self.machine.finish(counted, result, waiting, now),
-                    None => self.machine.settle(self.calls[call].grant, result, waiting, now).1,
+                    None => {
+                        let is_other_served = || served.has_other(caller, SERVED, now);
+                        let result = self.machine.attribute(grant, result, caller, is_other_served, now);
+                        self.machine.settle(grant, result, waiting, now).1
+                    }
                 };
                 self.note(event);
             }
@@ -390,7 +392,10 @@ fn one_tenant_whose_calls_fail_opens_nothing() {
             clients[10..].iter_mut().for_each(|client| client.pause = pause / 2..pause);
             // The others come first.
             clients[..10].iter_mut().for_each(|client| client.first_call += 10 * S);
-            let upstream = |client, _, rng: &mut _| if client < 10 { Fate::Unavailable } else { chat(rng) };
+            // Others that call often fail now and then.
+            let ratio = if pause == S { 0.02 } else { 0.0 };
+            let upstream =
+                move |client, _, rng: &mut _| if client < 10 { Fate::Unavailable } else { chat_or_503(rng, ratio) };
             World::new(seed, clients, upstream).run(180 * S).opened.len() as f64
         });
         assert_eq!(opened, 0.0);

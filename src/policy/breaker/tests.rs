@@ -312,9 +312,10 @@ fn one_tenant_alone_opens_only_after_a_minute_of_silence() {
 fn a_failure_that_only_one_caller_has_is_its_own_while_others_are_served() {
     let (one, other) = (Caller::Tenant(1), Caller::Tenant(2));
     let mut circuit = Circuit::new(|_| {});
+    let grant = circuit.grant();
     let mut counts = |caller, result, others_are_served, pause| {
         circuit.pass(pause);
-        circuit.machine.attribute(result, caller, || others_are_served, circuit.now) == result
+        circuit.machine.attribute(grant, result, caller, || others_are_served, circuit.now) == result
     };
     assert!(!counts(one, BAD, true, S));
     assert!(!counts(one, THROTTLED, true, S));
@@ -324,6 +325,16 @@ fn a_failure_that_only_one_caller_has_is_its_own_while_others_are_served() {
     assert!(counts(other, BAD, true, S), "both have failures");
     assert!(counts(one, BAD, true, 10 * S));
     assert!(!counts(one, BAD, true, NANO), "that of the other is old");
+    assert!(counts(other, BAD, true, S));
+    (0..2).for_each(|_| assert!(counts(one, BAD, true, NANO)));
+    assert!(!counts(one, BAD, true, NANO), "one failure of the other says little about many");
+}
+
+#[test]
+fn a_failed_probe_counts_whoever_made_it() {
+    let mut circuit = Circuit::open();
+    let probe = circuit.pass(5 * S).grant();
+    assert_eq!(circuit.machine.attribute(probe, BAD, Caller::Tenant(1), || true, circuit.now), BAD);
 }
 
 #[test]
