@@ -251,6 +251,11 @@ impl SharedDeadline {
         latest.into_iter().chain(self.cap).min()
     }
 
+    /// Notes the remaining time that the header of the first caller's request says.
+    pub(crate) fn note_first_propagated(&self, left: Duration) {
+        lock(&self.callers).propagated = Some(left);
+    }
+
     /// Notes the remaining time sent to the upstream in a deadline header.
     pub(crate) fn note_propagated(&self, left: Duration) {
         let mut callers = lock(&self.callers);

@@ -331,7 +331,10 @@ mod tests {
             let (_recorder, log) = log();
             let _reader = log.join(early, None).unwrap();
             assert!(log.deadline().is_none(), "not the call's yet");
-            assert_eq!(log.begin(own, None).0.unwrap().latest(), latest);
+            let shared = log.begin(own, None).0.unwrap();
+            assert_eq!(shared.latest(), latest);
+            shared.note_first_propagated(Duration::from_secs(1));
+            assert_eq!(shared.propagated(), Some(Duration::from_secs(1)), "whatever the listener has");
         }
         let (_recorder, log) = log();
         let _early = log.join(Some(one), None).unwrap();

@@ -129,7 +129,7 @@ where
         }
         if let (Some(deadline), Some(shared)) = (deadline, &shared) {
             if let Some(PropagatedHeaders { reserve, .. }) = self.request.extensions().get() {
-                shared.note_propagated(deadline.remaining().saturating_sub(*reserve));
+                shared.note_first_propagated(deadline.remaining().saturating_sub(*reserve));
             }
             self.request.extensions_mut().insert(shared.clone());
         }
