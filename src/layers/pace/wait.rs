@@ -216,9 +216,10 @@ impl PaceWait {
         (now, self.end.has_passed(self.limit.micros(now)))
     }
 
-    /// It is woken when its wait is over, unless before.
+    /// It is woken when its wait is over, unless before, or it has no end.
     fn set_alarm(&self, now: Instant) {
-        if let Some(end) = now.checked_add(self.patience(now)) {
+        let end = now.checked_add(self.patience(now)).filter(|_| self.end.at() < Micros::MAX);
+        if let Some(end) = end {
             Alarms::set(self.limit.value(), end);
         }
     }
