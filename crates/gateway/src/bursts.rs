@@ -15,7 +15,8 @@ use tokio::task::yield_now;
 use super::socket::SocketReset;
 
 /// A connection that holds a write which follows another one at once, until the thread has nothing else to do. Any other
-/// write passes at once: the first one of an answer, and events with a pause between them.
+/// write passes at once: the first one of an answer to a request that was not sent ahead, and events with a pause
+/// between them.
 pub(crate) struct Bursts<T: AsyncWrite + Unpin> {
     io: T,
     reset: SocketReset,
@@ -31,6 +32,9 @@ pub(crate) struct Bursts<T: AsyncWrite + Unpin> {
 
 /// The longest pause within a burst.
 const PAUSE: Duration = Duration::from_micros(200);
+
+/// What came after this time waits no longer for more: a thread that has much to do would hold it for long.
+const LONGEST: Duration = Duration::from_millis(2);
 
 /// The most that is held. More fills segments by itself.
 const MOST: usize = 4 * 1024;
@@ -71,12 +75,13 @@ impl<T: AsyncWrite + Unpin> Bursts<T> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when nothing more came while the thread did everything else.
+    /// Ready when nothing more came while the thread did everything else, or the burst gets old.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_over {
             return Poll::Ready(());
         }
-        if self.held.len() > self.seen {
+        let is_young = || self.written_at.is_some_and(|written| written.elapsed() < LONGEST);
+        if self.turn.is_none() || (self.held.len() > self.seen && is_young()) {
             (self.seen, self.turn) = (self.held.len(), None);
         }
         ready!(self.turn.get_or_insert_with(|| Box::pin(yield_now())).as_mut().poll(cx));
@@ -94,7 +99,7 @@ impl<T: AsyncWrite + Unpin> Bursts<T> {
 
 impl<T: AsyncWrite + Unpin> Drop for Bursts<T> {
     fn drop(&mut self) {
-        // The answer failed right behind it. Lost only if the caller does not read.
+        // The answer failed right behind it. Lost if the caller does not read, or this task has done much at once.
         let _ = self.poll_held(&mut Context::from_waker(Waker::noop()));
     }
 }
@@ -183,6 +188,25 @@ mod tests {
         bursts.flush().await.unwrap();
         assert_eq!(arrived(&mut theirs).await, "ab");
         assert_eq!(bursts.held.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn pieces_that_keep_coming_delay_an_old_burst_no_further() {
+        for (is_old, arrives) in [(false, ""), (true, "ab")] {
+            let (mut bursts, mut theirs) = pair();
+            let flush = |bursts: &mut Bursts<DuplexStream>| {
+                Pin::new(bursts).poll_flush(&mut Context::from_waker(Waker::noop())).is_ready()
+            };
+            bursts.written_at = Some(Instant::now() + Duration::from_secs(9));
+            bursts.write_all(b"a").await.unwrap();
+            assert!(!flush(&mut bursts));
+            bursts.write_all(b"b").await.unwrap();
+            if is_old {
+                bursts.written_at = Instant::now().checked_sub(LONGEST);
+            }
+            assert_eq!(flush(&mut bursts), is_old);
+            assert_eq!(arrived(&mut theirs).await, arrives);
+        }
     }
 
     #[tokio::test]

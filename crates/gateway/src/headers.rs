@@ -34,17 +34,15 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What proxies call the address of a client begins or ends like this, whatever their maker.
+/// Most fields in which proxies tell the address of a client begin or end like this.
 const ORIGIN_PREFIX: &str = "x-forwarded";
+const ORIGIN_ENDS: [&str; 2] = ["forwarded-for", "remote-addr"];
 const ADDRESS_WORDS: [&str; 5] = ["ip", "ipv4", "ipv6", "clientip", "socketip"];
 /// Other fields in which proxies tell of a request as they got it.
-const ORIGIN_NAMES: [&str; 14] = [
+const ORIGIN_NAMES: [&str; 11] = [
     "forwarded",
-    "remote-addr",
-    "x-remote-addr",
     "x-envoy-external-address",
     "cloudfront-viewer-address",
-    "x-original-forwarded-for",
     "x-original-host",
     "x-original-uri",
     "x-original-url",
@@ -118,7 +116,12 @@ pub(crate) fn is_of_proxies(name: &HeaderName) -> bool {
 fn names_origin(name: &HeaderName) -> bool {
     let name = name.as_str();
     let last_word = name.rsplit(['-', '_']).next().unwrap_or_default();
+    let ends_like = |end: &&str| {
+        let tail = name.len().checked_sub(end.len()).and_then(|start| name.get(start..));
+        tail.is_some_and(|tail| is_spelling(tail, end))
+    };
     ADDRESS_WORDS.contains(&last_word)
+        || ORIGIN_ENDS.iter().any(ends_like)
         || name.get(..ORIGIN_PREFIX.len()).is_some_and(|start| is_spelling(start, ORIGIN_PREFIX))
         || ORIGIN_NAMES.iter().any(|known| is_spelling(name, known))
 }
@@ -365,6 +368,9 @@ mod tests {
             ("x-original-url", "/admin"),
             ("x_rewrite_url", "/admin"),
             ("x-envoy-external-address", "10.0.0.1"),
+            ("forwarded-for", "10.0.0.1"),
+            ("x-vercel-forwarded-for", "10.0.0.1"),
+            ("x-appengine_remote_addr", "10.0.0.1"),
         ];
         let request = || {
             claims.iter().fold(Request::get("/").header("host", "shop.example"), |request, (name, value)| {

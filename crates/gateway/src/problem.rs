@@ -172,7 +172,8 @@ pub(crate) fn no_such_page() -> Response<AnswerBody> {
 
 /// 404: the listener, or a request through a proxy, has only the health checks.
 pub(crate) fn page_elsewhere() -> Response<AnswerBody> {
-    let detail = "The gateway does not show its own pages here; use its --admin address, or loopback without a proxy.";
+    let detail =
+        "The gateway does not show its own pages here; its operator can serve them with --admin, or on loopback.";
     problem(StatusCode::NOT_FOUND, "not-found", detail)
 }
 

@@ -54,8 +54,8 @@ pub(crate) struct CallerArgs {
 
     /// Trust the forwarding headers of proxies in this network.
     ///
-    /// A network such as `10.0.0.0/8`. May be repeated. The gateway passes on `Forwarded`, `X-Forwarded-*` and
-    /// `X-Real-IP` of these proxies. It replaces those of other peers.
+    /// A network such as `10.0.0.0/8`. May be repeated. The gateway passes on `Forwarded`, `X-Forwarded-*`, `X-Real-IP` and
+    /// all other fields in which these proxies tell of a caller. It removes or replaces those of other peers.
     #[arg(
         long, env = "GATEWAY_TRUSTED_PROXIES", value_name = "CIDR", action = Append, value_delimiter = ',',
         num_args = 1.., help_heading = CALLERS

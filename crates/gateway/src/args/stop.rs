@@ -62,8 +62,8 @@ fn may_be_secret(command: &Command, option: &str, value: &str) -> bool {
     is_guarded && may_hold_one
 }
 
-/// Whether it names a file in a folder that exists. A key has slashes and dots too.
+/// Whether it names a file in a named folder that exists. A key has slashes and dots too, and may begin with one.
 fn is_path(value: &str) -> bool {
-    let folder = Path::new(value).parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = Path::new(value).parent().filter(|folder| folder.file_name().is_some());
     !value.contains(':') && folder.is_some_and(Path::is_dir)
 }

@@ -129,6 +129,7 @@ fn what_is_wrong_at_the_start_shows_no_secret() {
         ("CALLER_KEYS_FILE", "acme:sk-live"),
         ("CALLER_KEYS_FILE", "sk-live"),
         ("CALLER_KEYS_FILE", "sk-live/b.c"),
+        ("CALLER_KEYS_FILE", "/sk-live"),
         ("EMBEDDINGS", "https://me:sk-live@h"),
         ("EMBEDDINGS_AUTHORIZATION_ENV", "Bearer sk-live"),
         ("EMBEDDINGS_HEADER", "x-api-key=sk-live"),
