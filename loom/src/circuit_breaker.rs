@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use loom::thread;
 
-use super::circuit::{Circuit, CircuitPermit};
+use super::circuit::{Circuit, CircuitPermit, SettledCall};
 use super::notify::StateNotifier;
 use crate::Checks;
 use crate::policy::breaker::report::{CircuitChange, CircuitState};
@@ -88,7 +88,8 @@ impl Subject {
 }
 
 fn settle(permit: &CircuitPermit, result: CallResult, now: Instant) {
-    permit.shard.settle(permit.grant, result, Caller::Anonymous, Duration::ZERO, now);
+    let (grant, caller, waited) = (permit.grant, Caller::Anonymous, Duration::ZERO);
+    permit.shard.settle(SettledCall { grant, result, caller, waited, now });
 }
 
 fn no_more_probes_than_allowed() {

@@ -47,6 +47,17 @@ pub(super) struct CircuitPermit {
     pub(super) grant: CallGrant,
 }
 
+/// A call that has succeeded or failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SettledCall {
+    pub(super) grant: CallGrant,
+    pub(super) result: CallResult,
+    pub(super) caller: Caller,
+    /// How long it waited for its first data.
+    pub(super) waited: Duration,
+    pub(super) now: Instant,
+}
+
 /// Counters of a few threads, in two cache lines of their own: processors fetch them in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -114,7 +125,8 @@ impl Circuit {
     #[cold]
     pub(super) fn record_readiness_error(&self, result: impl FnOnce() -> CallResult) {
         if let Some(CircuitPermit { shard, grant }) = self.pass() {
-            shard.settle(grant, result(), Caller::Anonymous, Duration::ZERO, clock::now());
+            let (caller, waited, now) = (Caller::Anonymous, Duration::ZERO, clock::now());
+            shard.settle(SettledCall { grant, result: result(), caller, waited, now });
         }
     }
 
@@ -173,16 +185,9 @@ impl Circuit {
         self.counters().map(|counters| counters.waiting(now)).sum()
     }
 
-    /// Counts the result of a caller's call of this shard that could not be counted there.
-    pub(super) fn settle(
-        &self,
-        counters: &Counters,
-        grant: CallGrant,
-        result: CallResult,
-        caller: Caller,
-        waited: Duration,
-        now: Instant,
-    ) -> Counted {
+    /// Counts a call of this shard that could not be counted there.
+    pub(super) fn settle(&self, counters: &Counters, call: SettledCall) -> Counted {
+        let SettledCall { grant, result, caller, waited, now } = call;
         let mut machine = lock(&self.machine);
         // The previous holder of the lock may have been the only reason to wait. Draining the shards again would send the
         // next thread here too, and so on.
@@ -258,38 +263,24 @@ impl Circuit {
 // === impl CounterShard ===
 
 impl CounterShard {
-    /// Counts the result of a caller's call that waited for this long. Returns where a success was counted.
+    /// Counts a call. Returns where a success was counted.
     #[inline]
-    pub(super) fn settle(
-        &self,
-        grant: CallGrant,
-        result: CallResult,
-        caller: Caller,
-        waited: Duration,
-        now: Instant,
-    ) -> Counted {
-        let counted = if result == CallResult::SUCCESS && grant.is_call() {
-            self.counters.count(grant.generation, caller, now)
+    pub(super) fn settle(&self, call: SettledCall) -> Counted {
+        let counted = if call.result == CallResult::SUCCESS && call.grant.is_call() {
+            self.counters.count(call.grant.generation, call.caller, call.now)
         } else {
             None
         };
-        counted.unwrap_or_else(|| self.settle_slowly(grant, result, caller, waited, now))
+        counted.unwrap_or_else(|| self.settle_slowly(call))
     }
 
     #[cold]
-    fn settle_slowly(
-        &self,
-        grant: CallGrant,
-        result: CallResult,
-        caller: Caller,
-        waited: Duration,
-        now: Instant,
-    ) -> Counted {
-        if result.health == Health::Success && grant.role != CallRole::Health {
-            self.counters.note_served(caller, self.counters.nanos(now));
+    fn settle_slowly(&self, call: SettledCall) -> Counted {
+        if call.result.health == Health::Success && call.grant.role != CallRole::Health {
+            self.counters.note_served(call.caller, self.counters.nanos(call.now));
         }
         match self.circuit.upgrade() {
-            Some(circuit) => circuit.settle(&self.counters, grant, result, caller, waited, now),
+            Some(circuit) => circuit.settle(&self.counters, call),
             None => Counted { generation: NONE, slot: CountedIn::NONE, slow: false },
         }
     }

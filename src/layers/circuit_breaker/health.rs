@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tower_service::Service;
 
-use super::circuit::{Circuit, CircuitPermit};
+use super::circuit::{Circuit, CircuitPermit, SettledCall};
 use super::classification::{of_error, of_head, of_trailers};
 use crate::body::frame_budget::FrameBudget;
 use crate::error::BoxError;
@@ -130,7 +130,8 @@ async fn run_health_probes(
         let counters = &shard.counters;
         let took = counters.nanos(now).elapsed_since(counters.nanos(start));
         let slow = counters.limits().has_slow() && counters.limits().is_slow(took);
-        shard.settle(grant, CallResult { slow, ..result }, Caller::Anonymous, took.as_duration(), now);
+        let (result, caller, waited) = (CallResult { slow, ..result }, Caller::Anonymous, took.as_duration());
+        shard.settle(SettledCall { grant, result, caller, waited, now });
     }
 }
 

@@ -83,10 +83,10 @@ use crate::rt::settings::LayerSettings;
 /// One caller must not open the circuit for all with calls that fail for it alone: by a prompt that the server answers 500,
 /// or a key that is limited. So a failed or throttled call that the upstream *answered* is ignored, and in no statistics, if
 /// another [`Tenant`](crate::Tenant) was served within 60 s and no other one has had a failure within 10 s. (Such a
-/// failure makes two of one tenant's count.) All callers without a tenant count as one. Failures without an answer, of
-/// probes, and after the first data count as ever, and so does everything once nobody else was served for a minute: then one
-/// tenant can open the circuit, and keep it open with its probes. What fails for itself, as one of several routes, belongs
-/// under a [key](Self::key) of its own.
+/// failure makes two of one tenant's count.) All callers without a tenant count as one. Always counted are failures without an
+/// answer, failures of probes, and failures after the first data. All failures count once no other tenant was served for a
+/// minute: then one tenant can open the circuit, and keep it open with its probes. Routes that can fail separately belong
+/// under [keys](Self::key) of their own.
 ///
 /// Thresholds are inclusive (`>=`). A failure is often immediate and a success takes time, so calls that began in the
 /// last 5 s and wait for their first data count as successes meanwhile.

@@ -17,7 +17,7 @@ use http_body::Body;
 
 use super::breaker_set::NewModel;
 use super::caller;
-use super::circuit::{CircuitPermit, CounterShard};
+use super::circuit::{CircuitPermit, CounterShard, SettledCall};
 use super::classification::{needs_trailers, of_error, of_head, of_missing_trailers, of_trailers};
 use super::counters::{Counters, Nanos};
 use crate::admission::{self, PermitEnd, Watch};
@@ -109,7 +109,8 @@ impl BreakerPermit {
         let now = clock::now();
         let waited = self.end_wait(&shard.counters, now);
         let slow = self.is_slow(&shard.counters, now);
-        let counted = shard.settle(grant, CallResult { slow, ..result }, self.caller, waited, now);
+        let (result, caller) = (CallResult { slow, ..result }, self.caller);
+        let counted = shard.settle(SettledCall { grant, result, caller, waited, now });
         if result.health == Health::Success {
             self.since = shard.counters.nanos(now);
             self.phase = Phase::Streaming(shard, counted);

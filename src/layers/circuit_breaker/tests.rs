@@ -20,10 +20,14 @@ fn circuit(settings: BreakerSettings, start: Instant) -> Arc<Circuit> {
     Circuit::new(Breaker::new(settings, 0, start), SHARDS, notifier, None, start)
 }
 
+fn settled(grant: CallGrant, result: CallResult, caller: Caller, now: Instant) -> SettledCall {
+    SettledCall { grant, result, caller, waited: Duration::ZERO, now }
+}
+
 impl Circuit {
     fn call(&self, result: CallResult, now: Instant) {
         let CircuitPermit { shard, grant } = self.admit(|| now).unwrap();
-        shard.settle(grant, result, Caller::Anonymous, Duration::ZERO, now);
+        shard.settle(settled(grant, result, Caller::Anonymous, now));
     }
 }
 
@@ -111,7 +115,7 @@ proptest! {
                 Step::Settle(which, shard, result) if which < out.len() => {
                     let grant = out.remove(which);
                     let expected = machine.settle(grant, result, 0, now).0;
-                    let counted = circuit.shards[shard].settle(grant, result, Caller::Anonymous, Duration::ZERO, now);
+                    let counted = circuit.shards[shard].settle(settled(grant, result, Caller::Anonymous, now));
                     if result.health == Health::Success {
                         streams.push((counted, expected));
                     }
@@ -190,7 +194,7 @@ fn a_permit_that_outlives_its_circuit_is_harmless() {
     let probe = circuit.admit(|| start).unwrap();
     drop(circuit);
     for CircuitPermit { shard, grant } in [call, probe] {
-        let counted = shard.settle(grant, FAILED, Caller::Anonymous, Duration::ZERO, start);
+        let counted = shard.settle(settled(grant, FAILED, Caller::Anonymous, start));
         shard.finish(counted, FAILED, start);
         shard.cancel(grant, Caller::Anonymous, false, S, start);
         shard.give_back(grant);
@@ -203,7 +207,7 @@ fn a_shard_that_has_counted_all_it_can_starts_again() {
     let circuit = circuit(BreakerSettings::default(), start);
     let CircuitPermit { shard, grant } = circuit.admit(|| start).unwrap();
     shard.counters.fill(grant.generation);
-    shard.settle(grant, CallResult::SUCCESS, Caller::Anonymous, Duration::ZERO, start);
+    shard.settle(settled(grant, CallResult::SUCCESS, Caller::Anonymous, start));
     assert_eq!(circuit.snapshot(start).stats.calls, u64::from(u32::MAX) + 1);
 }
 
@@ -265,7 +269,7 @@ fn one_tenant_opens_no_circuit_for_another() {
     let call = |caller, result, shard: usize, after| {
         let now = start + after;
         let grant = circuit.admit(|| now).unwrap().grant;
-        circuit.shards[shard].settle(grant, result, caller, Duration::ZERO, now);
+        circuit.shards[shard].settle(settled(grant, result, caller, now));
     };
     let (one, other) = (Caller::Tenant(1 << 32), Caller::Tenant(2 << 32));
     call(other, CallResult::SUCCESS, 0, S);
@@ -285,9 +289,9 @@ fn a_health_probe_is_no_other_caller() {
     let circuit = circuit(BreakerSettings::default(), start);
     circuit.with(|machine| ((), machine.open_by_hand(Duration::ZERO, start)));
     let CircuitPermit { shard, grant } = circuit.admit_health(start).unwrap();
-    shard.settle(grant, CallResult::SUCCESS, Caller::Anonymous, Duration::ZERO, start);
+    shard.settle(settled(grant, CallResult::SUCCESS, Caller::Anonymous, start));
     assert!(circuit.passes());
     let CircuitPermit { shard, grant } = circuit.admit(|| start).unwrap();
-    shard.settle(grant, FAILED, Caller::Tenant(1 << 32), Duration::ZERO, start);
+    shard.settle(settled(grant, FAILED, Caller::Tenant(1 << 32), start));
     assert!(!circuit.passes(), "a failure after the circuit has closed counts");
 }
