@@ -20,6 +20,8 @@ mod hops;
 mod leaving;
 mod limits;
 mod load;
+#[cfg(unix)]
+mod logs;
 mod memory;
 mod observe;
 mod page;
