@@ -334,7 +334,11 @@ mod tests {
             let shared = log.begin(own, None).0.unwrap();
             assert_eq!(shared.latest(), latest);
             shared.note_first_propagated(Duration::from_secs(1));
-            assert_eq!(shared.propagated(), Some(Duration::from_secs(1)), "whatever the listener has");
+            assert_eq!(
+                shared.propagated(),
+                Some(Duration::from_secs(1)),
+                "the early listener's deadline changes nothing"
+            );
         }
         let (_recorder, log) = log();
         let _early = log.join(Some(one), None).unwrap();

@@ -364,7 +364,8 @@ pub(crate) struct LayerArgs {
 
     /// Limit the concurrent calls to an upstream.
     ///
-    /// A call counts until its answer ends. `auto`: the gateway finds the limit from the upstream's behaviour.
+    /// A call counts until its answer ends. While others wait, calls whose callers do not read may exceed the limit.
+    /// `auto`: the gateway finds the limit from the upstream's behaviour.
     #[arg(long, env = "GATEWAY_CONCURRENCY", value_name = "N|auto|off", default_value = "off", help_heading = LOAD)]
     pub(crate) concurrency: ConcurrencyArg,
 
